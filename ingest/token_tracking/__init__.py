@@ -1,0 +1,133 @@
+"""Exact LLM token metering: one call an event, every total computed from the events.
+
+Names are imported when they are first used: importing this package loads no driver and starts
+nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from .context import usage_context
+    from .errors import (
+        InvalidUsageError,
+        NotDurableError,
+        SchemaError,
+        SettingsError,
+        TokenTrackingError,
+        UsageConflictError,
+    )
+    from .events import UsageEvent
+    from .keys import make_idempotency_key
+    from .labels import (
+        OPERATION_BATCH,
+        OPERATION_CHAT,
+        OPERATION_CLASSIFICATION,
+        OPERATION_EXTRACTION,
+        OPERATION_GENERATION,
+        OPERATION_INTERNAL,
+        OPERATION_QUERY,
+        OPERATION_SUMMARIZE,
+        OPERATION_VECTOR_SEARCH,
+        TOKEN_TYPE_EMBEDDING,
+        TOKEN_TYPE_FINE_TUNING,
+        TOKEN_TYPE_LLM,
+        Operation,
+        TokenType,
+    )
+    from .settings import TrackerSettings
+    from .tracker import (
+        TrackerStats,
+        UsageTracker,
+        default_tracker,
+        record_agent_owner,
+        record_agent_owner_sync,
+        track_many,
+        track_many_sync,
+        track_token_usage,
+        track_token_usage_sync,
+        void_usage,
+        void_usage_sync,
+    )
+
+__all__ = [
+    "OPERATION_BATCH",
+    "OPERATION_CHAT",
+    "OPERATION_CLASSIFICATION",
+    "OPERATION_EXTRACTION",
+    "OPERATION_GENERATION",
+    "OPERATION_INTERNAL",
+    "OPERATION_QUERY",
+    "OPERATION_SUMMARIZE",
+    "OPERATION_VECTOR_SEARCH",
+    "TOKEN_TYPE_EMBEDDING",
+    "TOKEN_TYPE_FINE_TUNING",
+    "TOKEN_TYPE_LLM",
+    "InvalidUsageError",
+    "NotDurableError",
+    "Operation",
+    "SchemaError",
+    "SettingsError",
+    "TokenTrackingError",
+    "TokenType",
+    "TrackerSettings",
+    "TrackerStats",
+    "UsageConflictError",
+    "UsageEvent",
+    "UsageTracker",
+    "default_tracker",
+    "make_idempotency_key",
+    "record_agent_owner",
+    "record_agent_owner_sync",
+    "track_many",
+    "track_many_sync",
+    "track_token_usage",
+    "track_token_usage_sync",
+    "usage_context",
+    "void_usage",
+    "void_usage_sync",
+]
+
+_MODULES: Final = {
+    "context": ("usage_context",),
+    "errors": (
+        "InvalidUsageError",
+        "NotDurableError",
+        "SchemaError",
+        "SettingsError",
+        "TokenTrackingError",
+        "UsageConflictError",
+    ),
+    "events": ("UsageEvent",),
+    "keys": ("make_idempotency_key",),
+    "settings": ("TrackerSettings",),
+    "tracker": (
+        "TrackerStats",
+        "UsageTracker",
+        "default_tracker",
+        "record_agent_owner",
+        "record_agent_owner_sync",
+        "track_many",
+        "track_many_sync",
+        "track_token_usage",
+        "track_token_usage_sync",
+        "void_usage",
+        "void_usage_sync",
+    ),
+}
+_HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value: object = getattr(import_module(f".{_HOMES.get(name, 'labels')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

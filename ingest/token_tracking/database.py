@@ -1,0 +1,211 @@
+"""The connection to PostgreSQL: found like libpq does, and never waiting longer than it may."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal, cast
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from .rules import CLOCK_TOLERANCE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self, TypeVar
+
+    from psycopg.abc import PQGen
+
+    RV = TypeVar("RV")
+
+Row = tuple[object, ...]
+Kind = Literal["conflict", "rejection"]
+
+# What is ours when nobody says otherwise.
+_DEFAULTS: dict[str, str | int | None] = {
+    "fallback_application_name": "token-tracking",
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+_CLOCK_STEP_SECONDS = 1.0
+
+# A statement that we gave up must not stay behind on the server, waiting for a lock. The bound is
+# set within the statement, for it alone: the session may be a pooler's, and so somebody else's in a
+# moment. In an argument it is set before the call; a CTE would take five times as long.
+_BATCH = """
+    select *
+    from token_tracking_raw.track_token_usage_batch(
+        case set_config('lock_timeout', '5s', true) when '5s' then %s::json end
+    )
+"""
+_REJECT = """
+    select token_tracking_raw.reject_usage_event(
+        case set_config('lock_timeout', '5s', true) when '5s' then %s::json end, %s
+    )
+"""
+_REJECT_ALL = """
+    select token_tracking_raw.reject_usage_event(
+        case set_config('lock_timeout', '5s', true) when '5s' then payload::json end, reason
+    )
+    from unnest(%s::text[], %s::text[]) as refused (payload, reason)
+"""
+_VOID = """
+    select token_tracking_raw.void_token_usage(
+        case set_config('lock_timeout', '5s', true) when '5s' then %s end, %s, %s
+    )
+"""
+_OWNER = """
+    select token_tracking_raw.record_agent_owner_once(
+        case set_config('lock_timeout', '5s', true) when '5s' then %s end,
+        %s, %s::timestamptz, %s::uuid
+    )
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why one event of a batch does not count: its zero-based index, None for the whole batch."""
+
+    index: int | None
+    kind: Kind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What became of the events of one batch; the four counts add up to their number."""
+
+    recorded: int
+    duplicates: int
+    conflicts: int
+    rejected: int
+    problems: tuple[Problem, ...]
+
+
+def _completed(conninfo: str, patience: float | None) -> str:
+    """Add our defaults for what neither the connection string nor libpq's variables say."""
+    given = conninfo_to_dict(conninfo)
+    wanted = _DEFAULTS.copy()
+    if patience is not None and not os.environ.get("PGCONNECT_TIMEOUT"):
+        wanted["connect_timeout"] = max(2, round(patience))
+    hosts = str(given.get("host") or os.environ.get("PGHOST", ""))
+    if "," in hosts and not os.environ.get("PGTARGETSESSIONATTRS"):
+        wanted["target_session_attrs"] = "read-write"  # after a failover, one that writes
+    # Whatever PGCLIENTENCODING or the database says, we speak UTF-8.
+    return make_conninfo(conninfo, **{**wanted, **given, "client_encoding": "utf8"})
+
+
+def _clock_since_boot() -> float:
+    """Return what stays the same until somebody sets this machine's clock, or it was asleep."""
+    return time.time() - time.monotonic()
+
+
+class Database(psycopg.Connection[Row]):
+    """A connection whose every wait ends: a server gone silent answers no timeout of its own.
+
+    `patience` is the most that one statement may take, in seconds; past it the wait raises, and the
+    connection is good for nothing but `close()`.
+    """
+
+    patience: float | None = None
+    # Seconds that this machine's clock is ahead of the server's, as far as the connection shows.
+    clock_ahead: float = 0.0
+    _clock_at_comparison: float = 0.0
+
+    @classmethod
+    def open(cls, dsn: str | None = None, *, patience: float | None = None) -> Self:
+        """Connect in autocommit mode; `patience` bounds the attempt, too (seconds, at least 2).
+
+        Without `dsn` the setting TOKEN_TRACKING_DSN decides, then libpq's variables.
+
+        Raises:
+            psycopg.OperationalError: there is no connection to be had.
+
+        """
+        given = dsn if dsn is not None else os.environ.get("TOKEN_TRACKING_DSN", "")
+        # Nothing is set in the session or prepared on the server: poolers hand the next statement
+        # to another one, and this one to somebody else.
+        database = cls.connect(
+            _completed(given, patience),
+            autocommit=True,
+            row_factory=tuple_row,
+            prepare_threshold=None,
+        )
+        database.patience = patience
+        database._compare_clocks()
+        return database
+
+    def is_idle(self) -> bool:
+        """Say whether the connection is whole and nothing is under way on it."""
+        return self.pgconn.transaction_status == TransactionStatus.IDLE
+
+    def latest_occurrence(self) -> bytes:
+        """Return the latest `occurred_at` that the server takes by its own clock, in ISO 8601."""
+        if abs(_clock_since_boot() - self._clock_at_comparison) > _CLOCK_STEP_SECONDS:
+            self._compare_clocks()
+        ahead = timedelta(seconds=self.clock_ahead + 1)  # and a second for what that leaves out
+        return (datetime.now(UTC) - ahead + CLOCK_TOLERANCE).isoformat().encode()
+
+    def _compare_clocks(self) -> None:
+        row = self.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
+        self.clock_ahead = time.time() - cast("float", cast("Row", row)[0])
+        self._clock_at_comparison = _clock_since_boot()
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        """Wait as psycopg does, for `patience` at most."""
+        return super().wait(gen, interval, timeout if timeout is not None else self.patience)
+
+    def record(self, payload: bytes) -> BatchResult:
+        """Record a JSON array of events, each with the column names of `usage_events`."""
+        row = self.execute(_BATCH, (payload.decode(),)).fetchone()
+        recorded, duplicates, conflicts, rejected, problems = cast(
+            "tuple[int, int, int, int, list[dict[str, object]] | None]", row
+        )
+        return BatchResult(
+            recorded,
+            duplicates,
+            conflicts,
+            rejected,
+            tuple(
+                Problem(
+                    cast("int | None", problem["index"]),
+                    cast("Kind", problem["kind"]),
+                    cast("str", problem["reason"]),
+                )
+                for problem in problems or ()
+            ),
+        )
+
+    def reject(self, payload: bytes, reason: str) -> None:
+        """Keep a payload that was refused before it became an event."""
+        self.execute(_REJECT, (payload.decode(), reason))
+
+    def reject_all(self, refused: Sequence[tuple[bytes, str]]) -> None:
+        """Keep many payloads that were refused, in one order for all writers."""
+        ordered = sorted(refused)
+        payloads = [payload.decode() for payload, _ in ordered]
+        self.execute(_REJECT_ALL, (payloads, [reason for _, reason in ordered]))
+
+    def void(self, tenant_id: str, idempotency_key: str, reason: str) -> bool:
+        """Take an event out of all totals; False where the procedure refuses the input."""
+        return self._truth(self.execute(_VOID, (tenant_id, idempotency_key, reason)))
+
+    def record_owner(
+        self, agent_id: str, owner_tenant_id: str | None, valid_from: str, call_id: str
+    ) -> bool:
+        """Record an agent's owner from an instant; False where the procedure refuses the input.
+
+        A call that is known by its id, a UUID, changes nothing.
+        """
+        return self._truth(self.execute(_OWNER, (agent_id, owner_tenant_id, valid_from, call_id)))
+
+    @staticmethod
+    def _truth(cursor: psycopg.Cursor[Row]) -> bool:
+        row = cursor.fetchone()
+        return bool(row and row[0])

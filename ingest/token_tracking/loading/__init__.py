@@ -1,0 +1,1 @@
+"""Files into the raw tables: lines (`source`), `rows`, their values (`cells`), `plan`, `sender`."""

@@ -1,0 +1,161 @@
+"""Rows out of CSV and JSON lines: a bad row never stops the others, and memory stays bounded."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+
+from ..errors import LoadError
+from ..rules import kind_of
+from .source import LONGEST_LINE, LineTooLongError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .source import Lines
+
+KEPT_OF_A_LONG_LINE: Final = 1000
+_NAMES_SHOWN: Final = 20
+_BROKEN_QUOTES: Final = "line: quotes that do not match; must be CSV"
+
+
+class Row(NamedTuple):
+    """One row: its 1-based first line and its fields, without those that are empty."""
+
+    line: int
+    fields: dict[str, object]
+
+
+class BadRow(NamedTuple):
+    """What is no row at all: its 1-based line, its text, and which rule it breaks."""
+
+    line: int
+    text: str
+    reason: str
+
+
+def json_rows(lines: Lines) -> Iterator[Row | BadRow]:
+    """Return the objects of JSON lines; empty lines and fields that are null count as absent."""
+    while True:
+        lines.begin()
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except LineTooLongError as error:
+            yield _too_long(lines.number, error)
+            continue
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            value: object = json.loads(text)
+        except json.JSONDecodeError as error:
+            yield BadRow(
+                lines.number, text, f"line: no JSON at column {error.colno}; must be an object"
+            )
+            continue
+        except (RecursionError, ValueError):
+            yield BadRow(lines.number, text, "line: JSON beyond all limits; must be an object")
+            continue
+        if isinstance(value, dict):
+            fields = cast("dict[str, object]", value)
+            yield Row(
+                lines.number, {name: field for name, field in fields.items() if field is not None}
+            )
+        else:
+            yield BadRow(lines.number, text, f"line: {kind_of(value)}; must be an object")
+
+
+def csv_header(lines: Lines) -> list[str]:
+    """Take the first row and return its names.
+
+    Raises:
+        LoadError: there is none that can be read.
+
+    """
+    for record in _csv_records(lines):
+        if isinstance(record, BadRow):
+            message = f"{lines.name} has no header that can be read: {record.reason}"
+            raise LoadError(message, line=record.line)
+        return [name.strip() for name in record[1]]
+    message = f"{lines.name} is empty: its first line must name the columns"
+    raise LoadError(message)
+
+
+def csv_rows(
+    lines: Lines, header: Sequence[str], columns: dict[str, str]
+) -> Iterator[Row | BadRow]:
+    """Return the rows after the header.
+
+    Args:
+        lines: what comes after the header.
+        header: the names of all columns.
+        columns: the column of each field.
+
+    Raises:
+        LoadError: a column is not there, or is there twice.
+
+    """
+    places: list[tuple[str, int]] = []
+    for field, column in columns.items():
+        if header.count(column) != 1:
+            found = "no column" if column not in header else "more than one column"
+            message = (
+                f"{lines.name} has {found} {column!r} for {field}; "
+                f"its header is: {shown_names(header)}"
+            )
+            raise LoadError(message, line=1)
+        places.append((field, header.index(column)))
+    return _csv_rows(lines, len(header), places)
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Return the first names of columns, cut: a file without header has values there."""
+    more = ["..."] if len(names) > _NAMES_SHOWN else []
+    return ", ".join([name[:40] for name in names[:_NAMES_SHOWN]] + more)
+
+
+def _csv_rows(
+    lines: Lines, width: int, places: Sequence[tuple[str, int]]
+) -> Iterator[Row | BadRow]:
+    for record in _csv_records(lines):
+        if isinstance(record, BadRow):
+            yield record
+            continue
+        line, cells = record
+        if len(cells) == width:
+            yield Row(line, {field: cells[place] for field, place in places if cells[place]})
+        else:
+            text = ",".join(cells)
+            yield BadRow(line, text, f"line: {len(cells)} cells; must be {width} as in the header")
+
+
+def _csv_records(lines: Lines) -> Iterator[tuple[int, list[str]] | BadRow]:
+    """Return the cells of each record with its first line."""
+    csv.field_size_limit(LONGEST_LINE)  # of the process; the default refuses long prompts
+    reader = csv.reader(lines, strict=True)
+    while True:
+        lines.begin()
+        line = lines.number + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            # A quote that nobody closed swallows the rows after it: only its own line is bad.
+            yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
+            continue
+        except LineTooLongError as error:
+            yield _too_long(lines.number, error)
+            if lines.taken:
+                yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
+            continue
+        if cells:
+            yield line, cells
+
+
+def _too_long(line: int, error: LineTooLongError) -> BadRow:
+    reason = f"line: longer than {LONGEST_LINE} characters; must be shorter"
+    return BadRow(line, error.start[:KEPT_OF_A_LONG_LINE], reason)

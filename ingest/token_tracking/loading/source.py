@@ -1,0 +1,227 @@
+"""The files that are loaded: found, opened and refused as a whole, read line by line."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ..errors import LoadError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from _typeshed import WriteableBuffer
+
+STDIN: Final = "-"
+LONGEST_LINE: Final = 1024 * 1024  # characters; what an event may hold is far shorter
+_NOT_TEXT: Final = {
+    b"\x1f\x8b": "is compressed: gzip -dc FILE | token-tracking load - --format csv",
+    b"\xff\xfe": "is UTF-16 text: iconv -f UTF-16 -t UTF-8 FILE > UTF8_FILE",
+    b"\xfe\xff": "is UTF-16 text: iconv -f UTF-16 -t UTF-8 FILE > UTF8_FILE",
+    b"PK\x03\x04": "is a zip or Excel file: save it as CSV in UTF-8",
+    b"PAR1": "is a Parquet file: save it as CSV in UTF-8",
+}
+
+
+class Format(StrEnum):
+    """How rows are written in a file."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+SUFFIXES: Final = {
+    ".csv": Format.CSV,
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".json": Format.JSONL,
+}
+
+
+class LineTooLongError(Exception):
+    """A line beyond the limit, of which `start` is kept; the next line is what comes after it."""
+
+    def __init__(self, start: str) -> None:
+        self.start: str = start
+        super().__init__()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to load, or standard input."""
+
+    path: str
+    format: Format
+
+    @classmethod
+    def of(cls, path: str, given: Format | None = None) -> Self:
+        """Return the source of a path: its format is `given`, or what its suffix says.
+
+        Raises:
+            LoadError: neither of them says, or there is no such file.
+
+        """
+        if path == STDIN:
+            if given is None:
+                message = "standard input has no suffix: say --format csv or --format jsonl"
+                raise LoadError(message)
+            return cls(path, given)
+        file = Path(path)
+        try:
+            file.stat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if file.is_dir():
+            message = f"{path} is a folder: name the files in it"
+            raise LoadError(message)
+        known = given or SUFFIXES.get(file.suffix.lower())
+        if known is None:
+            message = (
+                f"{path}: its suffix is none of {', '.join(SUFFIXES)}: "
+                "say --format csv or --format jsonl"
+            )
+            raise LoadError(message)
+        return cls(path, known)
+
+    @property
+    def name(self) -> str:
+        """Return what people call it."""
+        return "standard input" if self.path == STDIN else self.path
+
+    @property
+    def can_be_read_again(self) -> bool:
+        """Say whether it is a regular file: a pipe gives its rows once."""
+        return self.path != STDIN and Path(self.path).is_file()
+
+    @property
+    def size(self) -> int | None:
+        """Return its bytes, None where only its end tells."""
+        return Path(self.path).stat().st_size if self.can_be_read_again else None
+
+    def open(self) -> Lines:
+        """Open it, as a context manager.
+
+        Raises:
+            LoadError: the system refuses it, or it is not UTF-8 text.
+
+        """
+        try:
+            file = io.FileIO(0, closefd=False) if self.path == STDIN else io.FileIO(self.path)
+        except OSError as error:
+            raise _unreadable(self.name, error) from error
+        try:
+            return Lines(self.name, file)
+        except OSError as error:
+            file.close()
+            raise _unreadable(self.name, error) from error
+
+
+class _Counted(io.RawIOBase):
+    """A file that knows how many bytes were taken from it; a pipe has no place to ask for."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.taken = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        size = self._file.readinto(buffer)
+        self.taken += size
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class Lines:
+    """The lines of an opened source with their ends; `taken` has those since `begin`.
+
+    Bytes that are not UTF-8 become halves of surrogate pairs: the rules refuse them in their row
+    alone.
+    """
+
+    def __init__(self, name: str, file: io.FileIO) -> None:
+        self.name = name
+        self.number = 0  # 1-based, of the line taken last
+        self._counted = _Counted(file)
+        buffer = io.BufferedReader(self._counted, 256 * 1024)
+        start = buffer.peek(4)[:4]
+        self.is_empty = not start
+        for magic, what in _NOT_TEXT.items():
+            if start.startswith(magic):
+                buffer.close()
+                message = f"{name} {what}"
+                raise LoadError(message)
+        self._text = io.TextIOWrapper(buffer, "utf-8-sig", "surrogateescape", newline="")
+        self.taken: list[str] = []
+        self._put_back: list[str] = []
+
+    @property
+    def bytes_taken(self) -> int:
+        """Return how many bytes were read, ahead of the lines too."""
+        return self._counted.taken
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._text.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        """Return the next line.
+
+        Raises:
+            LineTooLongError: the line is beyond the limit; the next one is none the worse.
+            LoadError: the system cannot read on.
+
+        """
+        line = self._put_back.pop() if self._put_back else self._read()
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.taken.append(line)
+        return line
+
+    def begin(self) -> None:
+        """Begin a record: what was taken so far is settled."""
+        self.taken.clear()
+
+    def put_back_all_but_first(self) -> str:
+        """Return the first line of the record; those after it will be taken again."""
+        first, *others = self.taken
+        self.number -= len(others)
+        self._put_back += reversed(others)
+        self.taken.clear()
+        return first
+
+    def _read(self) -> str:
+        try:
+            line = self._text.readline(LONGEST_LINE)
+            if len(line) < LONGEST_LINE or line[-1] in "\r\n":
+                return line
+            rest = line
+            while rest and rest[-1] not in "\r\n":
+                rest = self._text.readline(LONGEST_LINE)
+        except OSError as error:
+            raise _unreadable(self.name, error) from error
+        self.number += 1
+        raise LineTooLongError(line)
+
+
+def _unreadable(name: str, error: OSError) -> LoadError:
+    return LoadError(f"{name} cannot be read: {(error.strerror or 'unknown reason').lower()}")

@@ -1,0 +1,57 @@
+-- one row: what the saved totals are of
+with
+
+relations as (
+    select to_regclass(names.name) as oid
+    from unnest(%(relations)s::text[]) as names (name)
+),
+
+states as (
+    select
+        relations.oid,
+        build_state.model,
+        build_state.fingerprint,
+        build_state.run_no,
+        build_state.snapshot
+    from relations
+    left join build_state on relations.oid = build_state.relation_oid
+),
+
+base as (
+    select
+        states.run_no,
+        states.snapshot
+    from states
+    where states.model = 'int_usage__hourly'
+)
+
+select
+    (select base.snapshot::text from base) as snapshot,
+    (select base.run_no from base) as run_number,
+    -- a relation that is missing, was made anew, or lags behind
+    exists (
+        select
+        from states
+        where
+            states.model is null
+            or states.run_no <> (select base.run_no from base)
+    ) as is_behind,
+    -- all that can change totals besides new raw rows, and that is not a file of the project
+    md5(concat_ws(
+        ' ',
+        (select control.system_identifier from pg_control_system() as control),
+        (select oid from pg_database where datname = current_database()),
+        to_regclass('token_tracking_raw.usage_events')::oid,
+        to_regclass('token_tracking_raw.usage_voids')::oid,
+        to_regclass('token_tracking_raw.agent_owners')::oid,
+        (select string_agg(states.fingerprint, ' ' order by states.model) from states),
+        (
+            select string_agg(concat(rules.ev_class, ':', rules.xmin), ' ' order by rules.oid)
+            from pg_rewrite as rules
+            where rules.ev_class in (select relations.oid from relations)
+        ),
+        (
+            select string_agg(aliases::text, ' ' order by aliases.label_kind, aliases.alias)
+            from label_aliases as aliases
+        )
+    )) as inputs

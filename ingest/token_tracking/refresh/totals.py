@@ -1,0 +1,110 @@
+"""What the saved totals are of, and what has arrived since: asked in a few milliseconds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, LiteralString, cast
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+
+from ..database import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+# Seconds that a query may take: after a long pause very much may have arrived.
+_PATIENCE = 300.0
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the saved totals are of.
+
+    `inputs` changes with all that the totals depend on besides raw rows and files of the project.
+    """
+
+    snapshot: str | None
+    run_number: int | None
+    is_behind: bool
+    inputs: str
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """How many raw rows came between two snapshots; `lag` is the age of the oldest, in seconds."""
+
+    events: int
+    voids: int
+    owners: int
+    lag: float | None
+
+
+NOTHING = Totals(None, None, is_behind=True, inputs="")
+
+
+class Watch:
+    """A connection to the warehouse's database, made when it is needed."""
+
+    def __init__(self, schema: str, relations: Sequence[str]) -> None:
+        self.schema: str = schema
+        self.relations: list[str] = list(relations)
+        self._database: Database | None = None
+
+    def totals(self) -> Totals:
+        """Return what the saved totals are of."""
+        try:
+            return self._one("totals", Totals, {"relations": self.relations})
+        except psycopg.errors.UndefinedTable:  # nothing was ever built
+            return NOTHING
+
+    def is_waiting(self, since: str) -> bool:
+        """Say whether a raw row is new since the snapshot."""
+        return self._one("is_waiting", _Waiting, {"since": since}).is_waiting
+
+    def arrivals(self, since: str, until: str | None = None) -> Arrivals:
+        """Count what is new since the snapshot `since` and seen by `until`, by default by now."""
+        return self._one("arrivals", Arrivals, {"since": since, "until": until})
+
+    def close(self) -> None:
+        """Close the connection; the next question makes another one."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def connect(self) -> Database:
+        """Return the connection, a new one where the last one has broken.
+
+        Raises:
+            psycopg.OperationalError: there is none to be had.
+
+        """
+        if self._database is None or not self._database.is_idle():
+            self.close()
+            self._database = Database.open("", patience=_PATIENCE)
+            # As dbt does: what the login may not read, its role may.
+            role = os.environ.get("DBT_ROLE") or "none"
+            self._database.execute(
+                "select set_config('role', %s, false),"
+                " set_config('search_path', quote_ident(%s) || ', pg_temp', false),"
+                " set_config('statement_timeout', %s, false)",
+                (role, self.schema, str(round(_PATIENCE * 1000))),
+            )
+        return self._database
+
+    def _one(self, query: str, kind: type[T], values: Mapping[str, object]) -> T:
+        file = resources.files("token_tracking") / "refresh" / "queries" / f"{query}.sql"
+        text = sql.SQL(cast("LiteralString", file.read_text("utf-8")))
+        with self.connect().cursor(row_factory=class_row(kind)) as cursor:
+            return cast("T", cursor.execute(text, values).fetchone())
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    is_waiting: bool

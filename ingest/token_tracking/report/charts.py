@@ -1,0 +1,183 @@
+"""The charts of a report, as Vega-Lite specifications.
+
+What comes from the data stands in data values only, never in an expression. Marks are hidden from
+screen readers: the chart's description sends them to its table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+import altair as alt
+
+from .tables import SERIES_SHOWN
+from .top import top_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .figures import Day, Figures, Part, PartOfDay
+
+    Spec = Mapping[str, object]
+
+TENANTS_IN_CHART: Final = 10
+
+# Okabe and Ito's colours, which people with any colour vision tell apart, without the yellow that
+# nobody sees on white; in an order in which neighbours differ in lightness, too.
+PALETTE: Final = ("#0072b2", "#e69f00", "#009e73", "#56b4e9", "#d55e00", "#cc79a7", "#000000")
+OTHERS: Final = "#595959"
+_INK: Final = "#1a1a1a"
+_MUTED: Final = "#595959"
+_GRID: Final = "#e3e3e3"
+_SHORT_NUMBER: Final = "replace(format(datum.value, '.3~s'), 'G', 'B')"
+
+
+def by_day(
+    description: str, items: Sequence[Part], cells: Sequence[PartOfDay], all_days: Sequence[Day]
+) -> Spec:
+    """Return stacked bars, a day each, the greatest series at the bottom."""
+    top = top_of(items, SERIES_SHOWN)
+    places = {part.name: place for place, part in enumerate(top.first)}
+    others = len(top.first)
+    sums: dict[tuple[int, int], int] = {}
+    for cell in cells:
+        key = (cell.day.day, places.get(cell.name, others))
+        sums[key] = sums.get(key, 0) + cell.tokens
+    names = [*(part.name or "(empty)" for part in top.first), f"{len(top.others):,} others"]
+    values = [
+        {"day": day, "series": place, "name": names[place], "tokens": tokens, **_told(tokens)}
+        for (day, place), tokens in sums.items()
+    ]
+    series = [*range(others), *([others] if top.others else [])]
+    colours = [*PALETTE[:others], *([OTHERS] if top.others else [])]
+    return _spec(
+        alt.Chart(alt.Data(values=values), description=description, height=240, width="container")
+        .mark_bar(stroke="#ffffff", strokeWidth=0.6, aria=False)
+        .encode(
+            x=alt.X("day:O")
+            .scale(domain=[day.day.day for day in all_days], paddingInner=0.15)
+            .axis(title="Day of the month", labelAngle=0, labelOverlap="greedy", ticks=False),
+            y=_tokens_axis(),
+            color=alt.Color("series:O").scale(domain=series, range=colours).legend(None),
+            order=alt.Order("series:O", sort="ascending"),
+            tooltip=[
+                alt.Tooltip("day:O", title="Day"),
+                alt.Tooltip("name:N", title="Of"),
+                alt.Tooltip("told:N", title="Tokens"),
+            ],
+        )
+    )
+
+
+def by_month(description: str, figures: Figures) -> Spec:
+    """Return a bar a month, the report's own one in front."""
+    values = [
+        {
+            "place": place,
+            # The year stands under its first month only; of 13 months no two have one label.
+            "label": f"{month.month:%b %Y}"
+            if place == 0 or month.month.month == 1
+            else f"{month.month:%b}",
+            "month": f"{month.month:%B %Y}",
+            "tokens": month.tokens,
+            "chosen": month.month == figures.scope.period.month,
+            **_told(month.tokens),
+        }
+        for place, month in enumerate(figures.months)
+    ]
+    return _spec(
+        alt.Chart(alt.Data(values=values), description=description, height=200, width="container")
+        .mark_bar(aria=False)
+        .encode(
+            x=alt.X("label:O")
+            .sort(field="place", order="ascending")
+            .scale(paddingInner=0.4, paddingOuter=0.2)
+            .axis(
+                title=None,
+                labelAngle=0,
+                labelOverlap=False,
+                labelExpr="split(datum.label, ' ')",
+                ticks=False,
+            ),
+            y=_tokens_axis(),
+            color=alt.condition("datum.chosen", alt.value(PALETTE[0]), alt.value("#8fa3ad")),
+            tooltip=[
+                alt.Tooltip("month:N", title="Month"),
+                alt.Tooltip("told:N", title="Tokens"),
+            ],
+        )
+    )
+
+
+def by_tenant(description: str, tenants: Sequence[Part]) -> Spec:
+    """Return a bar a tenant with its name above, which so has room on a phone."""
+    top = top_of([part for part in tenants if part.event_count], TENANTS_IN_CHART)
+    rows = [(part.name or "(empty)", part.tokens) for part in top.first]
+    if top.others:
+        rows.append((f"{len(top.others):,} others", sum(part.tokens for part in top.others)))
+    whole = sum(tokens for _, tokens in rows) or 1
+    values = [
+        {
+            "place": place,
+            "name": name,
+            "title": f"{name if len(name) <= 40 else name[:39] + '…'}: {tokens / whole:.1%}",
+            "tokens": tokens,
+            "rest": place == len(top.first),
+            **_told(tokens),
+        }
+        for place, (name, tokens) in enumerate(rows)
+    ]
+    base = alt.Chart().encode(
+        y=alt.Y("place:O").axis(None).scale(paddingInner=0.1),
+        tooltip=[alt.Tooltip("name:N", title="Tenant"), alt.Tooltip("told:N", title="Tokens")],
+    )
+    bars = base.mark_bar(height=12, yOffset=9, aria=False).encode(
+        x=alt.X("tokens:Q").axis(title="Tokens", tickCount=4, labelExpr=_SHORT_NUMBER),
+        color=alt.condition("datum.rest", alt.value(OTHERS), alt.value(PALETTE[0])),
+    )
+    names = base.mark_text(align="left", dy=-8, fontSize=12, color=_INK, aria=False).encode(
+        x=alt.value(0), text="title:N"
+    )
+    return _spec(
+        alt.layer(
+            bars,
+            names,
+            data=alt.Data(values=values),
+            description=description,
+            width="container",
+            height=38 * len(rows),
+        )
+    )
+
+
+def _tokens_axis() -> alt.Y:
+    return alt.Y("tokens:Q").axis(title="Tokens", tickCount=5, labelExpr=_SHORT_NUMBER)
+
+
+def _told(tokens: int) -> dict[str, str]:
+    """Return the number for the tooltip: JavaScript's are exact up to 2^53 only."""
+    return {"told": f"{tokens:,}"}
+
+
+def _spec(chart: alt.TopLevelMixin) -> Spec:
+    """Return the specification in the report's style, without its schema's address."""
+    spec = cast("dict[str, object]", chart.to_dict())
+    del spec["$schema"]
+    return {**spec, "config": _CONFIG}
+
+
+_CONFIG: Final = {
+    "font": "system-ui, sans-serif",
+    "background": "transparent",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": _MUTED,
+        "titleColor": _MUTED,
+        "titleFontWeight": "normal",
+        "gridColor": _GRID,
+        "domainColor": _MUTED,
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+    },
+    "axisX": {"grid": False},
+}

@@ -1,0 +1,224 @@
+"""The page: one file with everything in it, in which text from the data is nothing but text."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+import vl_convert
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from . import charts, tables
+from .tables import Change, Name, Share
+from .top import top_of
+from .trust import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .charts import Spec
+    from .figures import Build, Figures, Part
+    from .tables import Table, Value
+    from .trust import Check
+
+_VEGA_LITE: Final = "6.4"
+_MINUS: Final = "\N{MINUS SIGN}"
+_SYMBOLS: Final = {
+    Verdict.HOLDS: "✓",
+    Verdict.NOTE: "i",
+    Verdict.WRONG: "✗",
+    Verdict.UNKNOWN: "?",
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One line of a chart's legend."""
+
+    name: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """One way to look at the days of the month: a chart with its legend, and its tables."""
+
+    id: str
+    title: str
+    chart: Spec
+    keys: Sequence[Key]
+    parts: Table
+    by_day: Table
+
+
+def page_of(figures: Figures, checks: Sequence[Check]) -> str:
+    """Return the report as HTML."""
+    scope = figures.scope
+    period = scope.period
+    month = f"{period.month:%B %Y}"
+    compared = (
+        f"{period.before:%B %Y}"
+        if period.is_complete
+        else f"the first {_days(period.before_until.toordinal() - period.before.toordinal())} of "
+        f"{period.before:%B %Y}"
+    )
+    breakdowns = [
+        Breakdown(
+            word,
+            f"By {word}",
+            charts.by_day(
+                f"Tokens a day of {month}, by {word}; the table below has the numbers.",
+                items,
+                cells,
+                figures.days,
+            ),
+            _keys(items),
+            tables.parts(f"Tokens by {word}", word.capitalize(), items, tables.MODELS_SHOWN),
+            tables.series_by_day(f"Tokens by day and {word}", items, cells, figures.days),
+        )
+        for word, items, cells in (
+            ("operation", figures.operations, figures.operation_days),
+            ("model", figures.models, figures.model_days),
+        )
+    ]
+    return _rendered(
+        figures=figures,
+        scope=scope,
+        build=scope.daily,
+        month=month,
+        so_far="" if period.is_complete else f"until {figures.days[-1].day:%-d %B}",
+        compared=compared,
+        total=figures.total,
+        change=Change(figures.total.tokens, figures.tokens_before),
+        busiest=max(figures.days, key=lambda day: day.tokens),
+        proof=checks[0],
+        breakdowns=breakdowns,
+        days=tables.days(figures),
+        months_chart=charts.by_month("Tokens a month; the table below has the numbers.", figures),
+        months=tables.months(figures),
+        tenants_chart=charts.by_tenant(
+            f"Tokens of {month} by who pays; the table below has the numbers.", figures.tenants
+        ),
+        tenants=tables.parts(
+            "Tokens by who pays",
+            "Tenant",
+            figures.tenants,
+            tables.TENANTS_SHOWN,
+            in_chart=False,
+        ),
+        agents=tables.agents(figures),
+        checks=checks,
+    )
+
+
+def empty_page_of(build: Build) -> str:
+    """Return the report of a database in which nothing is recorded yet."""
+    return _rendered(figures=None, build=build)
+
+
+def _rendered(**values: object) -> str:
+    environment = Environment(
+        loader=FunctionLoader(_file),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    scripts = list[str]()
+    if values["figures"] is not None:
+        scripts = [_chart_library(), _file("page.js")]
+    for script in scripts:
+        if "</script" in script.lower() or "<!--" in script:
+            message = "a script that would end its own element"
+            raise ValueError(message)
+    hashes = " ".join(_hash(script) for script in scripts)
+    # Scripts run by their hash alone, and nothing is fetched, whatever should get into the page.
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "style-src 'unsafe-inline'",
+            f"script-src {hashes}" if hashes else "script-src 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    return environment.get_template("page.html.jinja").render(
+        **values,
+        policy=policy,
+        style=Markup(_file("page.css")),  # noqa: S704  # our own file
+        scripts=[Markup(script) for script in scripts],  # noqa: S704  # our own, checked above
+        symbols=_SYMBOLS,
+        palette=charts.PALETTE,
+        shown=_shown,
+        sort_key=_sort_key,
+    )
+
+
+@cache
+def _chart_library() -> str:
+    """Return Vega, Vega-Lite and vega-embed as one script that needs nothing else."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _VEGA_LITE)
+
+
+def _file(name: str) -> str:
+    file = resources.files("token_tracking") / "report" / "page" / name
+    return file.read_text("utf-8")
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
+
+
+def _keys(items: Sequence[Part]) -> list[Key]:
+    top = top_of(items, tables.SERIES_SHOWN)
+    keys = [
+        Key(part.name or "(empty)", colour)
+        for part, colour in zip(top.first, charts.PALETTE, strict=False)
+    ]
+    if top.others:
+        keys.append(Key(f"{len(top.others):,} others", charts.OTHERS))
+    return keys
+
+
+def _shown(value: Value) -> str:
+    """Return a cell's text."""
+    match value:
+        case None:
+            return ""
+        case Name():
+            return value.text or "(empty)"
+        case int():
+            return f"{value:,}"
+        case Share():
+            return "" if value.value is None else f"{value.value:.1%}"
+        case Change(now=now, before=before):
+            if value.value is None:
+                return "new" if now else ""
+            if now == before:
+                return "±0.0%"
+            shown = f"{value.value:+,.1%}" if value.value < 10 else f"{value.value:+,.0%}"
+            return shown.replace("-", _MINUS)
+        case str():
+            return value
+
+
+def _sort_key(value: Value) -> str | int | float:
+    """Return what the cell is sorted by; what has no number comes after all numbers."""
+    match value:
+        case None:
+            return ""
+        case Name():
+            return value.text
+        case Share() | Change():
+            return "" if value.value is None else value.value
+        case _:
+            return value
+
+
+def _days(number: int) -> str:
+    return f"{number} day{'' if number == 1 else 's'}"

@@ -1,0 +1,10 @@
+-- one row per rollup: as of when it is true, in the billing time zone
+select
+    build_status.model,
+    build_status.run_number,
+    build_status.snapshot::text as snapshot,
+    build_status.billing_timezone as zone,
+    build_status.as_of at time zone build_status.billing_timezone as as_of,
+    now() at time zone build_status.billing_timezone as read_at
+from build_status
+where build_status.model in ('daily_token_usage', 'monthly_token_usage', 'daily_agent_token_usage')

@@ -1,0 +1,70 @@
+"""The one transaction that a report reads: every figure in it is of the same moment."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, LiteralString, cast
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+
+from ..database import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+    from typing import Self, TypeVar
+
+    T = TypeVar("T")
+
+# In milliseconds: the proof reads all raw events of the month.
+_STATEMENT_TIMEOUT = "600000"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A repeatable-read, read-only transaction in which unqualified names are the marts'."""
+
+    database: Database
+
+    @classmethod
+    @contextmanager
+    def of(cls, schema: str) -> Generator[Self]:
+        """Read the marts of a schema in the database of libpq's variables, as dbt does."""
+        with Database.open("") as database:
+            database.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            database.read_only = True
+            with database.transaction():
+                database.execute(
+                    "select set_config('search_path', quote_ident(%s) || ', pg_temp', true),"
+                    " set_config('statement_timeout', %s, true)",
+                    (schema, _STATEMENT_TIMEOUT),
+                )
+                yield cls(database)
+
+    def rows(
+        self,
+        query: str,
+        kind: type[T],
+        values: Mapping[str, object] | None = None,
+        *,
+        dimension: str | None = None,
+    ) -> list[T]:
+        """Return the rows of a query, named like its file in `queries`, as objects of `kind`."""
+        file = resources.files("token_tracking") / "report" / "queries" / f"{query}.sql"
+        text = sql.SQL(cast("LiteralString", file.read_text("utf-8")))
+        composed = text if dimension is None else text.format(dimension=sql.Identifier(dimension))
+        with self.database.cursor(row_factory=class_row(kind)) as cursor:
+            return cursor.execute(composed, values).fetchall()
+
+    def rows_if_allowed(
+        self, query: str, kind: type[T], values: Mapping[str, object] | None = None
+    ) -> list[T] | None:
+        """Return the same, None where the role may not read what the query asks for."""
+        try:
+            with self.database.transaction():  # a savepoint: the report goes on without
+                return self.rows(query, kind, values)
+        except psycopg.errors.InsufficientPrivilege:
+            return None

@@ -1,0 +1,245 @@
+"""The tables of a report: what is in them, not how they look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from .figures import Amount
+from .top import top_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+
+    from .figures import AgentUse, Day, Figures, Month, Part, PartOfDay
+
+TENANTS_SHOWN: Final = 25
+MODELS_SHOWN: Final = 25
+AGENT_USES_SHOWN: Final = 50
+SERIES_SHOWN: Final = 6
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name out of the data, which can be any text; `series` is its colour in the chart."""
+
+    text: str
+    series: int | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of a whole."""
+
+    part: int
+    whole: int
+
+    @property
+    def value(self) -> float | None:
+        """Return the ratio; a whole of nothing has none."""
+        return self.part / self.whole if self.whole else None
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number and the one before."""
+
+    now: int
+    before: int
+
+    @property
+    def value(self) -> float | None:
+        """Return the growth as a ratio; from nothing there is none."""
+        return self.now / self.before - 1 if self.before else None
+
+
+Value = str | int | Name | Share | Change | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column's head; numbers are right-aligned and sort greatest first."""
+
+    title: str
+    is_number: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column names the row; `foot` stays below however it is sorted."""
+
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Value]]
+    foot: Sequence[Sequence[Value]] = ()
+    sorted_by: int | None = None
+    descending: bool = True
+
+
+def days(figures: Figures) -> Table:
+    """Return the month day by day."""
+
+    def row(day: Day) -> list[Value]:
+        return [
+            f"{day.day:%Y-%m-%d} {day.day:%a}",
+            day.tokens,
+            day.input_tokens,
+            day.output_tokens,
+            day.event_count,
+        ]
+
+    total = figures.total
+    return Table(
+        "Day by day",
+        [Column("Day", is_number=False), *_AMOUNT],
+        [row(day) for day in figures.days],
+        [["Total", total.tokens, total.input_tokens, total.output_tokens, total.event_count]],
+        sorted_by=0,
+        descending=False,
+    )
+
+
+def parts(
+    caption: str, title: str, items: Sequence[Part], size: int, *, in_chart: bool = True
+) -> Table:
+    """Return operations, models or tenants, each with its share and what it was before."""
+    whole = sum(part.tokens for part in items)
+    top = top_of(items, size)
+    colours = len(top_of(items, SERIES_SHOWN).first) if in_chart else 0
+
+    def row(name: Value, some: Sequence[Part]) -> list[Value]:
+        tokens = sum(part.tokens for part in some)
+        before = sum(part.tokens_before for part in some)
+        calls = sum(part.event_count for part in some)
+        return [name, tokens, Share(tokens, whole), calls, before, Change(tokens, before)]
+
+    foot = [row("Total", items)]
+    if top.others:
+        foot.insert(0, row(f"{len(top.others):,} others", top.others))
+    return Table(
+        caption,
+        [
+            Column(title, is_number=False),
+            Column("Tokens"),
+            Column("Share"),
+            Column("Calls"),
+            Column("Tokens before"),
+            Column("Change"),
+        ],
+        [
+            row(Name(part.name, place if place < colours else None), [part])
+            for place, part in enumerate(top.first)
+        ],
+        foot,
+        sorted_by=1,
+    )
+
+
+def series_by_day(
+    caption: str, items: Sequence[Part], cells: Sequence[PartOfDay], all_days: Sequence[Day]
+) -> Table:
+    """Return the chart's numbers: a row a day, a column a series."""
+    top = top_of(items, SERIES_SHOWN)
+    places = {part.name: place for place, part in enumerate(top.first)}
+    width = len(top.first) + bool(top.others)
+    rows: dict[date, list[int]] = {day.day: [0] * width for day in all_days}
+    for cell in cells:
+        rows[cell.day][places.get(cell.name, width - 1)] += cell.tokens
+    titles = [_shown(part.name) for part in top.first]
+    if top.others:
+        titles.append(f"{len(top.others):,} others")
+    sums = [sum(column) for column in zip(*rows.values(), strict=True)]
+    return Table(
+        caption,
+        [Column("Day", is_number=False), *(Column(title) for title in titles), Column("Total")],
+        [[f"{day:%Y-%m-%d}", *row, sum(row)] for day, row in rows.items()],
+        [["Total", *sums, sum(sums)]],
+        sorted_by=0,
+        descending=False,
+    )
+
+
+def months(figures: Figures) -> Table:
+    """Return month against month, the newest first."""
+    period = figures.scope.period
+
+    def row(month: Month, before: Month | None) -> list[Value]:
+        is_partial = month.month == period.month and not period.is_complete
+        return [
+            f"{month.month:%Y-%m}" + (" so far" if is_partial else ""),
+            month.tokens,
+            month.input_tokens,
+            month.output_tokens,
+            month.event_count,
+            # Days so far against a whole month would be no comparison.
+            None if before is None or is_partial else Change(month.tokens, before.tokens),
+        ]
+
+    shown = list(figures.months)
+    pairs = zip(shown, [None, *shown[:-1]], strict=True)
+    return Table(
+        "Month against month",
+        [Column("Month", is_number=False), *_AMOUNT, Column("Change")],
+        [row(month, before) for month, before in pairs][::-1],
+        sorted_by=0,
+    )
+
+
+def agents(figures: Figures) -> Table:
+    """Return who used whose agent."""
+    top = top_of(figures.agents, AGENT_USES_SHOWN)
+
+    def row(use: AgentUse) -> list[Value]:
+        return [
+            Name(use.agent),
+            "another tenant" if use.requester is None else Name(use.requester),
+            Name(use.payer),
+            _RULES.get(use.rule, use.rule),
+            use.tokens,
+            use.event_count,
+        ]
+
+    def foot(title: str, tokens: int, calls: int) -> list[Value]:
+        return [title, "", "", "", tokens, calls]
+
+    def foot_of(title: str, uses: Sequence[AgentUse]) -> list[Value]:
+        return foot(title, sum(use.tokens for use in uses), sum(use.event_count for use in uses))
+
+    total = figures.total
+    by_agents = Amount(
+        tokens=sum(use.tokens for use in figures.agents),
+        event_count=sum(use.event_count for use in figures.agents),
+    )
+    feet = [foot_of(f"{len(top.others):,} others", top.others)] if top.others else []
+    feet += [
+        foot("All agents", by_agents.tokens, by_agents.event_count),
+        foot(
+            "Without an agent",
+            total.tokens - by_agents.tokens,
+            total.event_count - by_agents.event_count,
+        ),
+        foot("Total", total.tokens, total.event_count),
+    ]
+    return Table(
+        "Who used whose agent",
+        [
+            *(Column(title, is_number=False) for title in ("Agent", "Used by", "Paid by", "Why")),
+            Column("Tokens"),
+            Column("Calls"),
+        ],
+        [row(use) for use in top.first],
+        feet,
+        sorted_by=4,
+    )
+
+
+def _shown(name: str) -> str:
+    return name or "(empty)"
+
+
+_AMOUNT: Final = (Column("Tokens"), Column("Input"), Column("Output"), Column("Calls"))
+_RULES: Final = {
+    "agent_owner": "its owner pays",
+    "unknown_agent": "nobody owned it: the caller pays",
+}

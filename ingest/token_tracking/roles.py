@@ -1,0 +1,71 @@
+"""Group roles of least privilege, for whoever writes, builds and reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from .errors import SchemaError
+from .schema import LOCK, apply_schema, trusted
+
+if TYPE_CHECKING:
+    from .schema import SchemaChange
+
+PREFIX = "token_tracking_"
+WAREHOUSE = "token_tracking"
+_KINDS = ("owner", "writer", "transformer", "analyst", "tenant_reader")
+_LONGEST_NAME = 63  # PostgreSQL cuts longer ones
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The five group roles, which share a prefix, and the schema that dbt builds in."""
+
+    prefix: str = PREFIX
+    warehouse: str = WAREHOUSE
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Return each role's name by what it is for."""
+        return {kind: self.prefix + kind for kind in _KINDS}
+
+    def apply(self, connection: psycopg.Connection[tuple[object, ...]]) -> SchemaChange:
+        """Apply the raw schema, make the roles where they are missing, and give them their rights.
+
+        One transaction: all of it or nothing, and two at once are as one after the other. Roles
+        belong to the whole cluster: databases with the same prefix share them.
+
+        Raises:
+            SchemaError: the user of the connection may not do this; the message says what is
+                needed. Or the schema cannot be applied.
+
+        """
+        if len(max(self.names.values(), key=len).encode()) > _LONGEST_NAME:
+            message = f"the prefix {self.prefix!r} is too long: names have {_LONGEST_NAME} bytes"
+            raise SchemaError(message)
+        texts = {**self.names, "warehouse": self.warehouse}
+        script = sql.SQL(
+            trusted((resources.files("token_tracking") / "sql" / "roles.sql").read_text("utf-8"))
+        ).format(
+            **{name: sql.Identifier(text) for name, text in texts.items()},
+            **{f"{name}_text": sql.Literal(text) for name, text in texts.items()},
+        )
+        with connection.transaction():
+            connection.execute(LOCK)
+            try:
+                change = apply_schema(connection)
+                connection.execute(script)
+            except psycopg.errors.ObjectNotInPrerequisiteState as error:
+                message = f"roles: {error.diag.message_primary}"
+                raise SchemaError(message) from error
+            except psycopg.errors.InsufficientPrivilege as error:
+                message = (
+                    f"roles: {error.diag.message_primary}. This takes a superuser, or a role with "
+                    "CREATEROLE and CREATE on the database that owns its token-tracking schemas"
+                )
+                raise SchemaError(message) from error
+        return change

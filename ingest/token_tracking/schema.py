@@ -1,0 +1,168 @@
+"""Create the raw schema `token_tracking_raw` or bring an older one to this package's version."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, LiteralString, cast
+
+from .errors import SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import psycopg
+
+OLDEST_POSTGRESQL = 15
+_TABLES = (
+    "usage_events",
+    "usage_event_conflicts",
+    "usage_event_rejections",
+    "usage_voids",
+    "agent_owners",
+)
+# A row that this cluster wrote is visible only below the snapshot's end.
+_STAMPS = tuple(
+    f"update token_tracking_raw.{table}"  # noqa: S608  # names of this module's own
+    " set ingest_xid = pg_current_xact_id()::text::bigint"
+    " where ingest_xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+    for table in _TABLES
+)
+LOCK = "select pg_advisory_xact_lock(hashtextextended('token_tracking_raw', 0))"
+# What is made belongs to the schema's owner, whoever of its members applies (in PostgreSQL 15 each
+# may become it). Returns the role to go back to.
+_BECOME_OWNER = """
+    select current_setting('role'), set_config('role', owner.rolname, true)
+    from pg_namespace
+    inner join pg_roles as owner on pg_namespace.nspowner = owner.oid
+    where
+        pg_namespace.nspname = 'token_tracking_raw'
+        and owner.rolname <> current_user
+        and pg_has_role(current_user, owner.oid, case
+            when current_setting('server_version_num')::integer < 160000 then 'member' else 'set'
+        end)
+"""
+
+
+@dataclass(frozen=True)
+class SchemaVersion:
+    """One step of the schema: its number, from 1 without gaps, and the SQL that takes it."""
+
+    number: int
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True)
+class SchemaChange:
+    """What an apply found and left: version numbers, 0 for no schema at all.
+
+    `stamped` is the number of rows, restored from another cluster's dump, whose transaction numbers
+    lay in this cluster's future; they carry that of the apply now.
+    """
+
+    before: int
+    after: int
+    stamped: int = 0
+
+
+def packaged_versions() -> list[SchemaVersion]:
+    """Return the versions that this package knows, oldest first."""
+    folder = resources.files("token_tracking") / "sql" / "versions"
+    found = {
+        file: re.fullmatch(r"(\d{3})_(\w+)\.sql", file.name)
+        for file in folder.iterdir()
+        if file.is_file()
+    }
+    versions = [
+        SchemaVersion(int(match[1]), match[2], file.read_text("utf-8"))
+        for file, match in found.items()
+        if match
+    ]
+    return sorted(versions, key=lambda version: version.number)
+
+
+def apply_schema(
+    connection: psycopg.Connection[tuple[object, ...]],
+    versions: Sequence[SchemaVersion] | None = None,
+) -> SchemaChange:
+    """Bring the raw schema to the newest of `versions` (default: the package's own).
+
+    Everything happens in one transaction under a lock: two at once give the same result as one
+    after the other, and a failure leaves what was there. Applying again changes nothing but
+    replaces the procedures by the same ones.
+
+    Raises:
+        SchemaError: the server is older than PostgreSQL 15, its database is not in UTF8, or its
+            schema is newer than `versions`.
+
+    Example:
+        >>> with psycopg.connect() as connection:  # doctest: +SKIP
+        ...     apply_schema(connection)
+        SchemaChange(before=0, after=1)
+
+    """
+    known = packaged_versions() if versions is None else list(versions)
+    newest = known[-1].number
+    if connection.info.server_version < OLDEST_POSTGRESQL * 10000:
+        message = (
+            f"PostgreSQL {OLDEST_POSTGRESQL} or newer is needed, "
+            f"this server is {connection.info.server_version // 10000}"
+        )
+        raise SchemaError(message)
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        message = f"a database in UTF8 is needed, this one is in {encoding}"
+        raise SchemaError(message)
+    with connection.transaction():
+        connection.execute(LOCK)
+        connection.execute("set local standard_conforming_strings = on")
+        # Nobody who can make a function or an operator somewhere has it called here.
+        connection.execute("set local search_path = pg_catalog, pg_temp")
+        own_role = connection.execute(_BECOME_OWNER).fetchone()
+        before = _current_version(connection)
+        if before > newest:
+            message = (
+                f"the database has version {before} of the schema, this package knows {newest}: "
+                "upgrade the package"
+            )
+            raise SchemaError(message)
+        for version in known:
+            if version.number > before:
+                connection.execute(trusted(version.sql))
+                connection.execute(
+                    "insert into token_tracking_raw.schema_versions (version, name) "
+                    "values (%s, %s)",
+                    (version.number, version.name),
+                )
+        procedures = resources.files("token_tracking") / "sql" / "procedures.sql"
+        connection.execute(trusted(procedures.read_text("utf-8")))
+        stamped = sum(connection.execute(trusted(stamp)).rowcount for stamp in _STAMPS)
+        if own_role is not None:
+            connection.execute("select set_config('role', %s, true)", own_role[:1])
+    return SchemaChange(before, newest, stamped)
+
+
+def _current_version(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    # "if not exists" asks for the right to create even where it exists.
+    if (
+        connection.execute(
+            "select from pg_namespace where nspname = 'token_tracking_raw'"
+        ).fetchone()
+        is None
+    ):
+        connection.execute("create schema token_tracking_raw")
+    connection.execute(
+        "create table if not exists token_tracking_raw.schema_versions ("
+        "version integer primary key, name text not null, "
+        "applied_at timestamptz not null default now())"
+    )
+    row = connection.execute(
+        "select coalesce(max(version), 0) from token_tracking_raw.schema_versions"
+    ).fetchone()
+    return cast("int", row[0]) if row else 0
+
+
+def trusted(sql: str) -> LiteralString:
+    """Return the SQL of a file of this package as what it is: text that holds no value."""
+    return cast("LiteralString", sql)

@@ -1,0 +1,109 @@
+-- Group roles of least privilege; filled in and run by `token-tracking schema apply --roles` after the
+-- schema's own files, in one transaction with them. Doing it again changes nothing.
+
+do $roles$
+declare
+    wanted text;
+    place record;
+    found oid;
+    command text;
+    -- From PostgreSQL 16 on a member may or may not become the role.
+    become constant text := case
+        when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member'
+    end;
+begin
+    foreach wanted in array array[
+        {owner_text}, {writer_text}, {transformer_text}, {analyst_text}, {tenant_reader_text}
+    ] loop
+        if not exists (select from pg_roles where rolname = wanted) then
+            begin
+                execute format('create role %I nologin', wanted);
+            exception when duplicate_object or unique_violation then
+                null; -- roles are the cluster's: another database's apply was faster
+            end;
+        end if;
+        if exists (
+            select from pg_roles
+            where rolname = wanted and (rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication)
+        ) then
+            raise object_not_in_prerequisite_state using message = format(
+                'the role %I exists and can do more than its members may: choose another prefix', wanted
+            );
+        end if;
+    end loop;
+
+    -- Nobody but a superuser gives things to a role that he cannot become.
+    foreach wanted in array array[{owner_text}, {transformer_text}] loop
+        if not pg_has_role(current_user, wanted, 'usage') or not pg_has_role(current_user, wanted, become) then
+            execute format('grant %I to current_user', wanted);
+        end if;
+    end loop;
+
+    for place in
+        select *
+        from (values
+            ('token_tracking_raw', {owner_text}, true),
+            ({warehouse_text}, {transformer_text}, false),
+            -- Where dbt stores the rows that fail a test.
+            ({warehouse_text} || '_dbt_test__audit', {transformer_text}, false)
+        ) as places (schema_name, owner_name, is_ours)
+    loop
+        found := (select nspowner from pg_namespace where nspname = place.schema_name);
+        if found is null then
+            execute format('create schema %I authorization %I', place.schema_name, place.owner_name);
+            continue;
+        end if;
+        if found <> (select oid from pg_roles where rolname = place.owner_name) then
+            execute format('alter schema %I owner to %I', place.schema_name, place.owner_name);
+        end if;
+        -- In the warehouse only what was the schema's owner's: a view with the rights of whoever made
+        -- it must not get more.
+        for command in
+            with objects as (
+                select 'table' as kind, oid::regclass::text as name, relowner as owner, relnamespace as schema
+                from pg_class where relkind in ('r', 'p', 'v', 'm')
+                union all
+                select 'routine', oid::regprocedure::text, proowner, pronamespace from pg_proc
+                union all
+                select 'type', oid::regtype::text, typowner, typnamespace from pg_type where typtype in ('e', 'd')
+            )
+
+            select format('alter %s %s owner to %I', objects.kind, objects.name, place.owner_name)
+            from objects
+            where
+                objects.schema = (select oid from pg_namespace where nspname = place.schema_name)
+                and objects.owner <> (select oid from pg_roles where rolname = place.owner_name)
+                and (place.is_ours or objects.owner = found)
+        loop
+            execute command;
+        end loop;
+    end loop;
+end
+$roles$;
+
+revoke all on schema token_tracking_raw from public;
+revoke all on all tables in schema token_tracking_raw from public;
+revoke all on all routines in schema token_tracking_raw from public;
+alter default privileges for role {owner} revoke execute on routines from public;
+
+-- The four procedures, one of them for two types of ids, and those of the Python package: for what cannot
+-- become an event, and for an owner that may be sent again.
+grant usage on schema token_tracking_raw to {writer};
+grant execute on function
+    token_tracking_raw.track_token_usage_batch(json),
+    token_tracking_raw.track_token_usage(text, bigint, text, text, text, jsonb, text, text, text),
+    token_tracking_raw.track_token_usage(uuid, bigint, text, text, text, jsonb, text, uuid, uuid),
+    token_tracking_raw.void_token_usage(text, text, text),
+    token_tracking_raw.record_agent_owner(text, text, timestamptz),
+    token_tracking_raw.record_agent_owner_once(text, text, timestamptz, uuid),
+    token_tracking_raw.reject_usage_event(json, text)
+to {writer};
+
+grant usage on schema token_tracking_raw to {transformer};
+grant select on all tables in schema token_tracking_raw to {transformer};
+alter default privileges for role {owner} in schema token_tracking_raw
+grant select on tables to {transformer};
+
+-- The marts themselves are granted by each build of them.
+grant usage on schema {warehouse} to {analyst}, {tenant_reader};
+grant select on token_tracking_raw.tenant_readers to {tenant_reader};

@@ -1,0 +1,666 @@
+"""The functions that services call, and the tracker behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, TypeVarTuple, cast
+
+from . import forks
+from .complaints import complaints, where
+from .context import current_context
+from .delivery import MAX_BATCH
+from .errors import (
+    InvalidUsageError,
+    NotDurableError,
+    SettingsError,
+    TokenTrackingError,
+    UsageConflictError,
+)
+from .keys import new_event_key
+from .logs import SafeLogger
+from .requests import (
+    Answer,
+    BlockingFuture,
+    EventRequest,
+    Outcome,
+    OwnerRequest,
+    RejectionRequest,
+    Request,
+    VoidRequest,
+)
+from .rules import (
+    EARLIEST,
+    MAX_TEXT,
+    checked_holdable,
+    checked_instant,
+    checked_text,
+    fields_of,
+    keepable,
+    kind_of,
+    to_wire,
+)
+from .spool import default_folder
+from .writer import LATE, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from types import TracebackType
+    from uuid import UUID
+
+    from .database import Database
+    from .events import UsageEvent
+    from .fallback import FallbackFunction
+    from .requests import Future
+    from .settings import TrackerSettings
+
+logger = SafeLogger(__name__)
+
+_CLOSE_SECONDS: Final = 10.0
+_TURN_SECONDS: Final = 0.001  # of a loop, at once
+_NO_OP: Final = Answer(Outcome.NO_OP)
+_FAULT: Final = Answer(Outcome.REFUSED, "a fault in token_tracking, see the log")
+_TRUE: Final = frozenset({Outcome.RECORDED, Outcome.DUPLICATE, Outcome.SPOOLED, Outcome.NO_OP})
+
+P = ParamSpec("P")
+Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
+
+
+def _future_of_running_loop() -> asyncio.Future[Answer]:
+    return asyncio.get_running_loop().create_future()
+
+
+async def _next_turn_of_loop() -> None:
+    await asyncio.sleep(0)
+
+
+async def _no_turn() -> None:
+    pass
+
+
+async def _settled(entry: Answer | Future) -> Answer:
+    if isinstance(entry, Answer):
+        return entry
+    return entry.result() if isinstance(entry, BlockingFuture) else await entry
+
+
+def _in_sync(
+    method: Callable[Concatenate[UsageTracker, P], Coroutine[object, object, R]],
+) -> Callable[Concatenate[UsageTracker, P], R]:
+    """Make the twin for code without event loop: its futures block, so it is never suspended."""
+
+    @wraps(method)
+    def twin(self: UsageTracker, *args: P.args, **kwargs: P.kwargs) -> R:
+        coroutine = method(self.blocking, *args, **kwargs)
+        try:
+            coroutine.send(None)
+        except StopIteration as done:
+            return cast("R", done.value)
+        message = f"{method.__name__} was suspended outside of an event loop"
+        raise RuntimeError(message)
+
+    twin.__name__ = twin.__qualname__ = f"{method.__name__}_sync"
+    return twin
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerStats:
+    """How the calls so far ended, each in exactly one of the first eight, and what waits now.
+
+    `flushed` tells, by outcome, what became later of what was spooled, in this process's time:
+    also of what another process had left.
+    """
+
+    recorded: int
+    duplicate: int
+    conflict: int
+    rejected: int
+    spooled: int
+    fallback: int
+    refused: int
+    no_op: int
+    waiting: int
+    flushed: Mapping[str, int]
+
+
+class UsageTracker:
+    """Records usage from one process through one connection and one thread of its own.
+
+    Use it as a context manager, async or plain, or call `start` and `aclose` (or `close`). Settings
+    are arguments, `TOKEN_TRACKING_*` or defaults, in this order; see `TrackerSettings`. One tracker
+    serves any number of event loops and threads.
+
+    Raises:
+        SettingsError: a setting breaks a rule.
+
+    Example:
+        >>> async with UsageTracker(dsn="postgresql:///usage") as tracker:  # doctest: +SKIP
+        ...     await tracker.track_token_usage("acme", 42, "gpt-4o")
+        True
+
+    """
+
+    def __init__(
+        self,
+        *,
+        dsn: str | None = None,
+        enabled: bool | None = None,
+        max_wait: float | None = None,
+        spool_dir: str | Path | None = None,
+        spool_max_bytes: int | None = None,
+        on_error: str | None = None,
+        fallback: FallbackFunction | None = None,
+        settings: TrackerSettings | None = None,
+    ) -> None:
+        with forks.undivided:
+            from .settings import load_settings
+
+        self.settings: TrackerSettings = settings or load_settings(
+            dsn=dsn,
+            enabled=enabled,
+            max_wait=max_wait,
+            spool_dir=spool_dir,
+            spool_max_bytes=spool_max_bytes,
+            on_error=on_error,
+        )
+        self._writer = Writer(
+            partial(_connect, self.settings),
+            max_wait=self.settings.max_wait,
+            spool_folder=partial(_spool_folder, self.settings),
+            spool_max_bytes=self.settings.spool_max_bytes,
+            fallback=fallback,
+        )
+        self.new_future: Callable[[], Future] = _future_of_running_loop
+        self.let_others_run: Callable[[], Awaitable[None]] = _next_turn_of_loop
+        # The same tracker, but who calls its methods blocks where a task would be suspended.
+        self.blocking = copy.copy(self)
+        self.blocking.new_future = BlockingFuture
+        self.blocking.let_others_run = _no_turn
+        # Whoever forgets to close it keeps neither its threads nor its connection.
+        weakref.finalize(self, self._writer.drop).atexit = False
+
+    def start(self) -> Self:
+        """Import the driver and connect now rather than at the first call.
+
+        A database that cannot be reached is logged, not raised: the service starts without it.
+        """
+        if self.settings.enabled:
+            self._writer.start()
+        return self
+
+    def close(self, timeout: float = _CLOSE_SECONDS) -> None:
+        """Write what waits and stop; later calls answer False."""
+        if not self._writer.close(timeout):
+            logger.error("%d event(s) still wait after %.1f s", self._writer.waiting(), timeout)
+
+    async def aclose(self, timeout: float = _CLOSE_SECONDS) -> None:  # noqa: ASYNC109
+        """Do as `close`, without holding the event loop."""
+        await asyncio.to_thread(self.close, timeout)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def stats(self) -> TrackerStats:
+        """Return how the calls so far ended and how many wait."""
+        ended = self._writer.outcomes()
+        return TrackerStats(
+            recorded=ended[Outcome.RECORDED],
+            duplicate=ended[Outcome.DUPLICATE],
+            conflict=ended[Outcome.CONFLICT],
+            rejected=ended[Outcome.REJECTED],
+            spooled=ended[Outcome.SPOOLED],
+            fallback=ended[Outcome.FALLBACK],
+            refused=ended[Outcome.REFUSED],
+            no_op=ended[Outcome.NO_OP],
+            waiting=self._writer.waiting(),
+            flushed={str(outcome): n for outcome, n in self._writer.flushed().items() if n},
+        )
+
+    async def track_token_usage(
+        self,
+        tenant_id: str | UUID | None = None,
+        tokens: int | None = 0,
+        model: str | None = None,
+        agent_id: str | UUID | None = None,
+        conversation_id: str | UUID | None = None,
+        collection_id: str | UUID | None = None,
+        token_type: str | None = "llm",
+        operation: str | None = "query",
+        metadata: Mapping[str, object] | None = None,
+        idempotency_key: str | None = None,
+        *,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        occurred_at: datetime | None = None,
+    ) -> bool:
+        """Record one LLM or embedding call of a tenant and say whether it is durable.
+
+        True: committed in PostgreSQL, now or by an earlier equal call with this key, or on local
+        disk, from where it goes to PostgreSQL when that can take it. False: refused (the reason is
+        logged, the payload kept as a rejection or conflict), or not known to be durable. Never
+        raises because of tracking, unless the tracker has `on_error="raise"`.
+
+        Args:
+            tenant_id: the requester; ids are text of 1 to 255 characters or `UUID`.
+            tokens: tokens to count. 0 or None means the sum of its parts; without parts there is
+                nothing to count, and the answer is True. Given, at least the sum of its parts.
+            model: name of the model.
+            agent_id: the agent that made the call; its owner at that time pays.
+            conversation_id: kept with the event.
+            collection_id: kept with the event.
+            token_type: a `TokenType` or its text; another text counts as unknown.
+            operation: an `Operation` or its text; another text counts as unknown.
+            metadata: a JSON object of at most 16 KiB, 8 deep; UUIDs and times become text.
+            idempotency_key: the caller's name for this call, the same at every retry of it and for
+                no other call; without one, each call is an event of its own.
+            input_tokens: prompt tokens, a part of `tokens`.
+            output_tokens: completion tokens, a part of `tokens`.
+            occurred_at: when it happened (aware); default now.
+
+        Example:
+            >>> await track_token_usage("acme", 42, "gpt-4o", operation="chat")  # doctest: +SKIP
+            True
+
+        """
+        fields: dict[str, object] = {
+            "tenant_id": tenant_id,
+            "idempotency_key": idempotency_key,
+            "tokens": tokens,
+            "token_type": token_type,
+            "operation": operation,
+            "model": model,
+            "agent_id": agent_id,
+            "conversation_id": conversation_id,
+            "collection_id": collection_id,
+            "input_tokens": input_tokens,
+            "output_tokens": output_tokens,
+            "metadata": metadata,
+            "occurred_at": occurred_at,
+        }
+        return self._told(await _settled(self._submit(_call_request, fields)))
+
+    async def track_many(self, events: Iterable[UsageEvent | Mapping[str, object]]) -> list[bool]:
+        """Record many events and say of each, in order, whether it is durable.
+
+        A dictionary has the fields of `UsageEvent`. Events are taken from the iterable as they can
+        be sent, so memory stays bounded for any number of them. With `on_error="raise"` all are
+        sent, too; then the error of the first that would be False is raised, and its `told` is the
+        list.
+        """
+        answers: list[Answer] = []
+        sent: list[Answer | Future] = []
+        turn = time.perf_counter()
+        # What is no iterable is one event that is none: refused and kept, not raised.
+        for event in events if hasattr(type(events), "__iter__") else [events]:
+            if time.perf_counter() - turn > _TURN_SECONDS:
+                await self.let_others_run()
+                turn = time.perf_counter()
+            sent.append(self._submit(_event_request, event))
+            # Two batches under way: one is written while the next one is made.
+            if len(sent) == 2 * MAX_BATCH:
+                answers += [await _settled(entry) for entry in sent[:MAX_BATCH]]
+                del sent[:MAX_BATCH]
+        answers += [await _settled(entry) for entry in sent]
+        errors = [self._error(answer) for answer in answers]
+        told = [error is None for error in errors]
+        if self.settings.on_error == "raise" and (first := next(filter(None, errors), None)):
+            first.told = told
+            raise first
+        return told
+
+    async def void_usage(self, tenant_id: str | UUID, idempotency_key: str, reason: str) -> bool:
+        """Take an event out of all totals, whether it is there already or arrives later.
+
+        The event itself stays recorded. A second void of the same event changes nothing.
+
+        Example:
+            >>> await void_usage("acme", "op-17", "test traffic")  # doctest: +SKIP
+            True
+
+        """
+        return await self._answer(_void_request, tenant_id, idempotency_key, reason)
+
+    async def record_agent_owner(
+        self,
+        agent_id: str | UUID,
+        owner_tenant_id: str | UUID | None,
+        valid_from: datetime | None = None,
+    ) -> bool:
+        """Record who owns an agent, and so pays for its calls, from an instant (default: now) on.
+
+        It holds until the agent's next such instant; None ends the ownership. Another owner for an
+        instant that is known already corrects it. Of several, the last to reach the database
+        counts: one that waited in the spool comes after those that were recorded meanwhile.
+
+        Example:
+            >>> await record_agent_owner("agent-7", "acme")  # doctest: +SKIP
+            True
+
+        """
+        return await self._answer(_owner_request, agent_id, owner_tenant_id, valid_from)
+
+    track_token_usage_sync = _in_sync(track_token_usage)
+    track_many_sync = _in_sync(track_many)
+    void_usage_sync = _in_sync(void_usage)
+    record_agent_owner_sync = _in_sync(record_agent_owner)
+
+    async def _answer(self, build: Callable[[*Ts], Request | Answer], *given: *Ts) -> bool:
+        return self._told(await _settled(self._submit(build, *given)))
+
+    def _submit(self, build: Callable[[*Ts], Request | Answer], *given: *Ts) -> Answer | Future:
+        """Queue what `build` makes; the answer at once, where there is nothing to wait for."""
+        if not self.settings.enabled:
+            return self._ended(_NO_OP)
+        try:
+            request = build(*given)
+            if isinstance(request, Answer):
+                return self._ended(request)
+            if request.original is not None:
+                keep = self._writer.keeps_originals
+                request.original = _old_arguments(request.original) if keep else None
+            request.future = self.new_future()
+            refused = self._writer.submit(request)
+            return request.future if refused is None else self._ended(refused)
+        except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
+            complaints.log(
+                logger,
+                logging.ERROR,
+                "a usage event could not be taken, %s:\n%s",
+                type(error).__name__,
+                where(error),
+            )
+            return self._ended(_FAULT)
+
+    def _ended(self, answer: Answer) -> Answer:
+        self._writer.count(answer.outcome)
+        if answer.outcome is Outcome.REFUSED:
+            complaints.log(logger, logging.ERROR, "usage event refused: %s", answer.reason)
+        return answer
+
+    def _told(self, answer: Answer) -> bool:
+        error = self._error(answer)
+        if error is not None and self.settings.on_error == "raise":
+            raise error
+        return error is None
+
+    @staticmethod
+    def _error(answer: Answer) -> TokenTrackingError | None:
+        """Return what the answer is to a tracker that raises; None where it is True."""
+        if answer.outcome in _TRUE or (
+            answer.outcome is Outcome.FALLBACK and answer.reason is None
+        ):
+            return None
+        if answer is LATE:
+            complaints.log(logger, logging.ERROR, "usage event refused: %s", answer.reason)
+        reason = answer.reason or ""
+        if answer.outcome is Outcome.CONFLICT:
+            return UsageConflictError(reason)
+        if answer.outcome is Outcome.REJECTED:
+            return InvalidUsageError(reason)
+        return NotDurableError(reason)
+
+    def spool_folder(self) -> Path:
+        """Return the folder of what waits on local disk for this tracker's database."""
+        return _spool_folder(self.settings)
+
+
+def _spool_folder(settings: TrackerSettings) -> Path:
+    if settings.spool_dir is not None:
+        return settings.spool_dir
+    with forks.undivided:
+        from .target import Target
+    dsn = settings.dsn
+    try:
+        name = Target.of(None if dsn is None else dsn.get_secret_value()).folder_name
+    except SettingsError:
+        name = "unreadable-dsn"
+    return default_folder() / name
+
+
+def _connect(settings: TrackerSettings) -> Database:
+    with forks.undivided:
+        from .database import Database
+    dsn = settings.dsn
+    return Database.open(
+        None if dsn is None else dsn.get_secret_value(), patience=settings.max_wait
+    )
+
+
+def _call_request(fields: dict[str, object]) -> Request | Answer:
+    return _NO_OP if _counts_nothing(fields) else _request(_in_context(fields))
+
+
+def _event_request(event: object) -> Request | Answer:
+    if isinstance(event, Mapping):
+        fields = _in_context(fields_of(cast("Mapping[str, object]", event)))
+    elif hasattr(event, "model_dump"):
+        # A finished event: filled from a context, it would be another one outside of it.
+        fields = cast("UsageEvent", event).model_dump()
+    else:
+        reason = f"event: {kind_of(event)}; must be an object"
+        return RejectionRequest(keepable(event), reason)
+    # Checked first: a misspelt field must not pass for an event without tokens.
+    request = _request(fields)
+    return _NO_OP if _counts_nothing(fields) and isinstance(request, EventRequest) else request
+
+
+def _counts_nothing(fields: Mapping[str, object]) -> bool:
+    return (
+        fields.get("input_tokens") is None
+        and fields.get("output_tokens") is None
+        and _is_zero(fields.get("tokens"))
+    )
+
+
+def _is_zero(tokens: object) -> bool:
+    if tokens is None or type(tokens) in {int, bool}:
+        return tokens is None or (tokens == 0 and tokens is not False)
+    try:
+        return bool(tokens == 0)  # a number of another kind
+    except Exception:  # noqa: BLE001  # of a value's own method: the rules refuse it
+        return False
+
+
+def _in_context(fields: dict[str, object]) -> dict[str, object]:
+    for name, value in current_context().items():
+        if fields.get(name) is None:
+            fields[name] = value
+    return fields
+
+
+def _request(fields: dict[str, object]) -> Request:
+    # Fixed before anything can fail, so that a refused call is kept once, however often it is sent.
+    if fields.get("idempotency_key") is None:
+        fields["idempotency_key"] = new_event_key()
+    now = datetime.now(UTC)
+    try:
+        event = to_wire(fields, now)
+    except Exception as error:  # noqa: BLE001  # of the rules, or of a value's own methods
+        reason = (
+            error.reason
+            if isinstance(error, InvalidUsageError)
+            else f"event: {type(error).__name__} while it was read; must be values that JSON has"
+        )
+        given = {name: value for name, value in fields.items() if value is not None}
+        return RejectionRequest(keepable(given), reason)
+    logger.debug("call accepted as event %s", event.idempotency_key)
+    request = EventRequest((event.tenant_id, event.idempotency_key), event.payload)
+    request.original = fields
+    return request
+
+
+def _old_arguments(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the ten arguments as the caller gave them; the tokens' sum where it gave parts."""
+    parts = (fields.get("input_tokens"), fields.get("output_tokens"))
+    return {
+        "tenant_id": fields.get("tenant_id"),
+        "tokens": fields.get("tokens") or sum(cast("int", part or 0) for part in parts),
+        "model": fields.get("model"),
+        "agent_id": fields.get("agent_id"),
+        "conversation_id": fields.get("conversation_id"),
+        "collection_id": fields.get("collection_id"),
+        "token_type": fields.get("token_type", "llm"),
+        "operation": fields.get("operation", "query"),
+        "metadata": fields.get("metadata"),
+        "idempotency_key": fields["idempotency_key"],
+    }
+
+
+def _void_request(tenant_id: object, idempotency_key: object, reason: object) -> Request:
+    given = {"tenant_id": tenant_id, "idempotency_key": idempotency_key, "reason": reason}
+    try:
+        return VoidRequest.of(
+            _required_text("tenant_id", tenant_id),
+            _required_text("idempotency_key", idempotency_key),
+            _required_text("reason", reason, most=1000),
+        )
+    except InvalidUsageError as error:
+        return RejectionRequest(_kept("void", given), error.reason)
+
+
+def _owner_request(agent_id: object, owner_tenant_id: object, valid_from: object) -> Request:
+    instant = datetime.now(UTC) if valid_from is None else valid_from
+    given = {"agent_id": agent_id, "owner_tenant_id": owner_tenant_id, "valid_from": instant}
+    try:
+        checked = checked_instant("valid_from", instant)
+        if checked < EARLIEST:
+            reason = "valid_from: a time out of range; must be from 2000-01-01 to 9999-12-31 UTC"
+            raise InvalidUsageError(reason)
+        return OwnerRequest.of(
+            _required_text("agent_id", agent_id),
+            None if owner_tenant_id is None else _required_text("owner_tenant_id", owner_tenant_id),
+            checked.isoformat(),
+        )
+    except InvalidUsageError as error:
+        return RejectionRequest(_kept("agent_owner", given), error.reason)
+
+
+def _kept(kind: str, given: Mapping[str, object]) -> bytes:
+    # The name of this call, so that it is kept once, however often it is sent.
+    return keepable({kind: given, "call_id": new_event_key()})
+
+
+def _required_text(field: str, value: object, most: int = MAX_TEXT) -> str:
+    if value is None:
+        reason = f"{field}: missing; must be text of 1 to {most} characters"
+        raise InvalidUsageError(reason)
+    return checked_holdable(field, checked_text(field, value, least=1, most=most))
+
+
+_default: UsageTracker | None = None
+_making_default = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _making_default  # noqa: PLW0603
+    _making_default = threading.Lock()  # another thread may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def default_tracker() -> UsageTracker:
+    """Return the tracker behind the module's functions: made at first use, closed at exit.
+
+    A setting in the environment that breaks a rule is logged, and every call answers False: a
+    service must not fail for its metering.
+    """
+    if _default is None:
+        # On a thread of its own: the handler of a signal that interrupts the first call waits for
+        # the imports as the call does, and not for itself.
+        maker = threading.Thread(target=_make_default, daemon=True)
+        try:
+            maker.start()
+        except RuntimeError:  # the interpreter shuts down, or the system is full
+            _make_default()
+        else:
+            maker.join()
+    return cast("UsageTracker", _default)
+
+
+def _make_default() -> None:
+    global _default  # noqa: PLW0603
+    with _making_default:
+        if _default is None:
+            try:
+                _default = UsageTracker()
+            except Exception as error:  # noqa: BLE001  # a broken set-up must not break the service
+                from .settings import TrackerSettings
+
+                said = str(error) if isinstance(error, SettingsError) else type(error).__name__
+                logger.error("usage is not recorded: %s", said)
+                refusing = UsageTracker(settings=TrackerSettings(spool_dir=Path(os.devnull)))
+                refusing.close()
+                _default = refusing
+
+
+def _of_default(
+    method: Callable[Concatenate[UsageTracker, P], R],
+) -> Callable[P, R]:
+    """Make the function that calls the method of the default tracker."""
+
+    @wraps(method)
+    def function(*args: P.args, **kwargs: P.kwargs) -> R:
+        return method(default_tracker(), *args, **kwargs)
+
+    return _without_self(function)
+
+
+def _of_default_async(
+    method: Callable[Concatenate[UsageTracker, P], Coroutine[object, object, R]],
+) -> Callable[P, Coroutine[object, object, R]]:
+    @wraps(method)
+    async def function(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await method(default_tracker(), *args, **kwargs)
+
+    return _without_self(function)
+
+
+def _without_self(function: Callable[P, R]) -> Callable[P, R]:
+    whole = inspect.signature(function)
+    parameters = list(whole.parameters.values())[1:]
+    function.__signature__ = whole.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    function.__qualname__ = function.__name__
+    return function
+
+
+track_token_usage = _of_default_async(UsageTracker.track_token_usage)
+track_many = _of_default_async(UsageTracker.track_many)
+void_usage = _of_default_async(UsageTracker.void_usage)
+record_agent_owner = _of_default_async(UsageTracker.record_agent_owner)
+track_token_usage_sync = _of_default(UsageTracker.track_token_usage_sync)
+track_many_sync = _of_default(UsageTracker.track_many_sync)
+void_usage_sync = _of_default(UsageTracker.void_usage_sync)
+record_agent_owner_sync = _of_default(UsageTracker.record_agent_owner_sync)

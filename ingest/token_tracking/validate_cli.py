@@ -1,0 +1,105 @@
+"""The command `token-tracking validate`: Great Expectations over raw events and marts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from .terminal import Terminal
+    from .validation.report import Finding, Report
+
+EXPECTATIONS_FAILED = 1
+NOTHING_TO_CHECK = 3
+
+
+class Format(StrEnum):
+    """How the result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def validate_command(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the Data Docs; those of an earlier run there go.")
+    ] = Path(".token-tracking/data-docs"),
+    output: Annotated[
+        Format, typer.Option("--format", help="A table for people, JSON for machines.")
+    ] = Format.TABLE,
+    schema: Annotated[
+        str, typer.Option(envvar="DBT_SCHEMA", help="The warehouse's schema.")
+    ] = "token_tracking",
+) -> None:
+    """Check raw events and marts from outside of dbt, and say what is wrong (Great Expectations).
+
+    It reads one moment of the database of libpq's variables, and needs only usage on both schemas
+    and select on their tables. Services and builds can go on meanwhile.
+
+    Exit codes: 0 all holds, but for warnings; 1 something does not hold, or cannot be checked;
+    3 there is nothing to check: no events, or no totals of them.
+    """
+    from .errors import NothingToCheckError
+    from .target import differing_databases
+    from .terminal import Terminal
+
+    terminal = Terminal()
+    if warning := differing_databases():
+        terminal.warn(warning)
+    try:
+        report = _run_with_progress(out, schema, terminal)
+    except NothingToCheckError as error:
+        terminal.fail(str(error))
+        raise typer.Exit(NOTHING_TO_CHECK) from None
+    if output is Format.JSON:
+        terminal.result(report.json())
+    else:
+        _print_report(report, terminal)
+    if not report.success:
+        raise typer.Exit(EXPECTATIONS_FAILED)
+
+
+def _run_with_progress(out: Path, schema: str, terminal: Terminal) -> Report:
+    from .validation.checkpoint import validate
+
+    with terminal.steps() as progress:
+        task = progress.add_task("validating", total=None)
+        return validate(
+            out,
+            schema=schema,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            on_wait=lambda: progress.update(task, description="waiting for the end of a dbt build"),
+        )
+
+
+def _print_report(report: Report, terminal: Terminal) -> None:
+    terminal.out.print(report.summary())
+    for suite, finding in report.unsuccessful():
+        _print_finding(suite, finding, terminal)
+    checked = sum(len(suite.findings) for suite in report.suites)
+    wrong = report.unsuccessful()
+    failed = sum(finding.fails for _, finding in wrong)
+    terminal.result(
+        f"{checked - len(wrong)} of {checked} expectations hold, {failed} fail, "
+        f"{len(wrong) - failed} warn: {report.database}, totals as of "
+        f"{report.as_of.isoformat(' ', 'seconds')}"
+    )
+    terminal.say(f"Data Docs: {report.docs / 'index.html'}")
+
+
+def _print_finding(suite: str, finding: Finding, terminal: Terminal) -> None:
+    from .validation.report import rows_table
+
+    said = "fails" if finding.fails else "warns"
+    if finding.problem is not None:
+        terminal.result(f"\n{suite}: {finding.name} was not checked: {finding.problem}")
+        return
+    count = "1 row" if finding.row_count == 1 else f"{finding.row_count:,} rows"
+    terminal.result(f"\n{suite}: {finding.name} {said}, {count}")
+    terminal.result(finding.otherwise)
+    terminal.out.print(rows_table(finding))
+    if finding.row_count > len(finding.rows):
+        terminal.result(f"... and {finding.row_count - len(finding.rows):,} more")

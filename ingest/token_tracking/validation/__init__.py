@@ -1,0 +1,1 @@
+"""The outside check: Great Expectations over raw events and marts, by a connection of its own."""

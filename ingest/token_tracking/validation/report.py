@@ -1,0 +1,105 @@
+"""What a validation found: for people as a table, for machines as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from .suites import Severity
+
+Cell = str | int | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How one expectation ended: `rows` are the first of `row_count` offending ones.
+
+    `problem` is what kept it from being checked; then it has not succeeded.
+    """
+
+    name: str
+    severity: Severity
+    success: bool
+    row_count: int
+    rows: tuple[dict[str, Cell], ...]
+    otherwise: str
+    problem: str | None
+
+    @property
+    def fails(self) -> bool:
+        """Say whether the validation fails by it; what was not checked is never only a warning."""
+        return not self.success and (self.severity == "critical" or self.problem is not None)
+
+
+@dataclass(frozen=True)
+class SuiteReport:
+    """The findings of one suite."""
+
+    name: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All suites' findings, of one snapshot of the database."""
+
+    database: str
+    as_of: datetime
+    docs: Path
+    suites: tuple[SuiteReport, ...]
+
+    @property
+    def success(self) -> bool:
+        """Say whether everything holds that has to; warnings do not count."""
+        return not any(finding.fails for suite in self.suites for finding in suite.findings)
+
+    def summary(self) -> Table:
+        """Return a line per suite."""
+        table = Table("suite")
+        for name in ("hold", "fail", "warn"):
+            table.add_column(name, justify="right")
+        for suite in self.suites:
+            hold = sum(finding.success for finding in suite.findings)
+            fail = sum(finding.fails for finding in suite.findings)
+            counts = (hold, fail, len(suite.findings) - hold - fail)
+            table.add_row(suite.name, *(f"{count:,}" for count in counts))
+        return table
+
+    def unsuccessful(self) -> list[tuple[str, Finding]]:
+        """Return the findings that do not hold, each with the name of its suite."""
+        return [
+            (suite.name, finding)
+            for suite in self.suites
+            for finding in suite.findings
+            if not finding.success
+        ]
+
+    def json(self) -> str:
+        """Return everything as one JSON object."""
+        return json.dumps(
+            {
+                "success": self.success,
+                "database": self.database,
+                "as_of": self.as_of.isoformat(),
+                "data_docs": str(self.docs),
+                "suites": [asdict(suite) for suite in self.suites],
+            },
+            ensure_ascii=False,
+            indent=2,
+        )
+
+
+def rows_table(finding: Finding) -> Table:
+    """Return the offending rows of a finding."""
+    columns = list(finding.rows[0])
+    table = Table(*columns)
+    for row in finding.rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row.values()))
+    return table

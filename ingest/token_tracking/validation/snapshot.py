@@ -1,0 +1,191 @@
+"""One moment of the database, which all queries of a validation see, and what is there to check."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, cast
+
+import psycopg
+from psycopg import sql
+
+from ..errors import NothingToCheckError, QualityError
+from ..target import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from datetime import datetime
+
+ROLLUPS: Final = (
+    "int_usage__hourly",
+    "hourly_token_usage",
+    "daily_token_usage",
+    "monthly_token_usage",
+    "daily_agent_token_usage",
+)
+_READ_BESIDES: Final = ("build_status", "unmapped_labels", "tenant_token_usage", "label_aliases")
+_RAW_TABLES: Final = ("usage_events", "usage_voids", "agent_owners")
+_NO_EVENTS: Final = "nothing to check: no events are recorded; record some, then run dbt build"
+# Between the models of one build their totals are of two builds. This long they may be, in seconds,
+# before it counts as what a partial selection has left behind.
+PATIENCE: Final = 30.0
+_PAUSE: Final = 0.2
+
+_THERE: Final = """
+    select
+        to_regclass('token_tracking_raw.usage_events') is not null,
+        (
+            select bool_and(
+                to_regclass(format('%%I.%%I', %(schema)s::text, marts.name)) is not null
+            )
+            from unnest(%(marts)s::text[]) as marts (name)
+        )
+"""
+_BUILDS: Final = """
+    select builds.model, builds.run_number, builds.as_of
+    from {} as builds
+    where builds.model = any(%s)
+"""
+_EVENTS: Final = """
+    select
+        exists (select from token_tracking_raw.usage_events),
+        exists (
+            select from token_tracking_raw.usage_events as events
+            where pg_visible_in_snapshot(events.ingest_xid::text::xid8, builds.snapshot)
+        ),
+        exists (select from {} as hourly)
+    from {} as builds
+    where builds.model = 'int_usage__hourly'
+"""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of the database; `id` is good for `set transaction snapshot` while it is held."""
+
+    id: str
+    schema: str
+    as_of: datetime
+
+
+@contextmanager
+def hold_snapshot(
+    schema: str, *, patience: float = PATIENCE, on_wait: Callable[[], object] = lambda: None
+) -> Generator[Snapshot]:
+    """Hold one moment of the database of libpq's variables, after a look at what is there.
+
+    Args:
+        schema: the warehouse's.
+        patience: seconds to wait for the end of a build that is under way.
+        on_wait: called once, before a wait.
+
+    Raises:
+        NothingToCheckError: no events, or no totals of them.
+        QualityError: the database cannot be read.
+
+    """
+    try:
+        with psycopg.connect("", application_name="token-tracking-validate") as connection:
+            connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+            connection.read_only = True
+            # It waits while the validation runs.
+            connection.execute("set idle_in_transaction_session_timeout = 0")
+            deadline = time.monotonic() + patience
+            has_waited = False
+            while True:
+                _require_relations(connection, schema)
+                connection.rollback()
+                # A table that is dropped and made anew under a snapshot looks empty to it. LOCK
+                # takes no snapshot, so what comes after it sees tables that stay.
+                connection.execute(_lock(schema))
+                builds = _builds(connection, schema)
+                if _is_one_build(builds) or time.monotonic() >= deadline:
+                    break
+                connection.rollback()
+                if not has_waited:
+                    on_wait()
+                    has_waited = True
+                time.sleep(_PAUSE)
+            _refuse_nothing(connection, schema)
+            [(exported,)] = connection.execute("select pg_export_snapshot()").fetchall()
+            as_of = builds["int_usage__hourly"][1]
+            yield Snapshot(cast("str", exported), schema, as_of)
+    except psycopg.errors.InsufficientPrivilege as error:
+        message = (
+            f"{Target.of('')} refused: {error.diag.message_primary}; validation needs usage on the "
+            f"schemas token_tracking_raw and {schema} and select on their tables"
+        )
+        raise QualityError(message) from error
+    except psycopg.Error as error:
+        raise QualityError(Target.of("").explain(error)) from error
+
+
+def _require_relations(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> None:
+    [(has_raw, has_marts)] = connection.execute(
+        _THERE, {"schema": schema, "marts": [*ROLLUPS[1:], *_READ_BESIDES]}
+    ).fetchall()
+    if not has_raw:
+        message = (
+            f"nothing to check: {Target.of('')} has no token_tracking_raw schema; run "
+            "token-tracking schema apply, record events, then run dbt build"
+        )
+        raise NothingToCheckError(message)
+    if not has_marts:
+        _refuse_unbuilt(connection, schema, ROLLUPS)
+
+
+def _refuse_unbuilt(
+    connection: psycopg.Connection[tuple[object, ...]], schema: str, missing: Sequence[str]
+) -> None:
+    [(recorded,)] = connection.execute(
+        "select exists (select from token_tracking_raw.usage_events)"
+    ).fetchall()
+    message = (
+        f"nothing to check: the totals in schema {schema} were never built "
+        f"({', '.join(missing)}); run dbt build"
+        if recorded
+        else _NO_EVENTS
+    )
+    raise NothingToCheckError(message)
+
+
+def _lock(schema: str) -> sql.Composed:
+    relations = [
+        *(sql.Identifier("token_tracking_raw", table) for table in _RAW_TABLES),
+        *(sql.Identifier(schema, relation) for relation in (*ROLLUPS[1:], *_READ_BESIDES)),
+    ]
+    return sql.SQL("lock table {} in access share mode").format(sql.SQL(", ").join(relations))
+
+
+def _builds(
+    connection: psycopg.Connection[tuple[object, ...]], schema: str
+) -> dict[str, tuple[int, datetime]]:
+    """Return run number and moment of each rollup."""
+    query = sql.SQL(_BUILDS).format(sql.Identifier(schema, "build_status"))
+    found = {
+        cast("str", model): (cast("int", run_number), cast("datetime", as_of))
+        for model, run_number, as_of in connection.execute(query, (list(ROLLUPS),))
+    }
+    if missing := [model for model in ROLLUPS if model not in found]:
+        _refuse_unbuilt(connection, schema, missing)
+    return found
+
+
+def _is_one_build(builds: dict[str, tuple[int, datetime]]) -> bool:
+    return len({run_number for run_number, _ in builds.values()}) == 1
+
+
+def _refuse_nothing(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> None:
+    query = sql.SQL(_EVENTS).format(
+        sql.Identifier(schema, "hourly_token_usage"), sql.Identifier(schema, "build_status")
+    )
+    [(recorded, counted, has_totals)] = connection.execute(query).fetchall()
+    if counted or has_totals:
+        return  # totals without events are wrong, which the suites say
+    message = (
+        "nothing to check: all events are newer than the last dbt build; run dbt build"
+        if recorded
+        else _NO_EVENTS
+    )
+    raise NothingToCheckError(message)

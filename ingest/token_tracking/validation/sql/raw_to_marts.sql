@@ -1,0 +1,320 @@
+with
+
+-- read by scalar subqueries: a join with it would keep the count of raw events out of parallel workers
+base as (
+    select
+        build_status.run_number,
+        build_status.snapshot,
+        pg_snapshot_xmin(build_status.snapshot)::text::bigint as oldest_running,
+        build_status.billing_timezone
+    from build_status
+    where build_status.model = 'int_usage__hourly'
+),
+
+-- totals of another build than the base's cannot be compared: every_total_is_of_one_build
+marts as (
+    select build_status.model
+    from build_status
+    where build_status.run_number = (select base.run_number from base)
+),
+
+-- one row per agent and instant: its newest revision
+owners as (
+    select distinct on (agent_owners.agent_id, agent_owners.valid_from)
+        agent_owners.agent_id,
+        agent_owners.valid_from,
+        agent_owners.owner_tenant_id
+    from token_tracking_raw.agent_owners
+    where
+        pg_visible_in_snapshot(
+            agent_owners.ingest_xid::text::xid8, (select base.snapshot from base)
+        )
+    order by agent_owners.agent_id, agent_owners.valid_from, agent_owners.revision desc
+),
+
+ownerships as (
+    select
+        owners.agent_id,
+        owners.owner_tenant_id,
+        owners.valid_from,
+        lead(owners.valid_from, 1, 'infinity') over (
+            partition by owners.agent_id order by owners.valid_from
+        ) as valid_to
+    from owners
+),
+
+-- one row per hour, date, payer, requester, agent and labels: the one read of the raw events, of
+-- those that the build saw
+counted as (
+    select
+        date_bin('1 hour', events.occurred_at, '2000-01-01 00:00+00') as usage_hour,
+        (
+            events.occurred_at at time zone (select base.billing_timezone from base)
+        )::date as usage_date,
+        coalesce(ownerships.owner_tenant_id, events.tenant_id) as tenant_id,
+        events.tenant_id as requester_tenant_id,
+        events.agent_id,
+        case
+            when ownerships.owner_tenant_id is null then 'unknown_agent'
+            else 'agent_owner'
+        end as attribution_rule,
+        events.token_type,
+        events.operation,
+        events.model,
+        sum(events.tokens) as tokens,
+        coalesce(sum(events.input_tokens), 0) as input_tokens,
+        coalesce(sum(events.output_tokens), 0) as output_tokens,
+        count(*) as event_count
+    from token_tracking_raw.usage_events as events
+    left join ownerships
+        on
+            events.agent_id = ownerships.agent_id
+            and events.occurred_at >= ownerships.valid_from
+            and events.occurred_at < ownerships.valid_to
+    where
+        (
+            events.ingest_xid < (select base.oldest_running from base)
+            or pg_visible_in_snapshot(
+                events.ingest_xid::text::xid8, (select base.snapshot from base)
+            )
+        )
+        and not exists (
+            select 1
+            from token_tracking_raw.usage_voids as voids
+            where
+                voids.tenant_id = events.tenant_id
+                and voids.idempotency_key = events.idempotency_key
+                and pg_visible_in_snapshot(
+                    voids.ingest_xid::text::xid8, (select base.snapshot from base)
+                )
+        )
+    group by 1, 2, 3, 4, 5, 6, 7, 8, 9
+),
+
+-- a label, else what its alias stands for, else unknown
+hours as (
+    select
+        counted.usage_hour,
+        counted.usage_date,
+        counted.tenant_id,
+        case
+            when counted.token_type = any(enum_range(null::token_type)::text[])
+                then counted.token_type
+            when type_aliases.label = any(enum_range(null::token_type)::text[])
+                then type_aliases.label
+            else 'unknown'
+        end as token_type,
+        case
+            when counted.operation = any(enum_range(null::operation_type)::text[])
+                then counted.operation
+            when operation_aliases.label = any(enum_range(null::operation_type)::text[])
+                then operation_aliases.label
+            else 'unknown'
+        end as operation,
+        coalesce(counted.model, 'unknown') as model,
+        sum(counted.tokens) as tokens,
+        sum(counted.input_tokens) as input_tokens,
+        sum(counted.output_tokens) as output_tokens,
+        sum(counted.event_count) as event_count
+    from counted
+    left join label_aliases as type_aliases
+        on
+            type_aliases.label_kind = 'token_type'
+            and counted.token_type = type_aliases.alias
+    left join label_aliases as operation_aliases
+        on
+            operation_aliases.label_kind = 'operation'
+            and counted.operation = operation_aliases.alias
+    group by 1, 2, 3, 4, 5, 6
+),
+
+days as (
+    select
+        hours.usage_date,
+        hours.tenant_id,
+        hours.token_type,
+        hours.operation,
+        hours.model,
+        sum(hours.tokens) as tokens,
+        sum(hours.input_tokens) as input_tokens,
+        sum(hours.output_tokens) as output_tokens,
+        sum(hours.event_count) as event_count
+    from hours
+    group by 1, 2, 3, 4, 5
+),
+
+months as (
+    select
+        date_trunc('month', days.usage_date::timestamp)::date as usage_month,
+        days.tenant_id,
+        days.token_type,
+        days.operation,
+        days.model,
+        sum(days.tokens) as tokens,
+        sum(days.input_tokens) as input_tokens,
+        sum(days.output_tokens) as output_tokens,
+        sum(days.event_count) as event_count
+    from days
+    group by 1, 2, 3, 4, 5
+),
+
+agents as (
+    select
+        counted.usage_date,
+        counted.tenant_id,
+        counted.requester_tenant_id,
+        counted.agent_id,
+        counted.attribution_rule,
+        sum(counted.tokens) as tokens,
+        sum(counted.event_count) as event_count
+    from counted
+    where counted.agent_id is not null
+    group by 1, 2, 3, 4, 5
+),
+
+-- one row per mart and row of it that is not what the raw events give; the grains differ
+differing as (
+    select
+        'hourly_token_usage' as rule,
+        json_build_object(
+            'usage_hour', usage_hour::text,
+            'usage_date', usage_date,
+            'tenant_id', tenant_id,
+            'token_type', token_type,
+            'operation', operation,
+            'model', model
+        ) as grain,
+        array[
+            mart.tokens, mart.event_count, mart.input_tokens, mart.output_tokens
+        ]::numeric[] as mart_says,
+        array[
+            hours.tokens, hours.event_count, hours.input_tokens, hours.output_tokens
+        ]::numeric[] as raw_says
+    from (
+        select
+            hourly_token_usage.usage_hour,
+            hourly_token_usage.usage_date,
+            hourly_token_usage.tenant_id,
+            hourly_token_usage.token_type::text as token_type,
+            hourly_token_usage.operation::text as operation,
+            hourly_token_usage.model,
+            hourly_token_usage.tokens,
+            hourly_token_usage.event_count,
+            hourly_token_usage.input_tokens,
+            hourly_token_usage.output_tokens
+        from hourly_token_usage
+    ) as mart
+    full outer join hours using (usage_hour, usage_date, tenant_id, token_type, operation, model)
+
+    union all
+
+    select
+        'daily_token_usage' as rule,
+        json_build_object(
+            'usage_date', usage_date,
+            'tenant_id', tenant_id,
+            'token_type', token_type,
+            'operation', operation,
+            'model', model
+        ) as grain,
+        array[
+            mart.tokens, mart.event_count, mart.input_tokens, mart.output_tokens
+        ]::numeric[] as mart_says,
+        array[
+            days.tokens, days.event_count, days.input_tokens, days.output_tokens
+        ]::numeric[] as raw_says
+    from (
+        select
+            daily_token_usage.usage_date,
+            daily_token_usage.tenant_id,
+            daily_token_usage.token_type::text as token_type,
+            daily_token_usage.operation::text as operation,
+            daily_token_usage.model,
+            daily_token_usage.tokens,
+            daily_token_usage.event_count,
+            daily_token_usage.input_tokens,
+            daily_token_usage.output_tokens
+        from daily_token_usage
+    ) as mart
+    full outer join days using (usage_date, tenant_id, token_type, operation, model)
+
+    union all
+
+    select
+        'monthly_token_usage' as rule,
+        json_build_object(
+            'usage_month', usage_month,
+            'tenant_id', tenant_id,
+            'token_type', token_type,
+            'operation', operation,
+            'model', model
+        ) as grain,
+        array[
+            mart.tokens, mart.event_count, mart.input_tokens, mart.output_tokens
+        ]::numeric[] as mart_says,
+        array[
+            months.tokens, months.event_count, months.input_tokens, months.output_tokens
+        ]::numeric[] as raw_says
+    from (
+        select
+            monthly_token_usage.usage_month,
+            monthly_token_usage.tenant_id,
+            monthly_token_usage.token_type::text as token_type,
+            monthly_token_usage.operation::text as operation,
+            monthly_token_usage.model,
+            monthly_token_usage.tokens,
+            monthly_token_usage.event_count,
+            monthly_token_usage.input_tokens,
+            monthly_token_usage.output_tokens
+        from monthly_token_usage
+    ) as mart
+    full outer join months using (usage_month, tenant_id, token_type, operation, model)
+
+    union all
+
+    select
+        'daily_agent_token_usage' as rule,
+        json_build_object(
+            'usage_date', usage_date,
+            'tenant_id', tenant_id,
+            'requester_tenant_id', requester_tenant_id,
+            'agent_id', agent_id,
+            'attribution_rule', attribution_rule
+        ) as grain,
+        array[
+            mart.tokens, mart.event_count
+        ]::numeric[] as mart_says,
+        array[
+            agents.tokens, agents.event_count
+        ]::numeric[] as raw_says
+    from (
+        select
+            daily_agent_token_usage.usage_date,
+            daily_agent_token_usage.tenant_id,
+            daily_agent_token_usage.requester_tenant_id,
+            daily_agent_token_usage.agent_id,
+            daily_agent_token_usage.attribution_rule::text as attribution_rule,
+            daily_agent_token_usage.tokens,
+            daily_agent_token_usage.event_count
+        from daily_agent_token_usage
+    ) as mart
+    full outer join agents using (usage_date, tenant_id, requester_tenant_id, agent_id, attribution_rule)
+)
+
+select
+    differing.rule,
+    differing.grain,
+    sums.sum_of,
+    sums.mart_says,
+    sums.raw_says,
+    coalesce(sums.mart_says, 0) - coalesce(sums.raw_says, 0) as difference
+from differing
+cross join lateral unnest(
+    array['tokens', 'event_count', 'input_tokens', 'output_tokens'],
+    differing.mart_says,
+    differing.raw_says
+) as sums (sum_of, mart_says, raw_says)
+where
+    differing.mart_says is distinct from differing.raw_says
+    and differing.rule in (select marts.model from marts)
+    and sums.mart_says is distinct from sums.raw_says

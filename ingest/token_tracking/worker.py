@@ -1,0 +1,91 @@
+"""A thread of ours: it outlives whatever goes wrong in it, and is started anew where it did not."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from .complaints import complaints, where
+from .logs import SafeLogger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = SafeLogger(__name__)
+
+_PAUSE_SECONDS: Final = 0.01
+
+
+class Worker:
+    """Does one step after the other on a daemon thread, until a step says that it was the last.
+
+    No method takes a lock that somebody else can hold for long, so all of them may be called from a
+    signal's handler that interrupts another one of them.
+    """
+
+    def __init__(self, name: str, step: Callable[[], bool]) -> None:
+        self._name = name
+        self._step = step
+        # Raw locks: taken and given back by different threads. The seat is held by the thread.
+        self._seat = threading.Lock()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._thread: threading.Thread | None = None
+        self.runs: Callable[[], bool] = self._seat.locked
+
+    def start(self) -> bool:
+        """Make sure that the thread runs; False where there is none to be had."""
+        if not self._seat.acquire(blocking=False):
+            return True
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except Exception as error:  # noqa: BLE001  # the interpreter shuts down, the system is full
+            self._seat.release()
+            logger.debug("no thread for %s: %s", self._name, type(error).__name__)
+            return False
+        self._thread = thread
+        return True
+
+    def ring(self) -> None:
+        """Let the step that waits go on, or the next one that would."""
+        if self._bell.locked():
+            with contextlib.suppress(RuntimeError):  # another one rang
+                self._bell.release()
+
+    def wait(self, timeout: float = -1) -> None:
+        """Wait, in a step, until somebody rings, for `timeout` seconds at most."""
+        self._bell.acquire(timeout=timeout)
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end of the last step; False where it did not come in time."""
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return True
+        thread.join(max(0, timeout))
+        return not thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while self._has_more():
+                pass
+        finally:
+            self._seat.release()
+
+    def _has_more(self) -> bool:
+        try:
+            return self._step()
+        except BaseException as error:  # noqa: BLE001  # without the thread, later calls would wait
+            complaints.log(
+                logger,
+                logging.ERROR,
+                "%s in the thread %s:\n%s",
+                type(error).__name__,
+                self._name,
+                where(error),
+            )
+            time.sleep(_PAUSE_SECONDS)
+            return True

@@ -1,0 +1,239 @@
+"""One server, one database, a proxy before it, clients under load, and the check after it all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+
+from token_tracking import TrackerStats, UsageTracker
+from token_tracking.server import Server
+
+from ..conftest import TEMPLATE, Database
+from .proxy import Proxy, socket_path
+
+CLIENT = Path(__file__).with_name("client.py")
+ENDINGS = (
+    "recorded",
+    "duplicate",
+    "conflict",
+    "rejected",
+    "spooled",
+    "fallback",
+    "refused",
+    "no_op",
+)
+
+
+def until(condition: Callable[[], bool], seconds: float = 30, what: str = "") -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.02)
+
+
+def ended(stats: TrackerStats | dict[str, object]) -> int:
+    """Return how many calls ended, in whichever way."""
+    counts = stats if isinstance(stats, dict) else dataclasses.asdict(stats)
+    return sum(int(str(counts[name])) for name in ENDINGS)
+
+
+_numbers = itertools.count(1)
+
+
+def lasting_database(server: Server) -> Database:
+    """Copy the template; no connection stays open, so the server may die meanwhile."""
+    name = f"faults_{os.getpid()}_{next(_numbers)}"
+    with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
+        connection.execute(f"create database {name} template {TEMPLATE}")
+    return Database(server.url(name), server.environment(name))
+
+
+class Arena:
+    """Everything of one schedule."""
+
+    def __init__(self, server: Server, database: Database, folder: Path) -> None:
+        self.server = server
+        self.database = database
+        self.name = database.env["PGDATABASE"]
+        self.proxy = Proxy(socket_path(server.host))
+        self.spool = folder / "spool"
+        self.notes = folder / "notes"
+        self.notes.mkdir()
+        self.clients: dict[str, subprocess.Popen[bytes]] = {}
+        self.killed: set[str] = set()
+
+    def start_client(self, name: str, **options: object) -> subprocess.Popen[bytes]:
+        given = {
+            "name": name,
+            "dsn": self.proxy.dsn(self.name),
+            "spool": str(self.spool),
+            "notes": str(self.notes),
+            **options,
+        }
+        client = subprocess.Popen(
+            [sys.executable, "-W", "error", str(CLIENT), json.dumps(given)],
+            env={"PYTHONPATH": ":".join(sys.path)},
+        )
+        self.clients[name] = client
+        return client
+
+    def wait_for(self, name: str) -> None:
+        until((self.notes / f"{name}.started").exists, what=f"{name} starts")
+
+    def kill_client(self, name: str) -> None:
+        self.killed.add(name)
+        client = self.clients[name]
+        client.send_signal(signal.SIGKILL)
+        client.wait(10)
+
+    def restart_server(self) -> None:
+        self.server.start()
+        until(self._answers, what="the server answers")
+
+    def _answers(self) -> bool:
+        try:
+            self.database.value("select 1")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def terminate_backends(self) -> None:
+        with contextlib.suppress(psycopg.Error):
+            self.database.rows(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where application_name = 'token-tracking' and datname = current_database()"
+            )
+
+    def end_clients(self) -> None:
+        for name, client in self.clients.items():
+            if name not in self.killed:
+                self.wait_for(name)
+                with contextlib.suppress(ProcessLookupError):
+                    client.send_signal(signal.SIGTERM)
+        for name, client in self.clients.items():
+            code = client.wait(40)
+            assert code in {0, -signal.SIGKILL}, f"{name} ended with {code}"
+
+    def drain(self) -> None:
+        """Bring in what ended processes left, as the next process does."""
+        if not self.spool.exists() or not list(self.spool.glob("*.sqlite")):
+            return
+        with UsageTracker(dsn=self.database.url, spool_dir=self.spool):
+            until(lambda: not list(self.spool.glob("*.sqlite")), 60, "the spool is empty")
+
+    def noted(self, kind: str) -> list[str]:
+        return [
+            line for path in self.notes.glob(f"*.{kind}") for line in path.read_text().splitlines()
+        ]
+
+    def check(self) -> int:
+        """Assert what must be so after any faults; return the number of acknowledged calls."""
+        rows = self.database.rows(
+            "select conversation_id, count(*)::int from token_tracking_raw.usage_events group by 1"
+        )
+        recorded = {name for name, _ in rows}
+        assert [name for name, count in rows if count != 1] == [], "recorded twice"
+        old_calls = Counter(self.noted("fallback"))
+        assert [name for name, count in old_calls.items() if count != 1] == [], "fallback twice"
+        assert recorded & old_calls.keys() == set(), "recorded, and by the fallback too"
+        acknowledged = self.noted("acknowledged")
+        assert len(acknowledged) == len(set(acknowledged))
+        missing = set(acknowledged) - recorded - old_calls.keys()
+        assert missing == set(), f"{len(missing)} of {len(acknowledged)} acknowledged are lost"
+        for path in self.notes.glob("*.report"):
+            report = json.loads(path.read_text())
+            assert ended(report["stats"]) == report["calls"], report
+            assert report["stats"]["waiting"] == 0, report
+        for name in self.clients.keys() - self.killed:
+            assert (self.notes / f"{name}.report").exists(), f"{name} left no report"
+        tokens = "select count(*) from token_tracking_raw.usage_events where tokens <> 7"
+        assert self.database.value(tokens) == 0
+        return len(acknowledged)
+
+    def close(self) -> None:
+        for client in self.clients.values():
+            if client.poll() is None:
+                client.kill()
+                client.wait()
+        self.proxy.close()
+
+
+def run_schedule(arena: Arena, seed: int, steps: int, **options: object) -> int:
+    """Let two clients work while things break in an order that the seed decides."""
+    chance = random.Random(seed)
+    number = 0
+    living: list[str] = []
+
+    def new_client() -> None:
+        nonlocal number
+        number += 1
+        name = f"s{seed}c{number}"
+        arena.start_client(name, max_wait=chance.choice([0.3, 0.6, 1.5]), **options)
+        living.append(name)
+
+    def kill_a_client() -> None:
+        victim = living.pop(chance.randrange(len(living)))
+        arena.kill_client(victim)
+        new_client()
+
+    def kill_the_server() -> None:
+        arena.server.kill()
+        if chance.random() < 0.3:
+            kill_a_client()
+        time.sleep(chance.random() * 0.6)
+        arena.restart_server()
+
+    def drop_answers() -> None:
+        arena.proxy.drop_answers += chance.randrange(1, 4)
+
+    def silence() -> None:
+        arena.proxy.silent = True
+        time.sleep(0.2 + chance.random() * 0.8)
+        arena.proxy.silent = False
+        arena.proxy.cut()
+
+    def refuse() -> None:
+        arena.proxy.refusing = True
+        arena.proxy.cut()
+        time.sleep(chance.random() * 0.5)
+        arena.proxy.refusing = False
+
+    new_client()
+    new_client()
+    for name in living:
+        arena.wait_for(name)
+    faults = [
+        drop_answers,
+        drop_answers,
+        arena.terminate_backends,
+        arena.proxy.cut,
+        silence,
+        refuse,
+        kill_a_client,
+        kill_the_server,
+    ]
+    for _ in range(steps):
+        time.sleep(0.05 + chance.random() * 0.3)
+        chance.choice(faults)()
+    arena.proxy.drop_answers = 0
+    arena.end_clients()
+    arena.drain()
+    return arena.check()
+
+
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
+SEED = int(os.environ.get("SEED", "0"))

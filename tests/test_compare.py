@@ -1,0 +1,118 @@
+"""`token-tracking compare`: an older daily table beside the totals that dbt built."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from token_tracking import UsageTracker
+
+from .conftest import Database, fresh_database
+from .dbt_project import DbtProject
+
+EVENTS = [
+    {"tenant_id": tenant, "tokens": tokens, "occurred_at": f"2026-03-0{day}T12:00:00Z"}
+    for tenant, tokens, day in (("acme", 5, 1), ("acme", 7, 1), ("acme", 11, 2), ("globex", 13, 2))
+]
+COUNTERS = """
+    create schema old;
+    create table old.usage (tenant uuid, day timestamptz, total numeric);
+    create table public.daily (tenant_id text, usage_date date, tokens integer);
+    insert into daily values ('acme', '2026-03-01', 12), ('acme', '2026-03-02', 10),
+        ('globex', '2026-03-02', 13), ('gone', '2026-03-03', 1);
+"""
+
+
+@pytest.fixture(scope="module")
+def built(server, tmp_path_factory):
+    for database in fresh_database(server):
+        with UsageTracker(dsn=database.url) as tracker:
+            assert tracker.track_many_sync(EVENTS) == [True] * 4
+        with database.connect() as connection:
+            connection.execute(COUNTERS)
+        project = DbtProject(database.env, tmp_path_factory.mktemp("dbt"))
+        result = project.run("run")
+        assert result.green, result.said
+        yield database
+
+
+def compare(database: Database, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("token-tracking")
+    return subprocess.run(
+        [program, "compare", *arguments],
+        env={"PATH": os.environ["PATH"], **database.env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_each_day_that_differs_is_told_with_both_numbers(built: Database):
+    done = compare(built, "--daily", "daily", "--format", "json")
+    assert done.returncode == 1
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {
+            "tenant_id": "acme",
+            "usage_date": "2026-03-02",
+            "theirs": 10,
+            "ours": 11,
+            "difference": 1,
+        },
+        {
+            "tenant_id": "gone",
+            "usage_date": "2026-03-03",
+            "theirs": 1,
+            "ours": None,
+            "difference": -1,
+        },
+    ]
+    assert "2 of 4 tenants' days are equal; the others differ by +0 tokens together" in done.stderr
+
+
+def test_people_get_a_table(built: Database):
+    done = compare(built, "--daily", "public.daily", "--since", "2026-03-03")
+    assert done.returncode == 1
+    assert "gone" in done.stdout
+    assert "no row" in done.stdout
+    assert "acme" not in done.stdout
+
+
+def test_equal_days_are_success(built: Database):
+    done = compare(built, "--daily", "daily", "--until", "2026-03-02")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "1 of 1 tenants' days are equal" in done.stderr
+
+
+def test_other_columns_and_types(built: Database):
+    columns = ("--tenant", "tenant", "--day", "day", "--tokens", "total")
+    done = compare(built, "--daily", "old.usage", *columns, "--format", "json")
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 3
+    nothing = compare(built, "--daily", "old.usage", *columns, "--since", "2027-01-01")
+    assert nothing.returncode == 3
+    assert "nothing to compare" in nothing.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--daily", "missing"), 'missing: relation "missing" does not exist'),
+        (("--daily", "daily", "--day", "date"), "--day and --tokens name its columns"),
+        (("--daily", "daily", "--tokens", "tenant_id"), "daily: function sum(text)"),
+        (("--daily", "daily", "--schema", "other"), "dbt build makes it"),
+        (("--daily", "daily; drop table daily"), "does not exist"),
+        (("--daily", "daily", "--since", "yesterday"), "must be a day as 2026-03-01"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(
+    built: Database, arguments: tuple[str, ...], said: str
+):
+    done = compare(built, *arguments)
+    assert done.returncode in {1, 2}
+    assert said in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr

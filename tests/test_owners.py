@@ -1,0 +1,89 @@
+"""An owner that is sent again never undoes a later correction."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from token_tracking import UsageTracker
+from token_tracking.database import Database as Connection
+from token_tracking.requests import OwnerRequest
+
+from .conftest import Database
+from .faults.arena import until
+from .faults.proxy import Proxy, socket_path
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+REVISIONS = "select revision, owner_tenant_id from token_tracking_raw.agent_owners order by 1"
+ONCE = "select token_tracking_raw.record_agent_owner_once('bot', %s, '2026-01-01Z', %s)"
+
+
+@pytest.mark.parametrize("known", [[], ["A"]], ids=["a new owner", "the owner that is known"])
+def test_a_lost_answer_brings_no_owner_back(emptied: Database, tmp_path: Path, known: list[str]):
+    """Committed, its answer lost, spooled; corrected by somebody else; then brought in."""
+    proxy = Proxy(socket_path(emptied.env["PGHOST"]))
+    dsn = proxy.dsn(emptied.env["PGDATABASE"])
+    with (
+        UsageTracker(dsn=emptied.url, spool_dir=tmp_path / "other") as other,
+        UsageTracker(dsn=dsn, max_wait=1) as tracker,
+    ):
+        for owner in known:
+            assert other.record_agent_owner_sync("bot", owner, START) is True
+        assert tracker.track_token_usage_sync("a", 1) is True
+        proxy.on_drop = lambda: setattr(proxy, "refusing", True)
+        proxy.drop_answers = 1
+        assert tracker.record_agent_owner_sync("bot", "A", START) is True
+        assert (proxy.dropped, tracker.stats().spooled) == (1, 1)
+        assert emptied.rows(REVISIONS) == [(1, "A")]
+        assert other.record_agent_owner_sync("bot", "B", START) is True
+        proxy.refusing = False
+        until(lambda: tracker.stats().flushed == {"recorded": 1}, what="the spool is empty")
+    assert emptied.rows(REVISIONS) == [(1, "A"), (2, "B")]
+    proxy.close()
+
+
+def test_a_call_is_known_by_its_id(each_emptied: Database):
+    first, second = uuid4(), uuid4()
+    assert each_emptied.value(ONCE, ("A", first)) is True
+    assert each_emptied.value(ONCE, ("B", second)) is True
+    for call in (first, second, first):
+        assert each_emptied.value(ONCE, ("A", call)) is True
+    assert each_emptied.rows(REVISIONS) == [(1, "A"), (2, "B")]
+    # Another call is another correction, and so is one without id.
+    assert each_emptied.value(ONCE, ("A", uuid4())) is True
+    call = "select token_tracking_raw.record_agent_owner('bot', 'B', '2026-01-01Z')"
+    assert each_emptied.value(call) is True
+    assert each_emptied.rows(REVISIONS)[2:] == [(3, "A"), (4, "B")]
+
+
+def test_a_call_that_was_rolled_back_is_not_known(emptied: Database):
+    call = uuid4()
+    with closing(psycopg.connect(emptied.url)) as connection:
+        connection.execute(ONCE, ("A", call))
+        connection.rollback()
+    assert emptied.value(ONCE, ("A", call)) is True
+    assert emptied.rows(REVISIONS) == [(1, "A")]
+
+
+def test_an_owner_that_is_refused_is_kept_once_by_its_id(each_emptied: Database):
+    call = uuid4()
+    for _ in range(2):
+        assert each_emptied.value(ONCE, ("", call)) is False
+    kept = "select payload ->> 'call_id' from token_tracking_raw.usage_event_rejections"
+    assert each_emptied.rows(kept) == [(str(call),)]
+
+
+def test_the_id_is_fixed_at_the_call(emptied: Database):
+    request = OwnerRequest.of("bot", "A", START.isoformat())
+    later = OwnerRequest.of("bot", "B", START.isoformat())
+    with closing(Connection.open(emptied.url)) as connection:
+        for one in (request, later, request):
+            one.send(connection)
+    assert emptied.rows(REVISIONS) == [(1, "A"), (2, "B")]
+    calls = emptied.rows("select call_id from token_tracking_raw.agent_owner_calls")
+    assert sorted(UUID(str(call)).version or 0 for (call,) in calls) == [7, 7]

@@ -1,0 +1,299 @@
+"""Arbitrary text, numbers, JSON and times, through Python and SQL: no error, no loss, one verdict.
+
+A failure prints the example and a blob that replays it; `make soak` tries many more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from token_tracking import InvalidUsageError, UsageEvent, UsageTracker
+from token_tracking.requests import EventRequest, RejectionRequest
+from token_tracking.rules import EVENT_FIELDS, keepable, to_wire
+from token_tracking.spool import Spool
+
+from .bad_events import GOOD, as_if_canonical
+from .conftest import Database
+from .faults.arena import SOAK_SECONDS, ended
+
+pytestmark = pytest.mark.timeout(3600 if SOAK_SECONDS else 300)
+settings.register_profile(
+    "ours",
+    max_examples=3000 if SOAK_SECONDS else 150,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("ours")
+
+# Lone surrogates and NUL, too.
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
+TEXT = st.one_of(
+    ANY_TEXT,
+    st.sampled_from(["", " ", "llm", "LLM ", "acme", "x" * 255, "x" * 256, "é" * 255, "\\u0000"]),
+)
+NUMBERS = st.one_of(
+    st.integers(-5, 2**41),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0, 1, 2**40, 2**40 + 1, 2**63, 2**70, True, False, 1e300, 5e-324, -0.0]),
+)
+JSON = st.recursive(
+    st.one_of(st.none(), NUMBERS, TEXT),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(ANY_TEXT, inner, max_size=4)
+    ),
+    max_leaves=25,
+)
+TIMES = st.one_of(
+    st.datetimes(timezones=st.one_of(st.none(), st.timezones())).map(datetime.isoformat),
+    st.datetimes(datetime(2000, 1, 1), datetime(2026, 1, 1), timezones=st.just(UTC)).map(  # noqa: DTZ001
+        datetime.isoformat
+    ),
+    st.from_regex(
+        r"\A(19|20)[0-9]{2}-[0-3][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-6][0-9]"
+        r"(:[0-6][0-9]([.,][0-9]{0,9})?)?(Z|z|[+-][01][0-9](:?[0-6][0-9])?)?\Z"
+    ),
+    st.sampled_from(["now", "infinity", "epoch", "today", "2026-01-02", "24:00"]),
+    TEXT,
+)
+VALUES = {
+    "tenant_id": TEXT,
+    "idempotency_key": TEXT,
+    "tokens": NUMBERS,
+    "input_tokens": NUMBERS,
+    "output_tokens": NUMBERS,
+    "metadata": st.dictionaries(ANY_TEXT, JSON, max_size=5),
+    "occurred_at": TIMES,
+}
+
+
+# A good event with one or two fields of any value, so that each rule has its turn.
+LIKELY = st.lists(
+    st.sampled_from(EVENT_FIELDS).flatmap(
+        lambda field: st.tuples(st.just(field), st.one_of(VALUES.get(field, TEXT), JSON))
+    ),
+    max_size=2,
+).map(lambda changes: {**GOOD, **dict(changes)})
+EVENTS = st.one_of(
+    LIKELY, LIKELY, st.dictionaries(st.one_of(st.sampled_from(EVENT_FIELDS), ANY_TEXT), JSON)
+)
+BATCH = "select * from token_tracking_raw.track_token_usage_batch(%s::json)"
+QUICKLY = (
+    "select recorded from token_tracking_raw.record_canonical_batch("
+    "%s::json, now(), now() + interval '5 minutes')"
+)
+COUNTS = (
+    "select (select count(*) from token_tracking_raw.usage_events)::int,"
+    " (select count(*) from token_tracking_raw.usage_event_rejections)::int"
+)
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[psycopg.Connection[tuple]]:
+    with closing(database.connect()) as connection:
+        yield connection
+
+
+def python_refuses(fields: dict[str, object]) -> str | None:
+    try:
+        to_wire(fields, datetime.now(UTC))
+    except InvalidUsageError as error:
+        return error.reason
+    return None
+
+
+@given(events=st.lists(EVENTS, min_size=1, max_size=5))
+def test_python_and_sql_give_the_same_verdict(
+    connection: psycopg.Connection[tuple], events: list[dict[str, object]]
+):
+    assert_same_verdicts(connection, events)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("occurred_at",),
+        ("metadata",),
+        ("tokens", "input_tokens", "output_tokens"),
+        ("tenant_id", "idempotency_key", "agent_id", "model"),
+    ],
+    ids="+".join,
+)
+@given(data=st.data())
+def test_of_each_field_python_and_sql_have_one_opinion(
+    connection: psycopg.Connection[tuple], fields: tuple[str, ...], data: st.DataObject
+):
+    changes = st.fixed_dictionaries({}, optional={name: VALUES.get(name, TEXT) for name in fields})
+    drawn = data.draw(st.lists(changes, min_size=1, max_size=8))
+    assert_same_verdicts(connection, [{**GOOD, **one} for one in drawn])
+
+
+def assert_same_verdicts(
+    connection: psycopg.Connection[tuple], events: list[dict[str, object]]
+) -> None:
+    """In one batch, so that a bad one must not touch its neighbours."""
+    # Each with a key of its own: another rule decides about equal keys.
+    for number, fields in enumerate(events):
+        if isinstance(fields.get("idempotency_key"), str) and fields["idempotency_key"]:
+            fields["idempotency_key"] = f"{number}{fields['idempotency_key']}"
+    in_python = {n for n, fields in enumerate(events) if python_refuses(fields) is not None}
+    assert refused_by_sql(connection, json.dumps(events, allow_nan=False), len(events)) == in_python
+    # In the form that Python sends, and by itself: the quick way decides, wherever it can.
+    for number, fields in enumerate(events):
+        wire = f"[{as_if_canonical(fields)}]"
+        assert refused_by_sql(connection, wire, 1) == ({0} if number in in_python else set())
+
+
+def refused_by_sql(connection: psycopg.Connection[tuple], text: str, length: int) -> set[int]:
+    with connection.transaction(force_rollback=True):
+        recorded, duplicates, conflicts, rejected, problems = connection.execute(
+            BATCH, (text,)
+        ).fetchone() or (0, 0, 0, 0, None)
+    assert recorded + duplicates + conflicts + rejected == length
+    return {problem["index"] for problem in problems or () if problem["kind"] == "rejection"}
+
+
+@given(fields=EVENTS)
+def test_what_python_sends_is_what_sql_takes(
+    connection: psycopg.Connection[tuple], fields: dict[str, object]
+):
+    try:
+        wire = to_wire(fields, datetime.now(UTC))
+    except InvalidUsageError as error:
+        payload = keepable(fields)
+        with connection.transaction(force_rollback=True):
+            connection.execute(
+                "select token_tracking_raw.reject_usage_event(%s::json, %s)",
+                (payload.decode(), RejectionRequest(payload, error.reason).reason),
+            )
+        return
+    payload = f"[{wire.payload.decode()}]"
+    with connection.transaction(force_rollback=True):
+        assert connection.execute(BATCH, (payload,)).fetchone() == (1, 0, 0, 0, None)
+    # And in the form that needs no closer look.
+    if all(len(text.encode()) <= 255 for text in fields.values() if isinstance(text, str)):
+        with connection.transaction(force_rollback=True):
+            assert connection.execute(QUICKLY, (payload,)).fetchone() == (1,)
+
+
+PYTHON_VALUES = st.one_of(
+    JSON,
+    st.floats(),
+    st.binary(max_size=10),
+    st.decimals(),
+    st.uuids(),
+    st.datetimes(timezones=st.one_of(st.none(), st.timezones())),
+    st.sets(st.integers(), max_size=3),
+    st.builds(object),
+    st.dictionaries(st.one_of(st.none(), st.integers(), st.floats(), st.uuids()), JSON, max_size=2),
+)
+
+
+@given(
+    calls=st.lists(
+        st.one_of(
+            EVENTS,
+            st.dictionaries(st.sampled_from(EVENT_FIELDS), PYTHON_VALUES),
+            st.dictionaries(ANY_TEXT, PYTHON_VALUES, max_size=3),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_a_tracker_answers_whatever_it_is_given_and_keeps_it(
+    running: tuple[UsageTracker, psycopg.Connection[tuple]], calls: list[dict[str, object]]
+):
+    tracker, connection = running
+    before = tracker.stats()
+    events_before, kept_before = connection.execute(COUNTS).fetchone() or (0, 0)
+    told = tracker.track_many_sync(calls)
+    after = tracker.stats()
+    events_after, kept_after = connection.execute(COUNTS).fetchone() or (0, 0)
+    assert [type(one) for one in told] == [bool] * len(calls)
+    assert ended(after) - ended(before) == len(calls)
+    assert after.refused == after.spooled == 0
+    assert events_after - events_before == after.recorded - before.recorded
+    # One that is sent again with its key is kept once.
+    assert kept_after - kept_before <= after.rejected - before.rejected
+    assert after.rejected == before.rejected or kept_after > 0
+
+
+@pytest.fixture
+def running(
+    database: Database, connection: psycopg.Connection[tuple]
+) -> Iterator[tuple[UsageTracker, psycopg.Connection[tuple]]]:
+    with UsageTracker(dsn=database.url, max_wait=10) as tracker:
+        yield tracker, connection
+
+
+@given(
+    arguments=st.lists(PYTHON_VALUES, max_size=10),
+    named=st.dictionaries(st.sampled_from(["input_tokens", "occurred_at"]), PYTHON_VALUES),
+)
+def test_a_call_never_raises(
+    running: tuple[UsageTracker, psycopg.Connection[tuple]],
+    arguments: list[object],
+    named: dict[str, object],
+):
+    tracker, _ = running
+    call = asyncio.run(tracker.track_token_usage(*arguments, **named))  # type: ignore[arg-type]
+    assert isinstance(call, bool)
+    assert isinstance(tracker.void_usage_sync(*(arguments + [None] * 3)[:3]), bool)  # type: ignore[arg-type]
+    assert isinstance(tracker.record_agent_owner_sync(*(arguments + [None] * 3)[:3]), bool)  # type: ignore[arg-type]
+    assert tracker.stats().refused == tracker.stats().spooled == 0
+
+
+@given(fields=EVENTS)
+def test_an_event_as_a_value_is_the_event_that_is_sent(fields: dict[str, object]):
+    try:
+        made = UsageEvent.model_validate(fields)
+    except InvalidUsageError:
+        assert python_refuses(fields) is not None
+        return
+    again = json.loads(to_wire(made.model_dump(), datetime.now(UTC)).payload)
+    assert again == json.loads(
+        to_wire(json.loads(made.model_dump_json()), datetime.now(UTC)).payload
+    )
+
+
+@given(payloads=st.lists(st.tuples(EVENTS, ANY_TEXT), min_size=1, max_size=5))
+def test_what_comes_out_of_the_spool_is_what_went_in(tmp_path_factory, payloads):
+    spool = Spool.create(tmp_path_factory.mktemp("spool"), 2**30)
+    requests: list[EventRequest | RejectionRequest] = []
+    for fields, reason in payloads:
+        try:
+            wire = to_wire(fields, datetime.now(UTC))
+        except InvalidUsageError:
+            requests.append(RejectionRequest(keepable(fields), reason))
+        else:
+            requests.append(EventRequest((wire.tenant_id, wire.idempotency_key), wire.payload))
+    spool.append(requests)
+    numbers, found = zip(*spool.oldest(100, 2**30), strict=True)
+    assert [(type(one), one.order, one.payload) for one in found] == [
+        (type(one), one.order, one.payload) for one in requests
+    ]
+    assert [getattr(one, "reason", None) for one in found] == [
+        getattr(one, "reason", None) for one in requests
+    ]
+    spool.forget(numbers)
+    spool.close()
+    assert not spool.path.exists()
+
+
+def test_ids_may_be_uuids_everywhere(running: tuple[UsageTracker, psycopg.Connection[tuple]]):
+    tracker, connection = running
+    some = UUID(int=9)
+    assert tracker.track_token_usage_sync(some, 1, None, some, some, some) is True
+    row = connection.execute("select tenant_id from token_tracking_raw.usage_events").fetchone()
+    assert row == (str(some),)

@@ -1,0 +1,135 @@
+"""Applying the raw schema: again, at once, from an older version, on other servers."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import psycopg
+import pytest
+
+from token_tracking.errors import SchemaError
+from token_tracking.schema import SchemaChange, SchemaVersion, apply_schema, packaged_versions
+from token_tracking.server import Server
+
+from .conftest import Database
+
+NEWEST = packaged_versions()[-1].number
+
+
+@pytest.fixture
+def empty_database(server: Server, database: Database) -> Database:
+    with closing(database.connect()) as connection:
+        connection.execute("drop schema token_tracking_raw cascade")
+    return database
+
+
+def apply(database: Database, versions: list[SchemaVersion] | None = None) -> SchemaChange:
+    with closing(psycopg.connect(database.url)) as connection:
+        change = apply_schema(connection, versions)
+        connection.commit()
+        return change
+
+
+def test_versions_count_up_without_gaps():
+    assert [version.number for version in packaged_versions()] == list(range(1, NEWEST + 1))
+
+
+def test_applying_twice_changes_nothing(empty_database: Database):
+    assert apply(empty_database) == SchemaChange(0, NEWEST)
+    assert apply(empty_database) == SchemaChange(NEWEST, NEWEST)
+
+
+def test_an_older_database_with_events_is_upgraded_in_place(empty_database: Database):
+    first = packaged_versions()[:1]
+    assert apply(empty_database, first) == SchemaChange(0, 1)
+    call = "select token_tracking_raw.track_token_usage('acme', 12, p_idempotency_key => 'k')"
+    assert empty_database.value(call) is True
+    second = SchemaVersion(
+        2,
+        "cost",
+        "alter table token_tracking_raw.usage_events add column cost_usd numeric;"
+        "create index on token_tracking_raw.usage_events (cost_usd)",
+    )
+    assert apply(empty_database, [*first, second]) == SchemaChange(1, 2)
+    assert apply(empty_database, [*first, second]) == SchemaChange(2, 2)
+    row = empty_database.rows(
+        "select tenant_id, tokens, cost_usd from token_tracking_raw.usage_events"
+    )
+    assert row == [("acme", 12, None)]
+    assert empty_database.value(call.replace("'k'", "'l'")) is True
+    with pytest.raises(SchemaError, match="version 2 of the schema, this package knows 1"):
+        apply(empty_database, first)
+
+
+def test_a_version_that_fails_leaves_what_was_there(empty_database: Database):
+    first = packaged_versions()[:1]
+    apply(empty_database, first)
+    broken = SchemaVersion(2, "broken", "create table token_tracking_raw.half (); select 1 / 0")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        apply(empty_database, [*first, broken])
+    assert empty_database.value("select to_regclass('token_tracking_raw.half')") is None
+    assert apply(empty_database, first) == SchemaChange(1, 1)
+
+
+def test_many_at_once_are_as_one_after_the_other(empty_database: Database):
+    changes: list[SchemaChange] = []
+    threads = [
+        threading.Thread(target=lambda: changes.append(apply(empty_database))) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = [SchemaChange(0, NEWEST)] + [SchemaChange(NEWEST, NEWEST)] * 7
+    assert sorted(changes, key=lambda change: change.before) == expected
+
+
+def test_applying_while_services_write_breaks_no_call(database: Database):
+    stop = threading.Event()
+    failures: list[Exception] = []
+    calls: list[bool] = []
+
+    def write() -> None:
+        with closing(database.connect()) as connection:
+            while not stop.is_set():
+                try:
+                    [(told,)] = connection.execute(
+                        "select token_tracking_raw.track_token_usage('acme', 1)"
+                    ).fetchall()
+                    calls.append(told)
+                except psycopg.Error as error:
+                    failures.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    for _ in range(5):
+        apply(database)
+    stop.set()
+    thread.join()
+    assert failures == []
+    assert all(calls)
+    assert database.value("select count(*) from token_tracking_raw.usage_events") == len(calls) > 0
+
+
+def test_rows_of_another_cluster_with_numbers_of_the_future_are_stamped_once(database: Database):
+    with closing(database.connect()) as connection:
+        for key in ("restored", "own"):
+            connection.execute(
+                "select token_tracking_raw.track_token_usage('acme', 1, p_idempotency_key => %s)",
+                (key,),
+            )
+        connection.execute(
+            "update token_tracking_raw.usage_events set ingest_xid = ingest_xid + 1000000"
+            " where idempotency_key = 'restored'"
+        )
+        own = "select ingest_xid from token_tracking_raw.usage_events where idempotency_key = 'own'"
+        before = database.value(own)
+    assert apply(database) == SchemaChange(NEWEST, NEWEST, stamped=1)
+    assert apply(database) == SchemaChange(NEWEST, NEWEST)
+    assert database.value(own) == before
+    future = (
+        "select count(*) from token_tracking_raw.usage_events"
+        " where ingest_xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+    )
+    assert database.value(future) == 0

@@ -1,0 +1,93 @@
+"""`token-tracking spool status` and `flush`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from token_tracking import UsageTracker
+from token_tracking.spool import Spool
+
+from .conftest import Database
+from .test_delivery import event
+
+EVENTS = "select count(*)::int from token_tracking_raw.usage_events"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+def spool_command(dsn: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "token_tracking.cli", "spool", *words],
+        env={
+            "PYTHONPATH": ":".join(sys.path),
+            "TOKEN_TRACKING_DSN": dsn,
+            "TOKEN_TRACKING_SPOOL_DIR": str(folder),
+        },
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def left_behind(folder: Path, count: int) -> None:
+    spool = Spool.create(folder, 2**30)
+    spool.append([event(f"{count}-{number}") for number in range(count)])
+    spool.close()
+
+
+def test_nothing_waits(database: Database, folder: Path):
+    assert spool_command(database.url, folder, "status").stdout == "nothing waits\n"
+    assert spool_command(database.url, folder, "flush").stdout == "nothing to flush\n"
+    assert not folder.exists()
+
+
+def test_what_ended_processes_left_is_shown_and_sent(database: Database, folder: Path):
+    left_behind(folder, 700)
+    left_behind(folder, 3)
+    with UsageTracker(dsn="host=/nonexistent", max_wait=0.3, spool_dir=folder) as tracker:
+        assert tracker.track_token_usage_sync("mine", 1) is True
+        shown = spool_command(database.url, folder, "status")
+        assert shown.returncode == 0, shown.stderr
+        assert str(folder) in shown.stderr
+        assert " 700 " in shown.stdout
+        assert shown.stdout.count("nobody") == 2
+        assert shown.stdout.count("a running process") == 1
+        flushed = spool_command(database.url, folder, "flush")
+        assert flushed.returncode == 0, flushed.stderr
+        assert flushed.stdout == "flushed: 703 recorded\n"
+        assert "1 still wait" in flushed.stderr
+    assert database.value(EVENTS) == 703
+    assert len(list(folder.glob("*.sqlite"))) == 1
+    assert spool_command(database.url, folder, "flush").stdout == "flushed: 1 recorded\n"
+    assert list(folder.iterdir()) == []
+
+
+def test_without_a_database_all_stays(folder: Path):
+    left_behind(folder, 3)
+    flushed = spool_command("host=/nonexistent", folder, "flush")
+    assert flushed.returncode == 1
+    assert "cannot be reached" in flushed.stderr
+    assert len(flushed.stderr.splitlines()) == 1
+    shown = spool_command("host=/nonexistent", folder, "status")
+    assert " 3 " in shown.stdout
+    assert shown.returncode == 0
+
+
+def test_a_file_that_cannot_be_read_is_told(database: Database, folder: Path):
+    left_behind(folder, 3)
+    (folder / "broken.sqlite").write_bytes(b"this is no database" * 100)
+    flushed = spool_command(database.url, folder, "flush")
+    assert "broken.sqlite" in flushed.stderr
+    assert flushed.returncode == 3
+    assert database.value(EVENTS) == 3
+    shown = spool_command(database.url, folder, "status")
+    assert "unreadable" in shown.stdout
+    assert shown.returncode == 0

@@ -1,0 +1,3 @@
+{% macro build_table(name, schema=target.schema) -%}
+    "{{ schema }}".{{ name }}
+{%- endmacro %}

@@ -1,0 +1,3 @@
+{% macro lock_builds() -%}
+    lock table {{ build_table('build_state') }} in share row exclusive mode
+{%- endmacro %}

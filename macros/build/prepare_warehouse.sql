@@ -1,0 +1,18 @@
+{% macro prepare_warehouse() %}
+    {#- dbt makes the schema before it builds; a command that builds nothing needs nothing here. -#}
+    {% if execute and run_query(
+        "select to_regnamespace('\"" ~ target.schema ~ "\"')::text"
+    ).columns[0][0] %}
+        {% do check_billing_timezone() %}
+        {% for list in enum_types().values() %}
+            {% do check_label_list(list, var(list)) %}
+        {% endfor %}
+        {% if not is_prepared() %}
+            {#- dbt runs hooks outside of a transaction, in which the lock would be gone at once. -#}
+            {% do run_query("begin isolation level read committed; " ~ warehouse_lock(target.schema)) %}
+            {% do create_enum_types() %}
+            {% do run_query(create_build_tables()) %}
+            {% do run_query('commit') %}
+        {% endif %}
+    {% endif %}
+{% endmacro %}

@@ -1,0 +1,12 @@
+{% macro reconciled(period, period_of_change, rollups) -%}
+    {%- if compares_everything(rollups) -%}
+    true
+    {%- else -%}
+    {%- set log = build_table('rollup_changes', rollups[-1].schema) -%}
+    {{ period }} = any(array(
+            select distinct {{ period_of_change }}
+            from {{ log }} as changes
+            where changes.run_no = (select max(newest.run_no) from {{ log }} as newest)
+        ))
+    {%- endif %}
+{%- endmacro %}

@@ -1,0 +1,3 @@
+{% macro enum_type(name) -%}
+    "{{ target.schema }}".{{ name }}
+{%- endmacro %}

@@ -1,0 +1,51 @@
+{% materialization view, adapter='postgres' %}
+    {#- dbt's own drops the old view with everything on top of it, and fails when two builds swap at
+        once. This one touches a view only when its query or its descriptions changed. -#}
+    {% set relation = this.incorporate(type='view') %}
+    {% if flags.WHICH == 'clone' %}
+        {{ exceptions.raise_compiler_error(
+            "`dbt clone` is not supported: a copy would have no state to go on from. Build the other"
+            ~ " schema, or read this one with --defer."
+        ) }}
+    {% endif %}
+    {% set options = config.get('view_options', '') %}
+    {% set query = own_types(sql) if config.get('contract').enforced else sql %}
+    {% set fingerprint = "query " ~ local_md5(query ~ options) %}
+
+    {{ run_hooks(pre_hooks, inside_transaction=false) }}
+    {% do begin_build() %}
+    {{ run_hooks(pre_hooks, inside_transaction=true) }}
+    {% set saved = saved_state(relation) %}
+    {% if saved is not none and saved['is_same'] and saved['looks_same']
+        and saved['fingerprint'] == fingerprint and saved['docs'] == docs_mark() %}
+        {% call noop_statement('main', 'UNCHANGED', 'UNCHANGED', 0) %}{% endcall %}
+    {% else %}
+        {% if config.get('contract').enforced %}
+            {% do get_assert_columns_equivalent(query) %}
+        {% endif %}
+        {% set with_options = "with (" ~ options ~ ")" if options else "" %}
+        {% call statement('main') %}
+            {{ wait_briefly() }};
+            do $build$
+            begin
+                create or replace view {{ relation }} {{ with_options }} as {{ query }};
+            exception when invalid_table_definition then
+                -- Other columns. Without cascade: a view of somebody else's on top stops the build,
+                -- and PostgreSQL's message names it.
+                drop view {{ relation }};
+                create view {{ relation }} {{ with_options }} as {{ query }};
+            end
+            $build$
+        {% endcall %}
+        {% do persist_docs(relation, model) %}
+        {% do save_state(relation, {
+            'fingerprint': "'" ~ fingerprint ~ "'",
+            'basis': "gen_random_uuid()",
+        }) %}
+    {% endif %}
+    {% do apply_grants(relation, config.get('grants'), should_revoke=true) %}
+    {{ run_hooks(post_hooks, inside_transaction=true) }}
+    {% do adapter.commit() %}
+    {{ run_hooks(post_hooks, inside_transaction=false) }}
+    {{ return({'relations': [relation]}) }}
+{% endmaterialization %}

@@ -1,0 +1,3 @@
+{% macro month_of(day) -%}
+    date_trunc('month', {{ day }}::timestamp)::date
+{%- endmacro %}

@@ -1,0 +1,3 @@
+{% macro sum_where(amount, condition) -%}
+    coalesce(sum({{ amount }}) filter (where {{ condition }}), 0)::bigint
+{%- endmacro %}

@@ -1,0 +1,60 @@
+{{ config(
+    indexes=[
+        {
+            'columns': [
+                'usage_hour', 'usage_date', 'attribution_rule', 'token_type', 'operation',
+                grain_digest([
+                    'tenant_id', 'requester_tenant_id', 'agent_id', 'model',
+                    'unmapped_token_type', 'unmapped_operation',
+                ]),
+            ],
+            'unique': true,
+        },
+        {'columns': ['usage_date']},
+    ],
+) }}
+
+with
+
+-- Not from the view usage_events: this query holds all that the totals depend on, so
+-- that a change of any of it shows, whatever part of the project is built.
+events as (
+    {% set events = of_affected_hours(ref('stg_usage__events'), 'occurred_at') -%}
+    {{ attributed_events(events) }}
+),
+
+-- one row per usage_hour, usage_date, payer, requester, agent, rule, labels and model
+final as (
+    select
+        events.usage_hour,
+        events.usage_date,
+        events.tenant_id,
+        events.requester_tenant_id,
+        events.agent_id,
+        events.attribution_rule,
+        events.token_type,
+        events.operation,
+        events.model,
+        case
+            when events.token_type = 'unknown' then events.token_type_label
+        end as unmapped_token_type,
+        case
+            when events.operation = 'unknown' then events.operation_label
+        end as unmapped_operation,
+        {{ usage_sums('events', of_events=true) }}
+    from events
+    group by
+        usage_hour,
+        usage_date,
+        tenant_id,
+        requester_tenant_id,
+        agent_id,
+        attribution_rule,
+        token_type,
+        operation,
+        model,
+        unmapped_token_type,
+        unmapped_operation
+)
+
+select * from final

@@ -1,0 +1,11 @@
+{{ config(materialized='view') }}
+
+-- one row per rollup
+select
+    build_state.model,
+    build_state.billing_timezone,
+    build_state.run_no as run_number,
+    build_state.snapshot,
+    build_state.as_of
+from {{ build_table('build_state') }} as build_state
+where build_state.run_no is not null

@@ -1,0 +1,35 @@
+{{ config(
+    reads='int_usage__hourly',
+    period='usage_hour',
+    period_of_change='changes.usage_hour',
+    tenant_readable=true,
+    indexes=[{'columns': ['usage_date']}],
+) }}
+
+with
+
+hourly as (
+    select * from {{ ref('int_usage__hourly') }}
+),
+
+-- one row per usage_hour, usage_date, tenant_id, token_type, operation, model
+final as (
+    select
+        hourly.usage_hour,
+        hourly.usage_date,
+        hourly.tenant_id,
+        hourly.token_type,
+        hourly.operation,
+        hourly.model,
+        {{ usage_sums('hourly') }}
+    from hourly
+    group by
+        usage_hour,
+        usage_date,
+        tenant_id,
+        token_type,
+        operation,
+        model
+)
+
+select * from final

@@ -1,0 +1,35 @@
+{{ config(
+    reads='daily_token_usage',
+    period='usage_month',
+    period_of_change=month_of('changes.usage_date'),
+    tenant_readable=true,
+) }}
+
+with
+
+daily as (
+    select
+        *,
+        {{ month_of('usage_date') }} as usage_month
+    from {{ ref('daily_token_usage') }}
+),
+
+-- one row per usage_month, tenant_id, token_type, operation, model
+final as (
+    select
+        daily.usage_month,
+        daily.tenant_id,
+        daily.token_type,
+        daily.operation,
+        daily.model,
+        {{ usage_sums('daily') }}
+    from daily
+    group by
+        usage_month,
+        tenant_id,
+        token_type,
+        operation,
+        model
+)
+
+select * from final

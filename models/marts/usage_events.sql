@@ -1,0 +1,3 @@
+{{ config(materialized='view') }}
+
+{{ attributed_events(ref('stg_usage__events')) }}

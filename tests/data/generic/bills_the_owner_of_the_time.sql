@@ -1,0 +1,25 @@
+{% test bills_the_owner_of_the_time(model) %}
+with
+
+expected as (
+    {{ recounted_events(model) }}
+),
+
+found as (
+    select
+        usage_hour,
+        requester_tenant_id,
+        agent_id,
+        tenant_id,
+        attribution_rule::text as attribution_rule,
+        tokens,
+        event_count
+    from {{ model }}
+    where {{ reconciled('usage_hour', 'changes.usage_hour', [model]) }}
+)
+
+{{ differing_totals(
+    ['usage_hour', 'requester_tenant_id', 'agent_id', 'tenant_id', 'attribution_rule'],
+    ['tokens', 'event_count']
+) }}
+{% endtest %}

@@ -1,0 +1,54 @@
+{% test equals_raw_events(model) %}
+with
+
+expected as (
+    select *, 0 as repeated_rows
+    from (
+        {{ recounted_events(model) }}
+    ) as recounted
+),
+
+-- one row per grain of the base
+found as (
+    select
+        usage_hour,
+        usage_date,
+        tenant_id,
+        requester_tenant_id,
+        agent_id,
+        attribution_rule::text as attribution_rule,
+        token_type::text as token_type,
+        operation::text as operation,
+        model,
+        unmapped_token_type,
+        unmapped_operation,
+        sum(tokens) as tokens,
+        sum(input_tokens) as input_tokens,
+        sum(output_tokens) as output_tokens,
+        sum(event_count) as event_count,
+        count(*) - 1 as repeated_rows
+    from {{ model }}
+    where {{ reconciled('usage_hour', 'changes.usage_hour', [model]) }}
+    group by
+        usage_hour,
+        usage_date,
+        tenant_id,
+        requester_tenant_id,
+        agent_id,
+        attribution_rule,
+        token_type,
+        operation,
+        model,
+        unmapped_token_type,
+        unmapped_operation
+)
+
+{{ differing_totals(
+    [
+        'usage_hour', 'usage_date', 'tenant_id', 'requester_tenant_id', 'agent_id',
+        'attribution_rule', 'token_type', 'operation', 'model', 'unmapped_token_type',
+        'unmapped_operation',
+    ],
+    ['tokens', 'input_tokens', 'output_tokens', 'event_count', 'repeated_rows']
+) }}
+{% endtest %}

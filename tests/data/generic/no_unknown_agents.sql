@@ -1,0 +1,16 @@
+{% test no_unknown_agents(model) %}
+select
+    base.agent_id,
+    base.requester_tenant_id,
+    sum(base.tokens) as tokens,
+    sum(base.event_count) as event_count,
+    min(base.usage_hour) as first_used_at,
+    max(base.usage_hour) as last_used_at
+from {{ model }} as base
+where
+    base.attribution_rule = 'unknown_agent'
+    and {{ reconciled('base.usage_hour', 'changes.usage_hour', [model]) }}
+group by
+    base.agent_id,
+    base.requester_tenant_id
+{% endtest %}

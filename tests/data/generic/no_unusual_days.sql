@@ -1,0 +1,60 @@
+{% test no_unusual_days(model, times_usual, least_tokens) %}
+with
+
+-- one row per usage_date and tenant_id
+days as (
+    select
+        usage_date,
+        tenant_id,
+        sum(tokens) as tokens
+    from {{ model }}
+    where {{ reconciled('usage_date', 'changes.usage_date', [model]) }}
+    group by
+        usage_date,
+        tenant_id
+    having sum(tokens) >= {{ least_tokens }}
+),
+
+-- one row per usage_date and tenant_id in the four weeks before such a day
+before as (
+    select
+        usage_date,
+        tenant_id,
+        sum(tokens) as tokens
+    from {{ model }}
+    where
+        usage_date = any(array(
+            select distinct days.usage_date - back.days
+            from days
+            cross join generate_series(1, 28) as back (days)
+        ))
+    group by
+        usage_date,
+        tenant_id
+),
+
+final as (
+    select
+        days.usage_date,
+        days.tenant_id,
+        days.tokens,
+        percentile_cont(0.5) within group (order by before.tokens)::bigint as usual_tokens,
+        count(*) as days_with_usage_before
+    from days
+    cross join generate_series(1, 28) as back (days)
+    inner join before
+        on
+            days.tenant_id = before.tenant_id
+            and days.usage_date - back.days = before.usage_date
+    group by
+        days.usage_date,
+        days.tenant_id,
+        days.tokens
+)
+
+select *
+from final
+where
+    days_with_usage_before >= 7
+    and tokens > {{ times_usual }} * usual_tokens
+{% endtest %}

@@ -1,0 +1,414 @@
+"""Who builds and who reads the marts, by real logins; after a first build and after another."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.conftest import NOT_DURABLE, Database, started_server
+from tests.dbt_project import DbtProject
+from tests.dbt_warehouse import Event, Warehouse
+from tests.test_roles import DENIED, RAW_TABLES, execute, login, managed_database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+FOR_ALL = {
+    "usage_events",
+    "hourly_token_usage",
+    "daily_token_usage",
+    "monthly_token_usage",
+    "tenant_token_usage",
+    "daily_agent_token_usage",
+    "unmapped_labels",
+    "build_status",
+}
+FOR_TENANTS = {
+    "hourly_token_usage",
+    "daily_token_usage",
+    "monthly_token_usage",
+    "tenant_token_usage",
+    "tenant_agent_token_usage",
+}
+# Numbers and names of others that acme may find nowhere. Two of them used its agent: it pays
+# for both in one number, and may not take that apart.
+SECRETS = ("secret", "7919", "104729", "1299709", "15485863")
+OTHERS = 1299709 + 15485863
+EVENTS = [
+    Event("own", NOON, "acme", 10),
+    Event("own-agent", NOON, "acme", 1000, agent="acme-agent"),
+    Event("1", NOON, "secret-a", 1299709, agent="acme-agent"),
+    Event("2", NOON, "secret-c", 15485863, agent="acme-agent"),
+    Event("3", NOON, "secret-a", 7919, agent="secret-agent", model="secret-model"),
+    Event("4", NOON, "secret-c", 104729, operation="secret-operation"),
+    *(
+        Event(f"day-{day}", NOON - timedelta(days=day), tenant, 1000 * day)
+        for day in range(1, 200)
+        for tenant in ("acme", "secret-a")
+    ),
+]
+OWNERS = [
+    ("acme-agent", datetime(2025, 1, 1, tzinfo=UTC), "acme"),
+    ("secret-agent", datetime(2025, 1, 1, tzinfo=UTC), "secret-a"),
+]
+# The logins of docs/roles.md, and some that it does not have.
+GUIDE = (Path(__file__).parent.parent / "docs" / "roles.md").read_text("utf-8")
+LOGINS_SQL, BACKEND_SQL, ASK_SQL = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
+MORE_SQL = """
+    create role dbt_plain login in role token_tracking_transformer;
+    create role reader_of_nothing login in role token_tracking_tenant_reader;
+    insert into token_tracking_raw.tenant_readers values ('somebody', 'secret-a');
+"""
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Database]:
+    script = LOGINS_SQL + BACKEND_SQL + MORE_SQL
+    logins = re.findall(r"create role (\w+) login", script)
+    for server in started_server(None, NOT_DURABLE):
+        with managed_database(server, "marts", *logins) as database:
+            execute(database, script, user="admin")
+            Warehouse(database).insert(EVENTS, owners=OWNERS)
+            yield database
+
+
+def project_of(database: Database, user: str, folder: pytest.TempPathFactory) -> DbtProject:
+    return DbtProject({**database.env, "PGUSER": user}, folder.mktemp("dbt"))
+
+
+@pytest.fixture(scope="module")
+def built(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Database:
+    """Built for the first time by a login role that is a member of transformer and nothing else."""
+    project_of(database, "dbt_plain", tmp_path_factory).must("build")
+    return database
+
+
+@pytest.fixture(scope="module")
+def rebuilt(built: Database, tmp_path_factory: pytest.TempPathFactory) -> Database:
+    """Built by another one, one table made anew, where somebody took the protection away."""
+    execute(
+        built,
+        "reassign owned by dbt_plain to token_tracking_transformer",
+        "update token_tracking.build_state set shape = 'of an older version'"
+        " where model = 'daily_token_usage'",
+        "alter table token_tracking.hourly_token_usage disable row level security",
+        "drop policy own_rows on token_tracking.monthly_token_usage",
+        "drop policy all_rows on token_tracking.monthly_token_usage",
+        "alter view token_tracking.tenant_token_usage reset (security_invoker)",
+        "alter view token_tracking.tenant_agent_token_usage reset (security_barrier)",
+        "revoke all on token_tracking.hourly_token_usage, token_tracking.tenant_token_usage"
+        " from token_tracking_analyst, token_tracking_tenant_reader",
+        "revoke all on schema token_tracking from token_tracking_analyst",
+    )
+    project_of(built, "dbt", tmp_path_factory).must("build", "--full-refresh")
+    return built
+
+
+@pytest.fixture(scope="module", params=["built", "rebuilt"])
+def marts(request: pytest.FixtureRequest) -> Database:
+    database = request.getfixturevalue(request.param)
+    execute(database, "analyze")
+    return database
+
+
+def relations(database: Database) -> dict[str, str]:
+    """Return every table and view of both schemas, with its schema."""
+    return dict(
+        database.rows(
+            "select relname, relnamespace::regnamespace::text from pg_class"
+            " where relnamespace::regnamespace::text like 'token_tracking%'"
+            " and relkind in ('r', 'v')"
+        )
+    )
+
+
+def readable(database: Database, user: str) -> set[str]:
+    """Return the relations that a login role can read, by reading them."""
+    found = set()
+    with closing(login(database, user)) as connection:
+        for relation, schema in relations(database).items():
+            try:
+                connection.execute(f"select * from {schema}.{relation} limit 1")  # type: ignore[arg-type]
+                found.add(relation)
+            except DENIED:
+                pass
+    return found
+
+
+def test_whoever_builds_sees_every_row_and_totals_are_right(marts: Database):
+    Warehouse(marts).check()
+    [(owner,)] = marts.rows(
+        "select relowner::regrole::text from pg_class"
+        " where oid = 'token_tracking.daily_token_usage'::regclass"
+    )
+    for user in ("dbt_plain", "dbt"):
+        with closing(login(marts, user)) as connection:
+            for mart in ("hourly", "daily", "monthly"):
+                query = f"select sum(tokens)::bigint from token_tracking.{mart}_token_usage"
+                try:
+                    found = connection.execute(query).fetchone()  # type: ignore[arg-type]
+                    assert found == (sum(event.tokens for event in EVENTS),)
+                except DENIED:
+                    # Not the owner, but another member of its group: all or nothing, never a part.
+                    assert (owner, user) == ("dbt_plain", "dbt")
+            for table in RAW_TABLES:
+                with pytest.raises(DENIED):
+                    connection.execute(f"delete from token_tracking_raw.{table}")  # type: ignore[arg-type]
+            for statement in (
+                "select token_tracking_raw.track_token_usage('acme', 1)",
+                "insert into token_tracking_raw.tenant_readers values ('dbt_plain', 'acme')",
+                "create table token_tracking_raw.mine ()",
+                "create schema mine",
+                "create role mine",
+                "set role token_tracking_owner",
+            ):
+                with pytest.raises(DENIED):
+                    connection.execute(statement)
+
+
+def test_an_analyst_reads_the_marts_and_nothing_else(marts: Database):
+    found_by_tests = {
+        relation
+        for relation, schema in relations(marts).items()
+        if schema == "token_tracking_dbt_test__audit"
+    }
+    assert readable(marts, "ana") == FOR_ALL | found_by_tests
+    with closing(login(marts, "ana")) as connection:
+        for mart in FOR_ALL - {"build_status", "unmapped_labels"}:
+            tenants = connection.execute(f"select distinct tenant_id from token_tracking.{mart}")  # type: ignore[arg-type]
+            assert {tenant for (tenant,) in tenants} >= {"acme", "secret-a"}
+        for statement in (
+            *(f"truncate token_tracking.{mart}_token_usage" for mart in ("hourly", "daily")),
+            "delete from token_tracking.monthly_token_usage",
+            "update token_tracking.daily_token_usage set tokens = 0",
+            "insert into token_tracking.label_aliases values ('operation', 'a', 'chat')",
+            "create table token_tracking.mine ()",
+            "select token_tracking_raw.track_token_usage('acme', 1)",
+            "set role token_tracking_transformer",
+        ):
+            with pytest.raises(DENIED):
+                connection.execute(statement)  # type: ignore[arg-type]
+
+
+def test_a_tenants_reader_reads_its_own_rows_and_nothing_else(marts: Database):
+    assert readable(marts, "acme_reader") == FOR_TENANTS
+    with closing(login(marts, "acme_reader")) as connection:
+        for mart in FOR_TENANTS:
+            rows = connection.execute(f"select * from token_tracking.{mart}").fetchall()  # type: ignore[arg-type]
+            assert rows
+            assert not [row for row in rows if "acme" not in row]
+        sums = "select sum(tokens)::bigint from token_tracking.tenant_token_usage"
+        own = 1010 + sum(1000 * day for day in range(1, 200))
+        assert connection.execute(sums).fetchone() == (own + OTHERS,)
+        agents = (
+            "select requester_tenant_id, tokens, event_count"
+            " from token_tracking.tenant_agent_token_usage order by tokens"
+        )
+        assert connection.execute(agents).fetchall() == [("acme", 1000, 1), (None, OTHERS, 2)]
+
+
+@pytest.mark.parametrize("user", ["reader_of_nothing", "web_backend"])
+def test_without_a_row_of_its_own_a_reader_sees_nothing(marts: Database, user: str):
+    with closing(login(marts, user)) as connection:
+        for mart in FOR_TENANTS:
+            assert connection.execute(f"select * from token_tracking.{mart}").fetchall() == []  # type: ignore[arg-type]
+
+
+def test_a_trusted_backend_names_the_tenant_by_transaction(marts: Database):
+    tenants = "select array_agg(distinct tenant_id) from token_tracking.monthly_token_usage"
+    with closing(login(marts, "web_backend")) as connection:
+        for tenant in ("acme", "secret-a"):
+            begin, name_it, *_, commit = ASK_SQL.replace("acme", tenant).strip().split("\n")
+            for statement in (begin, name_it):
+                connection.execute(statement)  # type: ignore[arg-type]
+            assert connection.execute(tenants).fetchone() == ([tenant],)
+            connection.execute(commit)  # type: ignore[arg-type]
+            assert connection.execute(tenants).fetchone() == (None,)
+
+
+LEAK = """
+    create function pg_temp.leak(anyelement) returns boolean language plpgsql immutable
+    cost 0.0000001 as
+    'begin raise notice ''leaked %'', $1; return true; end'
+"""
+
+
+def attacks() -> list[str]:
+    """Return what a tenant may try to see of others: by rows, messages, plans and statistics."""
+    tried = [
+        LEAK,
+        "select * from pg_stats where schemaname <> 'pg_catalog'",
+        "select * from pg_stats_ext",
+        "select * from pg_statistic",
+        "select * from pg_stat_activity",
+        "select * from token_tracking_raw.tenant_readers",
+        "set token_tracking.tenant_id = 'secret-a'",
+        "select token_tracking_raw.track_token_usage_batch('[]')",
+        "select requester_tenant_id from token_tracking.daily_agent_token_usage",
+        "create temporary table mine (like token_tracking.daily_token_usage including all)",
+        "alter table mine add foreign key (tenant_id) references token_tracking.tenant_token_usage",
+    ]
+    for mart in sorted(FOR_TENANTS | FOR_ALL | set(RAW_TABLES)):
+        schema = "token_tracking_raw" if mart in RAW_TABLES else "token_tracking"
+        relation = f"{schema}.{mart}"
+        tried += [
+            f"select * from {relation}",
+            f"select * from {relation} where tenant_id <> 'acme'",
+            f"select * from {relation} where pg_temp.leak(tenant_id)",
+            f"select * from {relation} where pg_temp.leak(tokens)",
+            f"select * from {relation} where pg_temp.leak(agent_id)",
+            f"select * from {relation} as mart where pg_temp.leak(mart::text)",
+            f"select * from {relation} where tenant_id::integer = 1",
+            f"select * from {relation} where (tokens::text || tenant_id)::integer = 1",
+            f"select * from {relation} where 1 / (tokens - 7 - tokens + 7) = 1",
+            f"explain (analyze, verbose) select * from {relation} where tenant_id <> 'acme'",
+            f"copy {relation} to stdout",
+            f"copy (select * from {relation}) to stdout",
+            f"select query_to_xml('select * from {relation}', true, false, '')",
+            f"set row_security = off; select * from {relation}",
+            "reset row_security",
+            f"set role token_tracking_analyst; select * from {relation}",
+            f"set role token_tracking_transformer; select * from {relation}",
+            f"begin; declare mine cursor for select * from {relation}; fetch all from mine; commit",
+            "rollback",
+            f"create view pg_temp.mine as select * from {relation}; select * from pg_temp.mine",
+            "drop view if exists pg_temp.mine",
+            f"insert into {relation} select * from {relation}",
+            f"update {relation} set tenant_id = tenant_id",
+            f"analyze verbose {relation}",
+            f"create policy mine on {relation} using (true)",
+            f"alter table {relation} disable row level security",
+            f"create index on {relation} (pg_temp.leak(tenant_id))",
+        ]
+    return tried
+
+
+def all_seen(database: Database, user: str) -> str:
+    """Return every row, notice and message that the attacks bring out, as text."""
+    seen: list[str] = []
+    with closing(login(database, user)) as connection:
+        connection.add_notice_handler(lambda notice: seen.append(str(notice.message_primary)))
+        for attack in attacks():
+            cursor = connection.cursor()
+            try:
+                if attack.startswith("copy"):
+                    with cursor.copy(attack) as copy:  # type: ignore[arg-type]
+                        seen += [bytes(block).decode() for block in copy]
+                    continue
+                cursor.execute(attack)  # type: ignore[arg-type]
+                while True:
+                    seen += [str(row) for row in cursor] if cursor.description else []
+                    if not cursor.nextset():
+                        break
+            except psycopg.Error as error:
+                said = error.diag
+                seen += map(str, (said.message_primary, said.message_detail, said.context))
+    return "\n".join(seen)
+
+
+def test_a_tenant_finds_no_value_of_another_anywhere(marts: Database):
+    seen = all_seen(marts, "acme_reader")
+    assert "leaked acme" in seen, "the leaky function never ran"
+    assert str(OTHERS) in seen
+    assert "permission denied" in seen
+    found = [line for line in seen.splitlines() for secret in SECRETS if secret in line]
+    assert found == []
+
+
+def estimates(database: Database) -> list[set[str]]:
+    """Return what the planner expects of conditions that differ in a value only."""
+    conditions = [
+        [f"tokens > {number}" for number in (0, 100000, 190000, 10**12)],
+        [f"tenant_id = '{tenant}'" for tenant in ("secret-a", "nobody")],
+        [f"model = '{model}'" for model in ("secret-model", "none")],
+    ]
+    with closing(login(database, "acme_reader")) as connection:
+        return [
+            {
+                str(connection.execute(f"explain select from {mart} where {condition}").fetchone())  # type: ignore[arg-type]
+                for condition in alike
+            }
+            for alike in conditions
+            for mart in ("token_tracking.daily_token_usage", "token_tracking.hourly_token_usage")
+        ]
+
+
+def test_plans_say_nothing_of_numbers_and_names(marts: Database):
+    assert [len(alike) for alike in estimates(marts)] == [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("away", "back"),
+    [
+        (
+            "alter table token_tracking.daily_token_usage disable row level security",
+            "alter table token_tracking.daily_token_usage enable row level security",
+        ),
+        (
+            "create policy every_row on token_tracking.monthly_token_usage using (true)",
+            "drop policy every_row on token_tracking.monthly_token_usage",
+        ),
+        (
+            "alter view token_tracking.tenant_token_usage reset (security_invoker)",
+            "alter view token_tracking.tenant_token_usage set (security_invoker = true)",
+        ),
+        (
+            "alter view token_tracking.tenant_agent_token_usage reset (security_barrier)",
+            "alter view token_tracking.tenant_agent_token_usage set (security_barrier = true)",
+        ),
+        (
+            "grant select on token_tracking.daily_agent_token_usage to acme_reader",
+            "revoke select on token_tracking.daily_agent_token_usage from acme_reader",
+        ),
+        (
+            "grant token_tracking_analyst to acme_reader",
+            "revoke token_tracking_analyst from acme_reader",
+        ),
+        (
+            "insert into token_tracking_raw.tenant_readers values ('acme_reader', 'secret-c')",
+            "delete from token_tracking_raw.tenant_readers where tenant_id = 'secret-c'",
+        ),
+    ],
+)
+def test_each_protection_is_needed(rebuilt: Database, away: str, back: str):
+    try:
+        execute(rebuilt, away)
+        assert "secret" in all_seen(rebuilt, "acme_reader")
+    finally:
+        execute(rebuilt, back)
+
+
+def test_plans_would_tell_numbers_and_names(rebuilt: Database):
+    execute(
+        rebuilt,
+        "create table public.copy as select * from token_tracking.daily_token_usage",
+        "analyze public.copy",
+        "grant select on public.copy to acme_reader",
+    )
+    explain = "explain select from public.copy where tokens > "
+    with closing(login(rebuilt, "acme_reader")) as connection:
+        plans = {
+            str(connection.execute(explain + number).fetchone())  # type: ignore[arg-type]
+            for number in ("0", "1000000000000")
+        }
+    assert len(plans) == 2
+
+
+def test_a_build_with_nothing_new_leaves_rights_and_policies_alone(
+    rebuilt: Database, tmp_path_factory: pytest.TempPathFactory
+):
+    catalog = (
+        "select relname, xmin::text, relacl::text from pg_class"
+        " where relnamespace = 'token_tracking'::regnamespace and relkind in ('r', 'v')"
+        " union all select polname, xmin::text, oid::text from pg_policy order by 1, 2, 3"
+    )
+    before = rebuilt.rows(catalog)
+    project_of(rebuilt, "dbt", tmp_path_factory).must("run")
+    assert rebuilt.rows(catalog) == before

@@ -1,0 +1,1 @@
+"""Measurements beside peers: the same run, the same machine, durable commits."""

@@ -1,0 +1,149 @@
+"""dbt builds: what a build costs when little is new, when all is, and when nothing is."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .harness import past, workload
+from .harness.figures import Figure, median_ratio, spread
+from .harness.peers import timed
+
+if TYPE_CHECKING:
+    from .harness.bench import Bench, Database
+
+ROOT = Path(__file__).parents[1]
+SHORT, MIDDLE, LONG = 1_000_000, 10_000_000, 20_000_000
+NEW, REPETITIONS = 10_000, 5
+BATCH = "select * from token_tracking_raw.track_token_usage_batch(%s::json)"
+SQL_SECONDS = (
+    "select sum(total_exec_time) / 1000 from pg_stat_statements"
+    " where toplevel and dbid = (select oid from pg_database where datname = current_database())"
+)
+
+# The same totals by hand, in one statement; the marts' keys are made afterwards, as dbt does.
+BY_HAND = """
+create schema by_hand;
+create table by_hand.hourly as
+with events as (
+    select
+        date_trunc('hour', event.occurred_at, 'UTC') as usage_hour,
+        (event.occurred_at at time zone 'UTC')::date as usage_date,
+        coalesce(owner.owner_tenant_id, event.tenant_id) as tenant_id,
+        event.tenant_id as requester_tenant_id,
+        event.agent_id,
+        event.token_type,
+        event.operation,
+        coalesce(event.model, 'unknown') as model,
+        event.tokens, event.input_tokens, event.output_tokens
+    from token_tracking_raw.usage_events as event
+    left join lateral (
+        select agent_owners.owner_tenant_id
+        from token_tracking_raw.agent_owners
+        where
+            agent_owners.agent_id = event.agent_id
+            and agent_owners.valid_from <= event.occurred_at
+        order by agent_owners.valid_from desc, agent_owners.revision desc
+        limit 1
+    ) as owner on true
+    where not exists (
+        select 1 from token_tracking_raw.usage_voids as void
+        where void.tenant_id = event.tenant_id and void.idempotency_key = event.idempotency_key
+    )
+)
+select
+    usage_hour, usage_date, tenant_id, requester_tenant_id, agent_id, token_type, operation, model,
+    sum(tokens)::bigint as tokens, sum(input_tokens)::bigint as input_tokens,
+    sum(output_tokens)::bigint as output_tokens, count(*) as event_count
+from events
+group by
+    usage_hour, usage_date, tenant_id, requester_tenant_id, agent_id, token_type, operation, model;
+create table by_hand.daily as
+select
+    usage_date, tenant_id, token_type, operation, model, sum(tokens)::bigint as tokens,
+    sum(input_tokens)::bigint as input_tokens, sum(output_tokens)::bigint as output_tokens,
+    sum(event_count)::bigint as event_count
+from by_hand.hourly
+group by usage_date, tenant_id, token_type, operation, model;
+create table by_hand.monthly as
+select
+    date_trunc('month', usage_date)::date as usage_month, tenant_id, token_type, operation, model,
+    sum(tokens)::bigint as tokens, sum(event_count)::bigint as event_count
+from by_hand.daily
+group by usage_month, tenant_id, token_type, operation, model;
+"""
+
+
+def dbt(database: Database, scratch: Path, *arguments: str) -> float:
+    """Run dbt's command line against a database; return its seconds by the clock."""
+    program = Path(sys.executable).with_name("dbt")
+    started = time.perf_counter()
+    done = subprocess.run(
+        [program, *arguments, "--quiet", "--target-path", scratch, "--log-path", scratch],
+        cwd=ROOT,
+        env={**os.environ, **database.env, "DBT_PROFILES_DIR": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return time.perf_counter() - started
+
+
+def sql_seconds(database: Database, scratch: Path, *arguments: str) -> float:
+    """Return the seconds that the server spent on one build's statements."""
+    database.run("select pg_stat_statements_reset()")
+    dbt(database, scratch, *arguments)
+    return float(database.value(SQL_SECONDS))
+
+
+def run(bench: Bench) -> list[Figure]:
+    """Measure rows 9 to 11."""
+    short, middle, long = bench.database(), bench.database(), bench.database()
+    full: list[float] = []
+    by_hand: list[float] = []
+    for database, number in ((short, SHORT), (middle, MIDDLE), (long, LONG)):
+        past.fill(database, number)
+        dbt(database, bench.folder / "target", "build")
+    for _ in range(2):
+        full.append(
+            sql_seconds(middle, bench.folder / "target", "run", "--full-refresh", "--threads", "1")
+        )
+        started = time.perf_counter()
+        middle.run(BY_HAND)
+        by_hand.append(time.perf_counter() - started)
+        middle.run("drop schema by_hand cascade")
+
+    little: dict[str, list[float]] = {short.url: [], long.url: []}
+    for repetition in range(REPETITIONS + 1):
+        for database in (short, long):
+            events = workload.recent(NEW, repetition)
+            with closing(database.connect()) as connection:
+                timed(connection, BATCH, workload.batches(events))
+            little[database.url].append(
+                sql_seconds(database, bench.folder / "target", "build", "--threads", "1")
+            )
+    few, many = little[short.url][1:], little[long.url][1:]
+    idle = [dbt(short, bench.folder / "target", "build") for _ in range(REPETITIONS + 1)][1:]
+    return [
+        Figure(
+            "9", "10,000 new in 20 million, SQL", spread(many, "s", 2),
+            f"in 1 million: {spread(few, 's', 2)}", median_ratio(many, few), "≤", 1.2,
+        ),
+        Figure(
+            "10", "full refresh of 10 million, SQL", spread(full, "s", 1),
+            f"sql: {spread(by_hand, 's', 1)}", median_ratio(full, by_hand), "≤", 1.3,
+        ),
+        Figure(
+            "11", "nothing new, command line", spread(idle, "s", 2), "",
+            statistics.median(idle),
+            "≤", 6, " s",
+        ),
+    ]  # fmt: skip

@@ -22,6 +22,7 @@ import pytest
 from token_tracking import NotDurableError, UsageTracker, complaints
 from token_tracking.database import Database as Connection
 from token_tracking.delivery import Delivery
+from token_tracking.recovery import flush
 from token_tracking.requests import EventRequest, Outcome, VoidRequest
 from token_tracking.spool import Spool, spool_files
 
@@ -31,6 +32,7 @@ from .faults.proxy import Proxy, socket_path
 
 EVENTS = "select count(*)::int from token_tracking_raw.usage_events"
 REASONS = "select reason from token_tracking_raw.usage_event_rejections"
+START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def event(key: str, payload: str | None = None) -> EventRequest:
@@ -46,7 +48,7 @@ def delivered(database: Database, *requests: object) -> Delivery:
 
 
 def test_poison_that_no_row_can_hold_is_alone_refused(database: Database):
-    """Not even the rejection of the second one can be written."""
+    """Of the first not even the rejection can be written."""
     good = [event(f"{number}") for number in range(20)]
     delivery = delivered(
         database,
@@ -58,8 +60,54 @@ def test_poison_that_no_row_can_hold_is_alone_refused(database: Database):
     )
     assert delivery.pending() == []
     assert database.value(EVENTS) == 20
-    assert +delivery.outcomes == {Outcome.RECORDED: 21, Outcome.REFUSED: 2}
+    assert +delivery.outcomes == {Outcome.RECORDED: 21, Outcome.REJECTED: 1, Outcome.REFUSED: 1}
     assert len(delivery.answered) == 23
+    kept = "select payload::text, reason from token_tracking_raw.usage_event_rejections"
+    [(payload, reason)] = database.rows(kept)
+    assert "u0000" in str(payload)
+    assert str(reason).startswith("void: the database refuses it")
+
+
+def test_what_not_even_a_rejection_can_keep_stays_in_the_spool(database: Database, tmp_path: Path):
+    """It is passed by, told, not counted, and comes in when it can."""
+    spool = Spool.create(tmp_path / "spool", 2**30)
+    spool.append([event("1"), VoidRequest.of("a", "k\0", "why"), event("2")])
+    with closing(Connection.open(database.url)) as connection:
+        connection.execute(
+            "alter table token_tracking_raw.usage_event_rejections"
+            " add constraint nothing check (false) not valid"
+        )
+        assert [+outcomes for outcomes in flush(spool, connection)] == [{Outcome.RECORDED: 2}]
+        assert [one.kind for _, one in spool.oldest(10, 2**20)] == ["void"]
+        connection.execute(
+            "alter table token_tracking_raw.usage_event_rejections drop constraint nothing"
+        )
+        assert [+outcomes for outcomes in flush(spool, connection)] == [{Outcome.REJECTED: 1}]
+    assert spool.is_empty()
+    spool.close()
+    assert len(database.rows(REASONS)) == 1
+
+
+def test_a_key_that_came_in_between_is_a_race_and_no_poison(database: Database):
+    """Where transactions see the table as it was before, the other one's row is not there yet."""
+    repeatable = f"{database.url}&options=-c%20default_transaction_isolation%3Drepeatable%5C%20read"
+    barrier = threading.Barrier(4)
+    told: list[bool] = []
+
+    def work(number: int) -> None:
+        with UsageTracker(dsn=repeatable, max_wait=20) as tracker:
+            for turn in range(30):
+                barrier.wait(20)
+                told.append(tracker.record_agent_owner_sync(f"bot-{turn}", f"{number}", START))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told == [True] * 120
+    owners = "select count(*)::int, max(revision)::int from token_tracking_raw.agent_owners"
+    assert database.rows(owners) == [(120, 4)]
 
 
 def test_a_rejection_whose_own_write_fails_stays_pending(database: Database):

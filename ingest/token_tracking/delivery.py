@@ -67,7 +67,8 @@ def fault_of(error: BaseException, database: Database | None) -> Fault:
     # The last words of a server or of a pooler that goes away can come before or after a commit.
     if database.broken or state[:2] == "08" or state[:3] == "57P":
         return Fault.UNKNOWN
-    if state in {"40001", "40P01", "55P03", "57014"}:
+    # 23505: the procedures handle each key that a statement sees; this one came in between.
+    if state in {"40001", "40P01", "55P03", "57014", "23505"}:
         return Fault.PASSING
     return Fault.POISON if state[:2] in {"21", "22", "23", "54"} else Fault.OUTAGE
 
@@ -163,10 +164,11 @@ class Delivery:
             except Exception as error:
                 if fault_of(error, database) is not Fault.POISON:
                     raise
-                answer = _unwritable(request, error)
+                self._refuse(database, request, error)
+            else:
+                self.answered.append((request, answer))
+                self.outcomes[answer.outcome] += 1
             self._others.pop(0)
-            self.answered.append((request, answer))
-            self.outcomes[answer.outcome] += 1
 
     def _send_rejections(self, database: Database) -> None:
         """Write all that were refused before at once: who calls badly does so often."""
@@ -236,21 +238,18 @@ class Delivery:
         for index, event in enumerate(events):
             self.answered.append((event, problems.get(index, _RECORDED)))
 
-    def _refuse(self, database: Database, event: EventRequest, error: Exception) -> None:
-        reason = f"event: the database refuses it, {cause_of(error)}; must be what a row can hold"
+    def _refuse(self, database: Database, request: Request, error: Exception) -> None:
+        """Keep it as a rejection; where not even that can be written, it is refused."""
+        cause = cause_of(error)
+        reason = f"{request.kind}: the database refuses it, {cause}; must be what a row can hold"
         answer = Answer(Outcome.REJECTED, reason)
         try:
-            self._try(database, [event], lambda: database.reject(event.payload, reason))
+            self._try(database, [request], lambda: database.reject(request.payload, reason))
         except Exception as second:
             if fault_of(second, database) is not Fault.POISON:
                 raise
-            answer = _unwritable(event, second)
+            cause = cause_of(second)
+            complaints.log(logger, logging.ERROR, "a %s cannot be written: %s", request.kind, cause)
+            answer = Answer(Outcome.REFUSED, f"the database refuses it: {cause}")
         self.outcomes[answer.outcome] += 1
-        self.answered.append((event, answer))
-
-
-def _unwritable(request: Request, error: Exception) -> Answer:
-    complaints.log(
-        logger, logging.ERROR, "a %s cannot be written: %s", request.kind, cause_of(error)
-    )
-    return Answer(Outcome.REFUSED, f"the database refuses it: {cause_of(error)}")
+        self.answered.append((request, answer))

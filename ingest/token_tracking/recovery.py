@@ -20,6 +20,7 @@ from .delivery import (
 )
 from .errors import SpoolError
 from .logs import SafeLogger
+from .requests import Outcome
 from .spool import Spool
 from .worker import Worker
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .database import Database
-    from .requests import Outcome, Request
+    from .requests import Request
 
 logger = SafeLogger(__name__)
 
@@ -369,7 +370,8 @@ class Recovery:
 def flush(source: Spool | Limbo, database: Database) -> Iterator[Counter[Outcome]]:
     """Bring what waits into PostgreSQL, the oldest batch first; yield what became of each batch.
 
-    What is ahead of the server's clock is passed by, and stays.
+    What is ahead of the server's clock is passed by, and stays; so does what cannot be written, not
+    even as a rejection.
 
     Raises:
         psycopg.Error: what was not committed, or is not known to be, still waits.
@@ -382,9 +384,11 @@ def flush(source: Spool | Limbo, database: Database) -> Iterator[Counter[Outcome
         last = batch[-1][0]
         delivery = Delivery(request for _, request in batch)
         _send(delivery, database)
-        early = set(map(id, delivery.pending()))
-        whole = whole and not early
-        sent = [number for number, request in batch if id(request) not in early]
+        refused = [one for one, answer in delivery.answered if answer.outcome is Outcome.REFUSED]
+        del delivery.outcomes[Outcome.REFUSED]  # it is tried again
+        stays = set(map(id, [*delivery.pending(), *refused]))
+        whole = whole and not stays
+        sent = [number for number, request in batch if id(request) not in stays]
         source.forget(sent, through=last if whole else 0)
         delivery.log_answers()
         yield delivery.outcomes

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from token_tracking import UsageTracker, forks, writer
+from token_tracking import NotDurableError, UsageTracker, forks, writer
 from token_tracking import spool as spool_module
 from token_tracking.spool import Spool, spool_files
 
@@ -228,6 +228,21 @@ def test_a_call_that_nothing_answers_is_told_false_at_its_bound_and_still_sent(
     assert database.value(EVENTS) == 21
 
 
+def test_what_is_raised_names_its_cause_once(hung_disk: threading.Event):
+    down = {"dsn": "host=/nonexistent", "max_wait": 0.3, "on_error": "raise"}
+    with UsageTracker(**down) as late, UsageTracker(**down, spool_dir=NOWHERE) as lost:  # type: ignore[arg-type]
+        told = [*answers_of(late), *answers_of(lost)]
+        hung_disk.set()
+    told += answers_of(lost)
+    assert {type(one) for one in told} == {NotDurableError}
+    assert [str(one) for one in told] == [
+        "not known to be durable: no answer within the bounded wait, it is still sent",
+        "not known to be durable: the spool folder /proc/nowhere cannot be used: "
+        "No such file or directory",
+        "not known to be durable: the tracker is closed",
+    ]
+
+
 def test_the_fallback_takes_over_where_the_disk_hangs(hung_disk: threading.Event):
     given: list[object] = []
     with UsageTracker(
@@ -286,6 +301,33 @@ def test_a_fallback_that_ends_its_task_is_asked_again(ending: str):
     ) as tracker:
         assert answers_of(tracker, 3) == [False, True, True]
         assert tracker.stats().fallback == len(asked) == 3
+
+
+def test_a_fallback_that_hangs_holds_no_caller_beyond_the_end():
+    hangs = threading.Event()
+    told: list[bool] = []
+    tracker = UsageTracker(
+        dsn="host=/nonexistent",
+        spool_dir=NOWHERE,
+        max_wait=5,
+        fallback=lambda **_: hangs.wait(20),
+    ).start()
+    callers = [
+        threading.Thread(
+            target=lambda: told.append(tracker.track_token_usage_sync("a", 7)), daemon=True
+        )
+        for _ in range(3)
+    ]
+    for caller in callers:
+        caller.start()
+    until(lambda: tracker.stats().fallback == 1 and tracker.stats().waiting == 2, 4, "it hangs")
+    assert tracker._writer.close(0.3) is False
+    for caller in callers:
+        caller.join(2)
+    hangs.set()
+    assert told == [False] * 3
+    assert (tracker.stats().fallback, tracker.stats().refused) == (1, 2)
+    assert tracker._writer.close(5) is True
 
 
 def test_a_fallback_without_a_loop_is_not_counted_as_called(monkeypatch: pytest.MonkeyPatch):

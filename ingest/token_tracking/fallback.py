@@ -79,11 +79,11 @@ class Fallback:
         self._deliver(told)
         return min((request.since for request in waits), default=float("inf"))
 
-    def close(self, timeout: float) -> None:
-        """Let the queued calls end, for `timeout` seconds at most."""
+    def close(self, timeout: float) -> bool:
+        """Let the queued calls end; False where `timeout` seconds were not enough."""
         self._closing = True
         self._worker.ring()
-        self._worker.join(timeout)
+        return self._worker.join(timeout)
 
     def _step(self) -> bool:
         with self._taking:

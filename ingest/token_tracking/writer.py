@@ -25,7 +25,7 @@ from .delivery import (
     fault_of,
     in_slices,
 )
-from .errors import NotDurableError, SpoolError
+from .errors import SpoolError
 from .fallback import Fallback
 from .logs import SafeLogger
 from .recovery import Recovery
@@ -61,9 +61,7 @@ _ANSWERS_AT_ONCE: Final = 16
 _CLOSED: Final = Answer(Outcome.REFUSED, "the tracker is closed")
 _FULL: Final = Answer(Outcome.REFUSED, "too much waits: neither database nor disk keeps up")
 _NO_THREAD: Final = Answer(Outcome.REFUSED, "the system has no thread for it")
-LATE: Final = Answer(
-    Outcome.REFUSED, str(NotDurableError("no answer within the bounded wait, it is still sent"))
-)
+LATE: Final = Answer(Outcome.REFUSED, "no answer within the bounded wait, it is still sent")
 
 
 class Writer:
@@ -196,12 +194,16 @@ class Writer:
         left = max(0.1, until - time.monotonic())
         # All is safe by now: what it still waits for, a dead host perhaps, is not worth more.
         self._recovery.stop(min(left, _RECOVERY_END_SECONDS), spool)
-        if self._fallback is not None:
-            self._fallback.close(max(0.1, until - time.monotonic()))
+        has_ended = self._fallback is None or self._fallback.close(
+            max(0.1, until - time.monotonic())
+        )
+        if self._fallback is not None and not has_ended:
+            logger.error("the fallback still runs: who waits for it is told so")
+            self._fallback.tell_late(float("inf"))  # from here on nobody watches their bound
         self._watching = False
         self._watch.ring()
         self._watch.join(max(0.1, until - time.monotonic()))
-        return True
+        return has_ended
 
     def drop(self) -> None:
         """Do as `close`, later and on the writer's own thread: nobody waits."""
@@ -295,7 +297,7 @@ class Writer:
                 or request in late
                 or not self._fallback.call(request)
             ]
-            answer = Answer(Outcome.REFUSED, str(NotDurableError(cause or "")))
+            answer = Answer(Outcome.REFUSED, cause)
             answered = answered + [(request, answer) for request in refused]
             ended[Outcome.REFUSED] += len(refused)
         if late:

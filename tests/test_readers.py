@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from tests.conftest import NOT_DURABLE, Database, started_server
+from tests.conftest import DEBIAN_15, NOT_DURABLE, Database, started_server
 from tests.dbt_project import DbtProject
 from tests.dbt_warehouse import Event, Warehouse
 from tests.test_roles import DENIED, RAW_TABLES, execute, login, managed_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from token_tracking.server import Server
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 FOR_ALL = {
@@ -68,15 +70,32 @@ MORE_SQL = """
 """
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[Database]:
+def filled_database(servers: Iterator[Server]) -> Iterator[Database]:
+    """Make the logins and the raw events on a server of their own."""
     script = LOGINS_SQL + BACKEND_SQL + MORE_SQL
     logins = re.findall(r"create role (\w+) login", script)
-    for server in started_server(None, NOT_DURABLE):
+    for server in servers:
         with managed_database(server, "marts", *logins) as database:
             execute(database, script, user="admin")
             Warehouse(database).insert(EVENTS, owners=OWNERS)
             yield database
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Database]:
+    yield from filled_database(started_server(None, NOT_DURABLE))
+
+
+@pytest.fixture(scope="module")
+def built_15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """Built once on PostgreSQL 15, whose plans are others."""
+    if not DEBIAN_15.is_dir():
+        pytest.skip("PostgreSQL 15 is not installed: apt-get install postgresql-15")
+    settings = {**NOT_DURABLE, "shared_preload_libraries": ""}
+    for database in filled_database(started_server(DEBIAN_15, settings)):
+        project_of(database, "dbt", tmp_path_factory).must("run")
+        execute(database, "analyze")
+        yield database
 
 
 def project_of(database: Database, user: str, folder: pytest.TempPathFactory) -> DbtProject:
@@ -344,6 +363,153 @@ def test_plans_say_nothing_of_numbers_and_names(marts: Database):
     assert [len(alike) for alike in estimates(marts)] == [1] * 6
 
 
+# What a tenant may ask of each mart about others: the table behind it, a condition, a value that a
+# row of another tenant has, and one that no row has.
+QUESTIONS = [
+    *(
+        (mart, table, condition, met, unmet)
+        for mart, table in (
+            *((f"{period}_token_usage",) * 2 for period in ("hourly", "daily")),
+            ("tenant_token_usage", "daily_token_usage"),
+            ("tenant_agent_token_usage", "daily_agent_token_usage"),
+        )
+        for condition, met, unmet in (
+            ("tenant_id = '{}'", "secret-a", "nobody"),
+            ("tenant_id = any('{{{}}}')", "secret-a", "nobody"),
+            ("('{{\"{}\": 1}}'::jsonb)[tenant_id] is not null", "secret-a", "nobody"),
+        )
+    ),
+    *(
+        (f"{period}_token_usage", f"{period}_token_usage", condition, met, unmet)
+        for period in ("hourly", "daily", "monthly")
+        for condition, met, unmet in (
+            ("tenant_id = 'secret-c' and tokens > {}", 104728, 104729),
+            (
+                "tenant_id = any('{{secret-c}}') and tokens > any('{{{}}}'::bigint[])",
+                104728,
+                104729,
+            ),
+            ("operation = 'unknown' and tokens = {}", 104729, 104730),
+        )
+    ),
+    *(
+        (mart, table, condition, "secret-model", "none")
+        for mart, table in (
+            (f"{period}_token_usage",) * 2 for period in ("hourly", "daily", "monthly")
+        )
+        for condition in ("model = '{}'", "model = any('{{{}}}')")
+    ),
+    *(
+        ("tenant_agent_token_usage", "daily_agent_token_usage", condition, "secret-agent", "none")
+        for condition in (
+            "agent_id = '{}'",
+            "agent_id = any('{{{}}}')",
+            "('{{\"{}\": 1}}'::jsonb)[agent_id] is not null",
+        )
+    ),
+]
+WITHOUT_INDEX = "; ".join(
+    f"set enable_{way} = off" for way in ("indexscan", "indexonlyscan", "bitmapscan")
+)
+# Of this session, with what earlier transactions of it have not reported yet.
+COUNTERS = (
+    "select array[seq_scan, seq_tup_read, idx_scan, idx_tup_fetch] from pg_stat_xact_all_tables"
+    " where schemaname like 'token_tracking%' order by relid"
+)
+
+
+def told(connection: psycopg.Connection[tuple], mart: str, condition: str, value: object) -> str:
+    """Return what plan and counters tell of a query, without the value that was asked for."""
+    query = f"select from token_tracking.{mart} where {condition.format(value)}"
+    explain = f"explain (analyze, buffers off, costs off, timing off, summary off) {query}"
+    before = connection.execute(COUNTERS).fetchall()
+    plan = connection.execute(explain).fetchall()  # type: ignore[arg-type]
+    after = connection.execute(COUNTERS).fetchall()
+    connection.rollback()
+    counted = [
+        (new or 0) - (old or 0)
+        for (news,), (olds,) in zip(after, before, strict=True)
+        for new, old in zip(news, olds, strict=True)
+    ]
+    text = "\n".join(line for (line,) in plan)
+    return re.sub(rf"\b{value}\b", "?", f"{text}\n{counted}")
+
+
+def telling_questions(database: Database, setting: str, questions: list[tuple]) -> list[str]:
+    """Return the conditions whose plan or counters depend on whether another's row meets them."""
+    telling = []
+    with closing(login(database, "acme_reader")) as connection:
+        connection.execute(setting)  # type: ignore[arg-type]
+        connection.autocommit = False
+        for mart, table, condition, met, unmet in questions:
+            # There is something to be told.
+            assert [
+                database.value(f"select count(*) > 0 from token_tracking.{table} where {asked}")
+                for asked in (condition.format(met), condition.format(unmet))
+            ] == [True, False]
+            # The first one finds no memory that an earlier one has left.
+            _, *answers = [told(connection, mart, condition, value) for value in (met, met, unmet)]
+            assert "tenant_readers" in answers[0]
+            if len(set(answers)) > 1:
+                telling.append(f"{mart}: {condition}")
+    return telling
+
+
+@pytest.mark.parametrize("fixture", ["built", "rebuilt", "built_15"])
+def test_whether_others_meet_a_condition_is_not_told(fixture: str, request: pytest.FixtureRequest):
+    database = request.getfixturevalue(fixture)
+    assert telling_questions(database, WITHOUT_INDEX, QUESTIONS) == []
+    # An index tells whether it has an entry: what is in none is not told with it either.
+    numbers = [question for question in QUESTIONS if "tokens >" in question[2]]
+    assert telling_questions(database, "set enable_seqscan = off", numbers) == []
+    assert telling_questions(database, "set jit = off", numbers) == []
+
+
+def test_an_index_tells_that_it_has_an_entry(built_15: Database):
+    """The limit that docs/roles.md names."""
+    condition = "usage_date = '2026-03-10' and tenant_id = '{}'"
+    question = ("daily_token_usage", "daily_token_usage", condition, "secret-c", "nobody")
+    assert telling_questions(built_15, "set enable_seqscan = off", [question]) != []
+
+
+@pytest.mark.parametrize("own_rows", ["tenant_id = any({})", "array[tenant_id] <@ {}"])
+def test_a_dearer_policy_would_tell(rebuilt: Database, own_rows: str):
+    tenants = (
+        "array(select tenant_id from token_tracking_raw.tenant_readers"
+        " where role_name = current_user)"
+    )
+    policy = "policy own_rows on token_tracking.daily_token_usage"
+    [(before,)] = rebuilt.rows(
+        "select qual from pg_policies"
+        " where tablename = 'daily_token_usage' and policyname = 'own_rows'"
+    )
+    numbers = [
+        question for question in QUESTIONS if "secret-c" in question[2] and "any" in question[2]
+    ]
+    try:
+        execute(rebuilt, f"alter {policy} using ({own_rows.format(tenants)})")
+        assert len(telling_questions(rebuilt, WITHOUT_INDEX, numbers)) == 1
+    finally:
+        execute(rebuilt, f"alter {policy} using ({before})")
+    assert telling_questions(rebuilt, WITHOUT_INDEX, numbers) == []
+
+
+def test_the_views_are_barriers_after_each_build(marts: Database):
+    options = "select relname, reloptions from pg_class where relname like 'tenant%token_usage'"
+    assert dict(marts.rows(options)) == {
+        "tenant_token_usage": ["security_invoker=true"],
+        "tenant_agent_token_usage": ["security_barrier=true"],
+    }
+
+
+def test_a_readers_own_rows_are_found_by_index(built: Database):
+    with closing(login(built, "acme_reader")) as connection:
+        plan = connection.execute(
+            "explain select * from token_tracking.daily_token_usage where usage_date = '2026-03-10'"
+        ).fetchall()
+    assert re.search("Index Cond: .*usage_date = .* AND .*tenant_id = ANY", str(plan))
+
+
 @pytest.mark.parametrize(
     ("away", "back"),
     [
@@ -358,10 +524,6 @@ def test_plans_say_nothing_of_numbers_and_names(marts: Database):
         (
             "alter view token_tracking.tenant_token_usage reset (security_invoker)",
             "alter view token_tracking.tenant_token_usage set (security_invoker = true)",
-        ),
-        (
-            "alter view token_tracking.tenant_agent_token_usage reset (security_barrier)",
-            "alter view token_tracking.tenant_agent_token_usage set (security_barrier = true)",
         ),
         (
             "grant select on token_tracking.daily_agent_token_usage to acme_reader",

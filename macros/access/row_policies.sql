@@ -10,7 +10,7 @@
             from pg_roles where rolname = any({{ text_array(readers_of_all) }})
         );
         own_rows constant text := $own_rows$
-            {%- if 'tenant_id' in model.columns %} tenant_id = any({{ tenants_of_reader() }})
+            {%- if 'tenant_id' in model.columns %} {{ is_of_reader('tenant_id') }}
             {%- else %} false {%- endif %} $own_rows$;
         mark constant text := 'row_policies() ' || md5(concat_ws(' ', readers_of_all, reader, own_rows));
         found constant bigint := (

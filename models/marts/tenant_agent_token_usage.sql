@@ -22,7 +22,8 @@ own_agents as (
         agents.tokens,
         agents.event_count
     from {{ ref('daily_agent_token_usage') }} as agents
-    where agents.tenant_id = any({{ tenants_of_reader() }})
+    where
+        {{ is_of_reader('agents.tenant_id') }}
 ),
 
 -- one row per usage_date, tenant_id, known requester (or all others), agent_id,

@@ -19,6 +19,7 @@ from token_tracking import UsageTracker
 from token_tracking.errors import SpoolError
 from token_tracking.requests import EventRequest, OwnerRequest, RejectionRequest, VoidRequest
 from token_tracking.spool import Spool, spool_files
+from token_tracking.target import Target
 
 from .conftest import Database
 
@@ -211,6 +212,42 @@ def test_what_waits_for_one_database_does_not_end_in_another(
         time.sleep(0.5)
     assert database.rows(TOTAL) == [(1, 5)]
     assert len(spool_files(base)) == 2
+
+
+SERVICES = """
+[svc_a]
+host=/nonexistent
+dbname=a
+[svc_b]
+host={PGHOST}
+port={PGPORT}
+user={PGUSER}
+dbname={PGDATABASE}
+"""
+
+
+def test_what_waits_for_one_service_does_not_end_in_another(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever PGSERVICE says; and a service is the database that it leads to."""
+    services = tmp_path / "services"
+    services.write_text(SERVICES.format(**database.env))
+    monkeypatch.delenv("TOKEN_TRACKING_SPOOL_DIR")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    monkeypatch.setenv("PGSERVICE", "svc_a")
+    with UsageTracker(dsn="service=svc_a", max_wait=0.5) as tracker:
+        assert tracker.track_token_usage_sync("a", 1) is True
+    with UsageTracker(dsn="service=svc_b") as tracker:
+        assert tracker.track_token_usage_sync("b", 5) is True
+        time.sleep(0.5)
+    assert database.rows(TOTAL) == [(1, 5)]
+    [waiting] = spool_files(tmp_path / "token-tracking" / "spool")
+    assert waiting.path.parent.name == Target.of("host=/nonexistent dbname=a").folder_name
+    assert Target.of("") == Target.of("service=svc_a")
+    assert Target.of("service=svc_b") == Target.of(database.url.replace("@/", ":secret@/"))
+    assert len({Target.of(f"service={name}").folder_name for name in ("svc_b", "x", "y")}) == 3
+    assert str(Target.of("service=x")) == "the database of service x"
 
 
 def test_a_forked_child_has_a_tracker_of_its_own(database: Database, folder: Path):

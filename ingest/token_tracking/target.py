@@ -9,7 +9,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 import psycopg
-from psycopg.pq import Conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import PGconn
 
 from .errors import SettingsError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _HARMLESS: Final = re.compile(r"[\w./:,\[\]-]*")
+_NEVER: Final = "to be read and not connected to"
 _NO_SCHEMA: Final = (
     psycopg.errors.InvalidSchemaName,
     psycopg.errors.UndefinedFunction,
@@ -29,13 +31,15 @@ class Target:
     """Where a connection goes; never its password.
 
     A password that was not percent-encoded can end up in any part of a URL: `is_clear` is False
-    where a part looks like that, and then none is shown.
+    where a part looks like that, and then none is shown. `service` names one that libpq does not
+    find: then nothing else is known.
     """
 
-    host: str
-    port: str
-    user: str
-    database: str
+    host: str = ""
+    port: str = ""
+    user: str = ""
+    database: str = ""
+    service: str = ""
 
     @classmethod
     def of(cls, dsn: str | None = None) -> Self:
@@ -47,19 +51,17 @@ class Target:
         """
         given = dsn if dsn is not None else os.environ.get("TOKEN_TRACKING_DSN", "")
         try:
-            options = Conninfo.parse(given.encode())
-        except psycopg.OperationalError as error:
+            options = conninfo_to_dict(given)
+        except psycopg.ProgrammingError as error:
             message = (
                 "TOKEN_TRACKING_DSN is no connection string: postgresql://user@host:5432/database "
                 "or host=... dbname=... (a password in a URL is percent-encoded)"
             )
             # Without its cause, which shows pieces of the string.
             raise SettingsError(message) from (error if not given else None)
-        parts = {option.keyword: option.val for option in options if option.val is not None}
-        for option in Conninfo.get_defaults():
-            if option.val is not None:
-                parts.setdefault(option.keyword, option.val)
-        read = {name.decode(): value.decode(errors="replace") for name, value in parts.items()}
+        read = _resolved(given)
+        if "sslmode" not in read:
+            return cls(service=str(options.get("service") or os.environ.get("PGSERVICE", "")))
         user = read.get("user", "")
         return cls(
             host=read.get("hostaddr") or read.get("host", ""),
@@ -71,21 +73,23 @@ class Target:
     @property
     def is_clear(self) -> bool:
         """Say whether no part can hold a piece of a password."""
-        port_is_number = all(part.isdecimal() for part in self.port.split(","))
-        return port_is_number and all(
-            _HARMLESS.fullmatch(part) for part in (self.host, self.user, self.database)
-        )
+        parts = (self.host, self.user, self.database, self.service)
+        port_is_number = all(part.isdecimal() for part in self.port.split(",")) or not self.port
+        return port_is_number and all(_HARMLESS.fullmatch(part) for part in parts)
 
     @property
     def folder_name(self) -> str:
         """Return a file name that is the same for the same server and database, for any user."""
-        server = "\n".join((self.host, self.port, self.database))
-        clean = re.sub(r"[^A-Za-z0-9_-]", "_", self.database)[:40]
+        name = self.database or self.service
+        server = "\n".join((self.host, self.port, name))
+        clean = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:40]
         return f"{clean}-{sha256(server.encode()).hexdigest()[:8]}"
 
     def __str__(self) -> str:
         if not self.is_clear:
             return "the database of TOKEN_TRACKING_DSN"
+        if self.service:
+            return f"the database of service {self.service}"
         place = self.host or "the local socket"
         return f"database {self.database} at {place}:{self.port} as user {self.user}"
 
@@ -99,6 +103,23 @@ class Target:
         if not isinstance(error, psycopg.OperationalError) or not self.is_clear:
             return f"{self} cannot be used: {type(error).__name__}"
         return f"{self} cannot be reached: {_one_line(str(error))}"
+
+
+def _resolved(dsn: str) -> dict[str, str]:
+    """Return what libpq makes of a string, its variables and service files; nothing if it cannot.
+
+    libpq tells that of a connection alone. This one fails before it begins, for its sslmode.
+    """
+    never = make_conninfo(dsn, sslmode=_NEVER, password=_NEVER)  # which also leaves .pgpass unread
+    connection = PGconn.connect_start(never.encode())
+    try:
+        return {
+            option.keyword.decode(): option.val.decode(errors="replace")
+            for option in connection.info
+            if option.val is not None
+        }
+    finally:
+        connection.finish()
 
 
 def differing_databases() -> str | None:

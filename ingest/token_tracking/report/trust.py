@@ -43,10 +43,17 @@ class Check:
 class _Proof:
     days: int
     differing_days: int
+    differing_tenants: int
     tokens: int
     raw_tokens: int
     event_count: int
     raw_event_count: int
+
+
+@dataclass(frozen=True)
+class _Months:
+    tenants: int
+    differing_tenants: int
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def checks(reading: Reading, figures: Figures, validation: Validation | None) ->
     scope = figures.scope
     return [
         _equals_raw(reading, scope),
-        _months_equal_days(figures),
+        _months_equal_days(reading, figures),
         _last_build(reading, scope),
         _last_validation(validation),
         _conflicts(reading, scope),
@@ -115,42 +122,38 @@ def _equals_raw(reading: Reading, scope: Scope) -> Check:
         )
     [proof] = found
     if proof.differing_days:
+        differ = "differs" if proof.differing_days == 1 else "differ"
+        whose = f", for {_count(proof.differing_tenants, 'tenant')}" if scope.tenant is None else ""
         return Check(
             title,
             Verdict.WRONG,
-            f"{_count(proof.differing_days, 'day')} of {proof.days:,} differ, over all tenants: "
+            f"{_count(proof.differing_days, 'day')} of {proof.days:,} {differ}{whose}: "
             f"{proof.raw_tokens:,} tokens in {_count(proof.raw_event_count, 'raw event')}, "
             f"{proof.tokens:,} tokens in {_count(proof.event_count, 'call')} by the totals. Rows "
             "were changed by hand: dbt build --full-refresh counts all anew.",
         )
-    # A tenant's report does not tell what all the others use.
-    both = (
-        f"{proof.raw_tokens:,} tokens in {_count(proof.raw_event_count, 'event')} on both sides"
-        if scope.tenant is None
-        else "no day of any tenant differs"
-    )
+    each = ", tenant by tenant," if scope.tenant is None else ""
     return Check(
         title,
         Verdict.HOLDS,
-        f"Each of the {_count(proof.days, 'day')} was counted again for this report from the raw "
-        f"events, less the voided ones, as the last build saw them: {both}, to the token.",
+        f"Each of the {_count(proof.days, 'day')} was counted again for this report{each} from "
+        f"the raw events, less the voided ones, as the last build saw them: {proof.raw_tokens:,} "
+        f"tokens in {_count(proof.raw_event_count, 'event')} on both sides, to the token.",
     )
 
 
-def _months_equal_days(figures: Figures) -> Check:
+def _months_equal_days(reading: Reading, figures: Figures) -> Check:
     title = "The month equals the sum of its days"
     builds = figures.scope.builds
     daily, monthly = builds["daily_token_usage"], builds["monthly_token_usage"]
     days, month = figures.total, figures.months[-1]
-    same = (days.tokens, days.input_tokens, days.output_tokens, days.event_count) == (
-        month.tokens,
-        month.input_tokens,
-        month.output_tokens,
-        month.event_count,
-    )
-    if same:
+    [compared] = reading.rows("month_against_days", _Months, figures.scope.values)
+    each = f", for each of {compared.tenants:,} tenants" if compared.tenants > 1 else ""
+    if not compared.differing_tenants:
         return Check(
-            title, Verdict.HOLDS, f"{month.tokens:,} tokens in {_count(month.event_count, 'call')}."
+            title,
+            Verdict.HOLDS,
+            f"{month.tokens:,} tokens in {_count(month.event_count, 'call')}{each}.",
         )
     if daily.run_number != monthly.run_number:
         said = (
@@ -159,11 +162,16 @@ def _months_equal_days(figures: Figures) -> Check:
         )
     else:
         said = "Both are of the same build, so one of them was changed by hand."
+    whose = (
+        f" {compared.differing_tenants:,} of {compared.tenants:,} tenants' months differ."
+        if compared.tenants > 1
+        else ""
+    )
     return Check(
         title,
         Verdict.WRONG,
         f"The month has {month.tokens:,} tokens in {_count(month.event_count, 'call')}, its days "
-        f"have {days.tokens:,} in {_count(days.event_count, 'call')}. {said}",
+        f"have {days.tokens:,} in {_count(days.event_count, 'call')}.{whose} {said}",
     )
 
 
@@ -173,6 +181,9 @@ def _last_build(reading: Reading, scope: Scope) -> Check:
         f"All that was recorded by {scope.daily.as_of:%Y-%m-%d %H:%M} ({scope.daily.zone}) is "
         f"counted, by build {scope.daily.run_number:,}."
     )
+    if scope.tenant is not None:
+        # How much others use is not for a tenant's eyes; who pays is the next build's to say.
+        return Check(title, Verdict.NOTE, f"{as_of} The next build counts what came since.")
     found = reading.rows_if_allowed("since_build", _SinceBuild, scope.values)
     if found is None:
         return Check(

@@ -1,9 +1,10 @@
--- one row: the month's days, of all tenants, against raw events less voids as the build saw them
+-- one row: the month's days, tenant by tenant, against raw events less voids as the build saw them
 with
 
 daily as (
     select
         daily_token_usage.usage_date,
+        daily_token_usage.tenant_id,
         sum(daily_token_usage.tokens) as tokens,
         sum(daily_token_usage.input_tokens) as input_tokens,
         sum(daily_token_usage.output_tokens) as output_tokens,
@@ -12,19 +13,54 @@ daily as (
     where
         daily_token_usage.usage_date >= %(month)s
         and daily_token_usage.usage_date < %(month_end)s
-    group by daily_token_usage.usage_date
+        and (%(tenant)s::text is null or daily_token_usage.tenant_id = %(tenant)s)
+    group by daily_token_usage.usage_date, daily_token_usage.tenant_id
+),
+
+-- one row per agent and instant: its newest revision
+owners as (
+    select distinct on (agent_owners.agent_id, agent_owners.valid_from)
+        agent_owners.agent_id,
+        agent_owners.valid_from,
+        agent_owners.owner_tenant_id
+    from token_tracking_raw.agent_owners
+    where
+        pg_visible_in_snapshot(
+            agent_owners.ingest_xid::text::xid8, %(snapshot)s::pg_snapshot
+        )
+    order by agent_owners.agent_id, agent_owners.valid_from, agent_owners.revision desc
+),
+
+ownerships as (
+    select
+        owners.agent_id,
+        owners.owner_tenant_id,
+        owners.valid_from,
+        lead(owners.valid_from, 1, 'infinity') over (
+            partition by owners.agent_id order by owners.valid_from
+        ) as valid_to
+    from owners
 ),
 
 raw_events as (
     select
-        local.usage_date,
+        counted.usage_date,
+        counted.tenant_id,
         sum(events.tokens) as tokens,
         coalesce(sum(events.input_tokens), 0) as input_tokens,
         coalesce(sum(events.output_tokens), 0) as output_tokens,
         count(*) as event_count
     from token_tracking_raw.usage_events as events
-    cross join
-        lateral (select (events.occurred_at at time zone %(zone)s)::date as usage_date) as local
+    left join ownerships
+        on
+            events.agent_id = ownerships.agent_id
+            and events.occurred_at >= ownerships.valid_from
+            and events.occurred_at < ownerships.valid_to
+    cross join lateral (
+        select
+            (events.occurred_at at time zone %(zone)s)::date as usage_date,
+            coalesce(ownerships.owner_tenant_id, events.tenant_id) as tenant_id
+    ) as counted
     -- lookups, for the planner would rather read all voids
     left join lateral (
         select true as is_voided
@@ -39,27 +75,39 @@ raw_events as (
         -- A day more on either side is more than any zone's offset: this is for the index.
         events.occurred_at >= (%(month)s::timestamp - interval '1 day') at time zone 'UTC'
         and events.occurred_at < (%(month_end)s::timestamp + interval '1 day') at time zone 'UTC'
-        and local.usage_date >= %(month)s
-        and local.usage_date < %(month_end)s
+        and counted.usage_date >= %(month)s
+        and counted.usage_date < %(month_end)s
+        and (%(tenant)s::text is null or counted.tenant_id = %(tenant)s)
         and pg_visible_in_snapshot(events.ingest_xid::text::xid8, %(snapshot)s::pg_snapshot)
         and void.is_voided is null
-    group by local.usage_date
+    group by counted.usage_date, counted.tenant_id
+),
+
+-- one row per usage_date, tenant_id
+compared as (
+    select
+        usage_date,
+        tenant_id,
+        daily.tokens,
+        daily.event_count,
+        raw_events.tokens as raw_tokens,
+        raw_events.event_count as raw_event_count,
+        (daily.tokens, daily.input_tokens, daily.output_tokens, daily.event_count)
+        is distinct from
+        (
+            raw_events.tokens, raw_events.input_tokens, raw_events.output_tokens,
+            raw_events.event_count
+        ) as differs
+    from daily
+    full outer join raw_events using (usage_date, tenant_id)
 )
 
 select
-    count(*) as days,
-    count(*) filter (
-        where
-            (daily.tokens, daily.input_tokens, daily.output_tokens, daily.event_count)
-            is distinct from
-            (
-                raw_events.tokens, raw_events.input_tokens, raw_events.output_tokens,
-                raw_events.event_count
-            )
-    ) as differing_days,
-    coalesce(sum(daily.tokens), 0)::bigint as tokens,
-    coalesce(sum(raw_events.tokens), 0)::bigint as raw_tokens,
-    coalesce(sum(daily.event_count), 0)::bigint as event_count,
-    coalesce(sum(raw_events.event_count), 0)::bigint as raw_event_count
-from daily
-full outer join raw_events on daily.usage_date = raw_events.usage_date
+    count(distinct compared.usage_date) as days,
+    count(distinct compared.usage_date) filter (where compared.differs) as differing_days,
+    count(distinct compared.tenant_id) filter (where compared.differs) as differing_tenants,
+    coalesce(sum(compared.tokens), 0)::bigint as tokens,
+    coalesce(sum(compared.raw_tokens), 0)::bigint as raw_tokens,
+    coalesce(sum(compared.event_count), 0)::bigint as event_count,
+    coalesce(sum(compared.raw_event_count), 0)::bigint as raw_event_count
+from compared

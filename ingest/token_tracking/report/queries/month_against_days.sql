@@ -1,0 +1,41 @@
+-- one row: how many tenants' month is not the sum of its days
+with
+
+months as (
+    select
+        monthly_token_usage.tenant_id,
+        sum(monthly_token_usage.tokens) as tokens,
+        sum(monthly_token_usage.input_tokens) as input_tokens,
+        sum(monthly_token_usage.output_tokens) as output_tokens,
+        sum(monthly_token_usage.event_count) as event_count
+    from monthly_token_usage
+    where
+        monthly_token_usage.usage_month = %(month)s
+        and (%(tenant)s::text is null or monthly_token_usage.tenant_id = %(tenant)s)
+    group by monthly_token_usage.tenant_id
+),
+
+days as (
+    select
+        daily_token_usage.tenant_id,
+        sum(daily_token_usage.tokens) as tokens,
+        sum(daily_token_usage.input_tokens) as input_tokens,
+        sum(daily_token_usage.output_tokens) as output_tokens,
+        sum(daily_token_usage.event_count) as event_count
+    from daily_token_usage
+    where
+        daily_token_usage.usage_date >= %(month)s
+        and daily_token_usage.usage_date < %(month_end)s
+        and (%(tenant)s::text is null or daily_token_usage.tenant_id = %(tenant)s)
+    group by daily_token_usage.tenant_id
+)
+
+select
+    count(*) as tenants,
+    count(*) filter (
+        where
+            (months.tokens, months.input_tokens, months.output_tokens, months.event_count)
+            is distinct from (days.tokens, days.input_tokens, days.output_tokens, days.event_count)
+    ) as differing_tenants
+from months
+full outer join days on months.tenant_id = days.tenant_id

@@ -358,6 +358,30 @@ def test_an_unusable_spool_folder_does_not_keep_it_from_reconnecting(
     assert caplog.text.count("spool folder") < 5
 
 
+def test_after_each_outage_a_process_has_one_connection(database: Database):
+    backends = CUT.replace("pg_terminate_backend(pid)", "pid")
+    proxy = Proxy(socket_path(database.env["PGHOST"]))
+    with UsageTracker(dsn=proxy.dsn(database.env["PGDATABASE"]), max_wait=0.5) as tracker:
+        recovery = tracker._writer._recovery
+        for outage in range(1, 4):
+            assert answers_of(tracker) == [True]
+            proxy.refusing = True
+            proxy.cut()
+            assert answers_of(tracker) == [True]
+            proxy.refusing = False
+            until(lambda number=outage: tracker.stats().flushed == {"recorded": number}, 10)
+            assert answers_of(tracker) == [True]
+            until(lambda: not recovery._waits and not recovery._wanted)
+            until(lambda: database.value(backends) == 1, 5, "one is left")
+        # Nobody took the one that there is, and another one is made.
+        proxy.cut()
+        for _ in range(2):
+            recovery.failed()
+            until(lambda: not recovery.is_down, 5)
+        until(lambda: database.value(backends) == 1, 5, "one is left")
+    proxy.close()
+
+
 def test_without_threads_the_service_starts(database: Database, monkeypatch: pytest.MonkeyPatch):
     def none(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

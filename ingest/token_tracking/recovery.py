@@ -121,8 +121,9 @@ class Recovery:
     def connection(self, deadline: float) -> Database | None:
         """Return a new connection; None where there is none by the deadline or it is known so."""
         with self._changed:
-            self._wanted = True
-            self._wake()
+            if self._fresh is None:
+                self._wanted = True
+                self._wake()
             while self._fresh is None and not self.is_down and not self._stopping:
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -250,9 +251,11 @@ class Recovery:
                 return True
             was_down, self.is_down = self.is_down, False
             self._wanted = False
-            self._fresh = database
+            unused, self._fresh = self._fresh, database
             self._look_at = 0.0
             self._changed.notify_all()
+        if unused is not None:
+            unused.close()
         if was_down:
             logger.info("the database answers again")
         return True

@@ -20,6 +20,10 @@ from .bad_events import BAD, EDGE, GOOD
 from .conftest import Database
 
 BATCH = "select * from token_tracking_raw.track_token_usage_batch(%s::json)"
+QUICKLY = (
+    "select recorded from token_tracking_raw.record_canonical_batch("
+    "%s::json, now(), now() + interval '5 minutes')"
+)
 
 
 def send(database: Database, events: object) -> tuple:
@@ -266,7 +270,7 @@ def test_one_event_by_the_single_procedure(each_emptied: Database):
     "arguments",
     [
         "'acme', 12",
-        "'a\"\\é\n', 12, ' LLM', 'Chat', '', '{\"a\": [null, 1.50]}', 'k', 'agent', 'talk'",
+        "'aé', 12, ' LLM', 'Chat', '', '{\"a\\n\": [null, 1.50]}', 'k', 'agent', 'talk'",
         "gen_random_uuid(), 7, p_metadata => null",
     ],
 )
@@ -430,16 +434,71 @@ def test_equal_refusals_without_a_key_are_each_kept(each_emptied: Database):
 def test_a_session_set_up_otherwise_gets_the_same_answer(each_emptied: Database, setting: str):
     text = (
         '[{"tenant_id": "a", "idempotency_key": "k", "tokens": 1,'
-        ' "occurred_at": "2026-02-03T00:00:00Z"},'
+        ' "occurred_at": "2026-02-03T00:00:00.1234567Z"},'
         ' {"tenant_id": "a", "tokens": 1, "model": "\\u0000"}]'
     )
+    now = datetime.now(UTC)
+    quickly = [to_wire({"tenant_id": "a", "tokens": 1}, now).payload.decode()]
     with closing(each_emptied.connect()) as connection:
         connection.execute(f"set {setting}")
         *counts, problems = connection.execute(BATCH, (text,)).fetchone()
-    assert counts == [1, 0, 0, 1]
+        [recorded] = connection.execute(QUICKLY, (f"[{','.join(quickly)}]",)).fetchone()
+    assert (counts, recorded) == ([1, 0, 0, 1], 1)
     assert problems[0]["reason"].startswith("model: text with NUL")
-    when = "select occurred_at = '2026-02-03 00:00:00+00' from token_tracking_raw.usage_events"
+    when = (
+        "select min(occurred_at) = '2026-02-03 00:00:00.123456+00'"
+        " from token_tracking_raw.usage_events"
+    )
     assert each_emptied.value(when) is True
+
+
+def test_a_key_twice_in_a_batch_needs_no_closer_look(each_emptied: Database):
+    now = datetime.now(UTC)
+
+    def array(*tokens: int) -> str:
+        events = [*(event("k", tokens=n) for n in tokens), event(f"k{tokens}")]
+        return f"[{','.join(to_wire(one, now).payload.decode() for one in events)}]"
+
+    with closing(each_emptied.connect()) as connection:
+        with connection.transaction(force_rollback=True):
+            [recorded] = connection.execute(QUICKLY, (array(5, 5, 6),)).fetchone()
+        assert recorded == 2
+        *counts, problems = connection.execute(BATCH, (array(5, 5, 6),)).fetchone()
+        assert counts == [2, 1, 1, 0]
+        assert [problem["index"] for problem in problems] == [2]
+        *counts, problems = connection.execute(BATCH, (array(7, 5, 6, 5),)).fetchone()
+        assert counts == [1, 2, 2, 0]
+        assert sorted(problem["index"] for problem in problems) == [0, 2]
+    stored = "select tokens from token_tracking_raw.usage_events where idempotency_key = 'k'"
+    assert each_emptied.rows(stored) == [(5,)]
+    kept = "select tokens from token_tracking_raw.usage_event_conflicts order by tokens"
+    assert each_emptied.rows(kept) == [(6,), (7,)]
+
+
+@pytest.mark.parametrize("form", ["canonical", "any other"])
+def test_known_keys_and_conflicts_never_read_the_whole_table(each_database: Database, form: str):
+    """Nor do they after plans were made, and kept, for an empty table."""
+    now = datetime.now(UTC)
+
+    def array(start: int, tokens: int) -> str:
+        events = [event(f"k{number}", tokens=tokens) for number in range(start, start + 20)]
+        if form == "canonical":
+            return f"[{','.join(to_wire(one, now).payload.decode() for one in events)}]"
+        return json.dumps(events)
+
+    scans = (
+        "select seq_scan from pg_stat_xact_all_tables"
+        " where relid = 'token_tracking_raw.usage_events'::regclass"
+    )
+    with closing(each_database.connect()) as connection, connection.transaction():
+        for start in range(0, 4000, 20):
+            *counts, _ = connection.execute(BATCH, (array(start, 1),)).fetchone()
+            assert counts == [20, 0, 0, 0]
+            *counts, _ = connection.execute(BATCH, (array(start, 2),)).fetchone()
+            assert counts == [0, 0, 20, 0]
+            *counts, _ = connection.execute(BATCH, (array(start, 1),)).fetchone()
+            assert counts == [0, 20, 0, 0]
+        assert connection.execute(scans).fetchone() == (0,)
 
 
 @pytest.mark.parametrize("number", ["1e2", "1E0", "1.5e1", "100.00", "1.5", "1e-1", "-0", "-1e0"])

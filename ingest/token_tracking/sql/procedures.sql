@@ -287,7 +287,7 @@ language sql stable
 as $$
     select case
         when length(substr(iso, 21, 7)) = 7 and translate(substr(iso, 21, 7), '0123456789', '') = ''
-            then regexp_replace(iso, '([.][0-9]{6})[0-9]+', '\1')
+            then left(iso, 26) || ltrim(substr(iso, 27), '0123456789')
         else iso
     end::timestamptz
 $$;
@@ -338,12 +338,12 @@ $$;
 
 -- Records a batch in the form that nearly all have, in one pass, or nothing at all: recorded is null
 -- where a closer look is needed. That form is canonical JSON: no spaces, fields in the columns' order,
--- none of them null, times in UTC without trailing zeros. The typed rows, written as JSON again, are
--- then the very text that came, which proves the type of each value and that there is no other
--- field; what is left are the tests of values. They let nothing through that usage_event_problem refuses.
+-- none of them null, no text that needs an escape, times in UTC without trailing zeros. The typed rows,
+-- written as JSON again, are then the very text that came, which proves the type of each value and that
+-- there is no other field; what is left are the tests of values. They let nothing through that
+-- usage_event_problem refuses. suspects are those that may differ from what is recorded with their keys.
 create or replace function token_tracking_raw.record_canonical_batch(
-    events json, moment timestamptz, latest timestamptz,
-    out recorded bigint, out known bigint, out differing jsonb
+    events json, moment timestamptz, latest timestamptz, out recorded bigint, out suspects jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -355,7 +355,11 @@ begin
     with written as materialized (
         select
             event.*,
-            event.metadata_text::jsonb as metadata
+            event.metadata_text::jsonb as metadata,
+            concat(
+                event.tenant_id, event.idempotency_key, event.token_type, event.operation, event.model,
+                event.agent_id, event.conversation_id, event.collection_id
+            ) as texts
         from rows from (
             json_to_recordset(events) as (
                 tenant_id text, idempotency_key text, tokens bigint, token_type text, operation text,
@@ -372,14 +376,23 @@ begin
     verdict as (
         select
             bool_and((
-                octet_length(written.tenant_id) between 1 and 255
-                and octet_length(written.idempotency_key) between 1 and 255
-                and octet_length(written.token_type) <= 255
-                and octet_length(written.operation) <= 255
-                and coalesce(octet_length(written.model) <= 255, true)
-                and coalesce(octet_length(written.agent_id) between 1 and 255, true)
-                and coalesce(octet_length(written.conversation_id) <= 255, true)
-                and coalesce(octet_length(written.collection_id) <= 255, true)
+                -- Without these, quoted text is its own JSON: what else needs an escape no JSON holds.
+                strpos(written.texts, '"') = 0
+                and strpos(written.texts, chr(92)) = 0
+                and written.tenant_id <> ''
+                and written.idempotency_key <> ''
+                and coalesce(written.agent_id <> '', true)
+                and (
+                    octet_length(written.texts) <= 255
+                    or octet_length(written.tenant_id) <= 255
+                    and octet_length(written.idempotency_key) <= 255
+                    and octet_length(written.token_type) <= 255
+                    and octet_length(written.operation) <= 255
+                    and coalesce(octet_length(written.model) <= 255, true)
+                    and coalesce(octet_length(written.agent_id) <= 255, true)
+                    and coalesce(octet_length(written.conversation_id) <= 255, true)
+                    and coalesce(octet_length(written.collection_id) <= 255, true)
+                )
                 and written.tokens between 0 and 1099511627776
                 and coalesce(written.input_tokens >= 0, true)
                 and coalesce(written.output_tokens >= 0, true)
@@ -401,15 +414,16 @@ begin
             ) is true)
             and '[' || string_agg(
                 concat(
-                    '{"tenant_id":', to_json(written.tenant_id),
-                    ',"idempotency_key":', to_json(written.idempotency_key),
-                    ',"tokens":', written.tokens,
-                    ',"token_type":', to_json(written.token_type),
-                    ',"operation":', to_json(written.operation),
-                    ',"model":' || to_json(written.model)::text,
-                    ',"agent_id":' || to_json(written.agent_id)::text,
-                    ',"conversation_id":' || to_json(written.conversation_id)::text,
-                    ',"collection_id":' || to_json(written.collection_id)::text,
+                    '{"tenant_id":"', written.tenant_id,
+                    '","idempotency_key":"', written.idempotency_key,
+                    '","tokens":', written.tokens,
+                    ',"token_type":"', written.token_type,
+                    '","operation":"', written.operation,
+                    '","model":"' || written.model,
+                    '","agent_id":"' || written.agent_id,
+                    '","conversation_id":"' || written.conversation_id,
+                    '","collection_id":"' || written.collection_id,
+                    '"',
                     ',"input_tokens":' || written.input_tokens,
                     ',"output_tokens":' || written.output_tokens,
                     ',"metadata":', written.metadata_text,
@@ -465,28 +479,39 @@ begin
         from placed
         where not placed.is_known
         -- One order for all writers: two that share keys wait for each other and never both at once.
-        order by placed.tenant_id collate "C", placed.idempotency_key collate "C"
+        order by placed.tenant_id collate "C", placed.idempotency_key collate "C", placed.place
+        on conflict (tenant_id, idempotency_key) do nothing
+        returning true
+    ),
+
+    counts as (
+        select
+            (select count(*) from inserted) as recorded,
+            (select count(*) from placed where not placed.is_known) as fresh
     )
 
     select
-        case when (select verdict.is_canonical from verdict) then count(*) filter (where not placed.is_known) end,
-        count(*) filter (where placed.is_known),
-        jsonb_agg(to_jsonb(placed) - 'stored' order by placed.place) filter (
-            where placed.is_known
-            and (
-                placed.tokens, placed.input_tokens, placed.output_tokens, placed.token_type,
-                placed.operation, placed.model, placed.agent_id
-            ) is distinct from (
-                (placed.stored).tokens, (placed.stored).input_tokens, (placed.stored).output_tokens,
-                (placed.stored).token_type, (placed.stored).operation, (placed.stored).model,
-                (placed.stored).agent_id
-            )
+        case when (select verdict.is_canonical from verdict) then counts.recorded end,
+        (
+            select jsonb_agg(to_jsonb(placed) - 'stored' order by placed.place)
+            from placed
+            where
+                -- A key came twice, or from another writer meanwhile: no row of `placed` knows of that.
+                counts.recorded < counts.fresh
+                or placed.is_known
+                and (
+                    placed.tokens, placed.input_tokens, placed.output_tokens, placed.token_type,
+                    placed.operation, placed.model, placed.agent_id
+                ) is distinct from (
+                    (placed.stored).tokens, (placed.stored).input_tokens,
+                    (placed.stored).output_tokens, (placed.stored).token_type,
+                    (placed.stored).operation, (placed.stored).model, (placed.stored).agent_id
+                )
         )
-    into recorded, known, differing
-    from placed;
-exception when data_exception or program_limit_exceeded or unique_violation then
-    -- A value that its column cannot hold, or a key that came twice, or from another writer meanwhile.
-    recorded := null;
+    into recorded, suspects
+    from counts;
+exception when data_exception or program_limit_exceeded then
+    recorded := null;  -- a value that its column cannot hold
 end
 $$;
 
@@ -497,6 +522,10 @@ create or replace function token_tracking_raw.keep_conflicts(
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
+-- Look-ups, whatever the plan that is kept was made for.
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
 as $$
 begin
     with differing as (
@@ -576,7 +605,6 @@ declare
     elements jsonb;
     total bigint;
     unreadable jsonb;
-    known bigint;
     found jsonb;
 begin
     perform token_tracking_raw.require_durable_commit();
@@ -598,8 +626,8 @@ begin
         return;
     end if;
 
-    select canonical.recorded, canonical.known, canonical.differing
-    into recorded, known, elements
+    select canonical.recorded, canonical.suspects
+    into recorded, elements
     from token_tracking_raw.record_canonical_batch(events, moment, latest) as canonical;
     if recorded is not null then
         if elements is not null then
@@ -611,7 +639,7 @@ begin
                 moment
             ) as kept;
         end if;
-        duplicates := known - conflicts;
+        duplicates := json_array_length(events) - recorded - conflicts;
         return;
     end if;
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -226,6 +227,7 @@ def test_a_deferred_build_reads_another_schema_and_a_clone_is_refused(
     project: DbtProject, warehouse: Warehouse
 ) -> None:
     state = str(project.scratch / "state")
+    own_target = ["--target-path", str(project.scratch / "dev")]
 
     def dbt(*words: str, schema: str = "token_tracking", green: bool = True) -> str:
         # Not in a worker: dbt notes in the project what it deferred.
@@ -245,14 +247,19 @@ def test_a_deferred_build_reads_another_schema_and_a_clone_is_refused(
 
     project.must("seed")
     dbt("parse", "--target-path", state)
+    # It once had a base of its own, whose runs have numbers like those of the one that is read.
+    for day in (60, 90):
+        warehouse.insert([Event(f"past-{day}", NOON - timedelta(days=day), agent="bot")])
+        dbt("run", "--select", "+int_usage__hourly", *own_target, schema="dev")
+    assert warehouse.rows("select distinct run_no from dev.rollup_changes") == [(2,)]
     marts = ["daily_token_usage", "monthly_token_usage", "daily_agent_token_usage"]
     views = ["usage_events", "tenant_agent_token_usage", "tenant_token_usage"]
+    deferred = ["--defer", "--favor-state", "--state", state, *own_target]
     for number in range(2):
         warehouse.insert([Event(str(number), NOON, agent="bot", operation="sumarize")])
         project.must("run")
         dbt(
-            *("run", "--select", *marts, *views, "--defer", "--state", state),
-            *("--target-path", str(project.scratch / "dev")),
+            *("run", "--select", *marts, *views, *deferred),
             schema="dev",
         )
         for relation in (*marts, "usage_events"):
@@ -261,6 +268,17 @@ def test_a_deferred_build_reads_another_schema_and_a_clone_is_refused(
                 for schema in ("token_tracking", "dev")
             ]
             assert rows[0] == rows[1] != []
+    # Its tests compare what that base's newest run changed.
+    execute(
+        warehouse,
+        "update dev.monthly_token_usage set tokens = tokens + 1 where usage_month = '2026-03-01'",
+    )
+    said = dbt(
+        *("build", "--select", *marts, "--exclude", "tag:full", *deferred),
+        schema="dev",
+        green=False,
+    )
+    assert re.findall(r"FAIL \d+ (\w+)", said) == ["monthly_equals_sum_of_daily"]
     said = dbt("clone", "--state", state, schema="copy", green=False)
     assert "`dbt clone` is not supported" in said
 

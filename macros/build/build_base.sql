@@ -62,6 +62,7 @@
         'fingerprint': "'" ~ fingerprint ~ "'",
         'basis': basis,
         'run_no': run_no,
+        'log_schema': "'" ~ relation.schema ~ "'",
         'snapshot': 'pg_current_snapshot()',
         'as_of': as_of,
         'billing_timezone': "'" ~ var('billing_timezone') ~ "'",

@@ -1,5 +1,4 @@
 {% macro build_rollup(relation, input) %}
-    {% set log = build_table('rollup_changes', input.schema) %}
     {% set ahead = saved_state(input) %}
     {% if ahead is none or not ahead['is_same'] %}
         {{ exceptions.raise_compiler_error(
@@ -7,6 +6,7 @@
             ~ " first, or both with `dbt build`."
         ) }}
     {% endif %}
+    {% set log = build_table('rollup_changes', ahead['log_schema']) %}
     {% set query = own_types(sql) %}
     {% set fingerprint = "query " ~ local_md5(query) ~ ", basis " ~ ahead['basis'] %}
     {% set saved = prepare_rollup(relation, query, fingerprint) %}
@@ -49,6 +49,7 @@
         'fingerprint': "'" ~ fingerprint ~ "'",
         'basis': "gen_random_uuid()" if saved is none else "'" ~ saved['basis'] ~ "'",
         'run_no': ahead['run_no'],
+        'log_schema': "'" ~ ahead['log_schema'] ~ "'",
         'snapshot': of_input.replace('{}', 'snapshot'),
         'as_of': of_input.replace('{}', 'as_of'),
         'billing_timezone': of_input.replace('{}', 'billing_timezone'),

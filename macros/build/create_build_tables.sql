@@ -9,6 +9,8 @@
         -- Renewed by each whole rebuild; part of the fingerprint of what reads the relation.
         basis uuid not null,
         run_no bigint,
+        -- Where rollup_changes counts these runs: the schema of the base, another one's under --defer.
+        log_schema text,
         snapshot pg_snapshot,
         as_of timestamptz,
         -- as_of of the newest whole rebuild, of which the log of changes says nothing
@@ -20,7 +22,8 @@
     alter table {{ build_table('build_state') }}
     add column if not exists rebuilt_as_of timestamptz,
     add column if not exists billing_timezone text,
-    add column if not exists definition text;
+    add column if not exists definition text,
+    add column if not exists log_schema text;
     create table if not exists {{ build_table('rollup_changes') }} (
         run_no bigint,
         usage_hour timestamptz,

@@ -2,7 +2,7 @@
     {%- if compares_everything(rollups) -%}
     true
     {%- else -%}
-    {%- set log = build_table('rollup_changes', rollups[-1].schema) -%}
+    {%- set log = log_of_changes(rollups[-1]) -%}
     {{ period }} = any(array(
             select distinct {{ period_of_change }}
             from {{ log }} as changes

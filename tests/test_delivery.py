@@ -228,9 +228,13 @@ def test_events_ahead_of_the_servers_clock_wait_until_it_has_come(
     assert "clock is 303 s ahead" in caplog.text
 
 
-def test_a_broken_file_of_another_process_stops_nothing(
-    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_row_that_cannot_be_read_stays_and_holds_nothing_back(
+    database: Database,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    monkeypatch.setattr("token_tracking.recovery._LOOK_SECONDS", 0.1)
     folder = tmp_path / "spool"
     other = Spool.create(folder, 2**30)
     other.append([event(f"{number}") for number in range(500)])
@@ -241,12 +245,44 @@ def test_a_broken_file_of_another_process_stops_nothing(
     good = Spool.create(folder, 2**30)
     good.append([event("good")])
     good.close()
+    told = f"{path} keeps 1 row(s) of a kind that is not known here"
     with UsageTracker(dsn=database.url, spool_dir=folder) as tracker:
-        until(lambda: database.value(EVENTS) == 1, what="the good one is in")
+        until(lambda: database.value(EVENTS) == 500, what="all the good ones are in")
         assert tracker.track_token_usage_sync("b", 1) is True
         assert tracker.stats().recorded == 1
-        until(lambda: "cannot be used" in caplog.text)
-    assert path.exists()
+        until(lambda: told in caplog.text)
+        time.sleep(0.5)  # which is several looks
+        assert caplog.text.count(told) == 1
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("select number from requests").fetchall() == [(250,)]
+        with connection:
+            connection.execute("update requests set kind = 'event'")
+    with UsageTracker(dsn=database.url, spool_dir=folder):
+        until(lambda: database.value(EVENTS) == 502, what="and that one, by who knows it")
+        until(lambda: not path.exists())
+
+
+def test_a_broken_file_of_another_process_stops_nothing(
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """One byte of a row is another one; of the other file, all are."""
+    folder = tmp_path / "spool"
+    other = Spool.create(folder, 2**30)
+    other.append([event(f"{number}") for number in range(500)])
+    path = other.path
+    other.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "update requests set payload = cast(payload as text) || x'ff' where number = 250"
+        )
+    (folder / "all.sqlite").write_bytes(b"this is no database" * 100)
+    with UsageTracker(dsn=database.url, spool_dir=folder) as tracker:
+        until(lambda: database.value(EVENTS) == 499, what="the good ones are in")
+        assert tracker.track_token_usage_sync("b", 1) is True
+        until(lambda: "all.sqlite cannot be read" in caplog.text)
+        until(lambda: "a event cannot be written" in caplog.text)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("select number from requests").fetchall() == [(250,)]
 
 
 def test_a_spool_file_that_is_removed_is_replaced(tmp_path: Path):

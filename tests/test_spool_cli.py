@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,15 @@ def test_a_file_that_cannot_be_read_is_told(database: Database, folder: Path):
     shown = spool_command(database.url, folder, "status")
     assert "unreadable" in shown.stdout
     assert shown.returncode == 0
+
+
+def test_a_row_that_cannot_be_read_is_told_and_stays(database: Database, folder: Path):
+    left_behind(folder, 3)
+    [path] = folder.glob("*.sqlite")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("update requests set kind = 'from the future' where number = 2")
+    flushed = spool_command(database.url, folder, "flush")
+    assert flushed.stdout == "flushed: 2 recorded\n"
+    assert "keeps 1 row(s) of a kind that is not known here" in flushed.stderr.replace("\n", " ")
+    assert f"1 still wait in {path.name}" in flushed.stderr
+    assert flushed.returncode == 3

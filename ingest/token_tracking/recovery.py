@@ -306,6 +306,8 @@ class Recovery:
                         database = stack.enter_context(closing(self._connect()))
                         database.patience = _FLUSH_SECONDS
                     self._flush(spool, database)
+                    if isinstance(spool, Spool) and (complaint := spool.complaint()):
+                        self._tell(complaint)
                 except SpoolError as error:
                     unreadable = unreadable or spool is self._own_spool()
                     self._tell(str(error))

@@ -18,6 +18,7 @@ import time
 import weakref
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -37,6 +38,7 @@ _SUFFIX = ".sqlite"
 _BUSY_SECONDS = 0.2  # only a person looks into the file, and the next batch gets another one
 _MOST_WAL_BYTES = 16 * 2**20
 _MOVED_AT_ONCE = 5000
+_AS_BYTES = "surrogateescape"  # a byte that a disk changed harms its own row alone
 # After these nothing was written; after any other error it is a question what a crash would leave.
 _SURE_FAILURES = {
     sqlite3.SQLITE_BUSY,
@@ -100,6 +102,7 @@ class Spool:
         self.path = path
         self._lock = lock
         self._forgotten = 0
+        self._unreadable: set[int] = set()
         self._connection = _opened(path, max_bytes)
         _open_spools.add(self)
 
@@ -212,28 +215,49 @@ class Spool:
     def oldest(self, count: int, most_bytes: int, after: int = 0) -> list[tuple[int, Request]]:
         """Return the requests that wait longest, of those after a number, each with its own.
 
+        A row of a kind that is not known here, of a later version perhaps, is passed by and stays.
+
         Raises:
             SpoolError: the file cannot be read.
 
         """
+        found: list[tuple[int, Request]] = []
+        last = max(after, self._forgotten)
+        while not found and (rows := self._rows(count, most_bytes, last)):
+            last = rows[-1][0]
+            for number, kind, first, second, payload in rows:
+                try:
+                    request = restored(kind, first, second, payload.encode(errors=_AS_BYTES))
+                except KeyError:
+                    self._unreadable.add(number)
+                else:
+                    found.append((number, request))
+        return found
+
+    def _rows(
+        self, count: int, most_bytes: int, after: int
+    ) -> list[tuple[int, str, str, str, str]]:
         try:
             with forks.undivided:
-                [text] = self._connection.execute(
-                    _OLDEST, (max(after, self._forgotten), count, most_bytes)
-                ).fetchone()
-            return [
-                (number, restored(kind, first, second, payload.encode()))
-                for number, kind, first, second, payload in json.loads(text)
-            ]
-        except (sqlite3.Error, ValueError, KeyError) as error:
-            raise self._unreadable(error) from error
+                [text] = self._connection.execute(_OLDEST, (after, count, most_bytes)).fetchone()
+            return json.loads(text)
+        except (sqlite3.Error, ValueError) as error:
+            raise self._failure(error) from error
+
+    def complaint(self) -> str | None:
+        """Say what of the file could not be read so far, if anything."""
+        if not self._unreadable:
+            return None
+        count = len(self._unreadable)
+        return f"the spool file {self.path} keeps {count} row(s) of a kind that is not known here"
 
     def forget(self, numbers: Sequence[int], through: int = 0) -> None:
         """Remove these requests: they are in PostgreSQL, as is all up to the number `through`.
 
         On a full disk that waits until the file as a whole can go.
         """
-        self._forgotten = max(self._forgotten, through)
+        # Of what was passed by, nothing is forgotten.
+        self._forgotten = max(self._forgotten, min([through, *(n - 1 for n in self._unreadable)]))
         forgotten = "delete from requests where number in (select value from json_each(?))"
         try:
             with forks.undivided, self._connection:
@@ -253,7 +277,7 @@ class Spool:
             with forks.undivided:
                 return self._connection.execute(waiting, (self._forgotten,)).fetchone() is None
         except sqlite3.Error as error:
-            raise self._unreadable(error) from error
+            raise self._failure(error) from error
 
     def shrink(self) -> None:
         """Give the disk back what the file no longer needs; quick, where nothing waits in it."""
@@ -287,7 +311,7 @@ class Spool:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
         os.close(self._lock)  # closed and not unlocked: that would unlock the parent's
 
-    def _unreadable(self, error: Exception) -> SpoolError:
+    def _failure(self, error: Exception) -> SpoolError:
         said = _said(error) if isinstance(error, sqlite3.Error) else type(error).__name__
         return SpoolError(f"the spool file {self.path} cannot be used: {said}")
 
@@ -317,6 +341,7 @@ def spool_files(folder: Path) -> list[SpoolFile]:
 
 def _opened(path: Path, max_bytes: int | None) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
+    connection.text_factory = partial(str, encoding="utf-8", errors=_AS_BYTES)
     try:
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = full")

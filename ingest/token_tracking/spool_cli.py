@@ -106,10 +106,12 @@ def _flush(spool: Spool, database: Database, outcomes: Counter[Outcome]) -> None
     try:
         for ended in flush(spool, database):
             outcomes.update(ended)
-        if not spool.is_empty():
+        if complaint := spool.complaint():
+            Terminal().warn(complaint)
+        elif not spool.is_empty():
             Terminal().warn(
-                f"{spool.path.name}: what is left is more than 5 minutes ahead of the database's "
-                "clock, and waits for it"
+                f"{spool.path.name}: what is left is named above, or more than 5 minutes ahead of "
+                "the database's clock, and waits for it"
             )
     except SpoolError as error:
         Terminal().warn(str(error))

@@ -24,13 +24,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "spool"
 
 
-def spool_command(dsn: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def spool_command(
+    dsn: str, folder: Path, *words: str, **more: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "token_tracking.cli", "spool", *words],
         env={
             "PYTHONPATH": ":".join(sys.path),
             "TOKEN_TRACKING_DSN": dsn,
             "TOKEN_TRACKING_SPOOL_DIR": str(folder),
+            **more,
         },
         check=False,
         capture_output=True,
@@ -105,3 +108,10 @@ def test_a_row_that_cannot_be_read_is_told_and_stays(database: Database, folder:
     assert "keeps 1 row(s) of a kind that is not known here" in flushed.stderr.replace("\n", " ")
     assert f"1 still wait in {path.name}" in flushed.stderr
     assert flushed.returncode == 3
+
+
+def test_what_waits_is_there_while_tracking_is_off(database: Database, folder: Path):
+    left_behind(folder, 3)
+    off = {"TOKEN_TRACKING_ENABLED": "0"}
+    assert " 3 " in spool_command(database.url, folder, "status", **off).stdout
+    assert spool_command(database.url, folder, "flush", **off).stdout == "flushed: 3 recorded\n"

@@ -34,7 +34,7 @@ def spool_status() -> None:
     from .tracker import UsageTracker
 
     terminal = Terminal()
-    folder = UsageTracker().spool_folder()
+    folder = UsageTracker(enabled=True).spool_folder()
     files = spool_files(folder)
     terminal.say(f"spool folder: {folder}")
     if not files:
@@ -72,7 +72,7 @@ def spool_flush() -> None:
     from .tracker import UsageTracker
 
     terminal = Terminal()
-    folder = UsageTracker().spool_folder()
+    folder = UsageTracker(enabled=True).spool_folder()
     outcomes: Counter[Outcome] = Counter()
     with Database.open(patience=_FLUSH_SECONDS) as database:
         for spool in Spool.adopt(folder):

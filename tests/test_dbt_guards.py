@@ -160,6 +160,38 @@ def test_a_list_that_cannot_be_is_refused(
     project.must("run")
 
 
+@pytest.mark.parametrize(
+    ("migration", "labels"),
+    [
+        # "To remove or reorder one"
+        ("drop schema token_tracking cascade", ["unknown", "embedding", "llm"]),
+        # "To rename one"
+        (
+            "alter type {type} rename value 'fine_tuning' to 'tuning'",
+            ["llm", "embedding", "tuning", "unknown"],
+        ),
+    ],
+    ids=["remove", "rename"],
+)
+def test_a_list_changes_in_the_way_that_the_refusal_tells(
+    project: DbtProject, database: Database, migration: str, labels: list[str]
+) -> None:
+    # `dbt run` leaves out the aliases, some of which would have to go.
+    warehouse = Warehouse(database, Settings(token_types=tuple(labels), aliases={}))
+    warehouse.insert([Event(label, NOON, token_type=label) for label in {*TOKEN_TYPES, *labels}])
+    project.must("run")
+    refused = project.run("run", token_types=labels).said
+    [enum_type] = re.findall(r"alter type (\S+) rename value", refused)
+    assert "drop the schema 'token_tracking'" in refused
+    execute(warehouse, migration.format(type=enum_type))
+    project.must("run", token_types=labels)
+    warehouse.check()
+    rows = warehouse.rows("select fine_tuning_tokens from token_tracking.tenant_token_usage")
+    assert rows == [(0,)]
+    checks = ("labels_agree", "tenants_equal_sum_of_months")
+    project.must("test", "--select", *checks, token_types=labels)
+
+
 def test_what_cannot_give_exact_totals_is_refused(
     project: DbtProject, warehouse: Warehouse
 ) -> None:

@@ -558,7 +558,17 @@ CASES: dict[str, Case] = {
     ),
     "label renamed": Case(
         "alter type token_tracking.token_type rename value 'fine_tuning' to 'tuning';"
-        "alter type token_tracking.operation_type rename value 'batch' to 'bulk';",
+        "alter type token_tracking.operation_type rename value 'batch' to 'bulk';"
+        # as the next build would make it; the column of the old label stays, of zeros
+        """
+        create or replace view token_tracking.tenant_token_usage as
+        select tenant_id, sum(tokens)::bigint as llm_tokens, 0::bigint as embedding_tokens,
+            0::bigint as fine_tuning_tokens, 0::bigint as unknown_tokens,
+            sum(tokens)::bigint as tokens, sum(event_count)::bigint as event_count,
+            min(usage_date) as first_used_on, max(usage_date) as last_used_on,
+            0::bigint as tuning_tokens
+        from token_tracking.daily_token_usage group by tenant_id
+        """,
         {
             "hourly_token_usage.token_type_has_the_labels_of_the_package": {
                 "enum_type": "token_type",
@@ -571,7 +581,6 @@ CASES: dict[str, Case] = {
                 "found": "missing",
             },
         },
-        {"raw_to_marts.tenant_token_usage_equals_sum_of_daily"},
     ),
     "unusual tenant": Case(
         "update token_tracking.daily_token_usage set tokens = 81"

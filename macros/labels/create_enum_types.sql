@@ -17,6 +17,7 @@
                     ~ " enum type. To rename one: alter type " ~ enum_type(type) ~ " rename value 'old'"
                     ~ " to 'new', and change the list in the same way. To remove or reorder one: drop"
                     ~ " the schema '" ~ target.schema ~ "' (the raw events are elsewhere) and build."
+                    ~ " Aliases of a label that is no more go from seeds/label_aliases.csv."
                 ) }}
             {% endif %}
             {% for label in wanted if label not in existing %}

@@ -4,12 +4,13 @@
     tenant_readable=true,
 ) }}
 
-{#- A label that was added later comes last, for a view can only grow at its end. -#}
+{#- A label that was added later comes last, for a view can only grow at its end. One that is no
+    more keeps its column, of zeros: compared as text, for the enum type does not know it. -#}
 {% set labels = ['llm', 'embedding', 'fine_tuning', 'unknown'] %}
 {% set later = [] %}
 {% for label in var('token_types') if label not in labels %}
     {% do later.append(
-        sum_where('daily.tokens', "daily.token_type = '" ~ label ~ "'")
+        sum_where('daily.tokens', "daily.token_type::text = '" ~ label ~ "'")
         ~ " as " ~ label ~ "_tokens"
     ) %}
 {% endfor %}
@@ -25,7 +26,7 @@ final as (
     select
         daily.tenant_id,
         {% for label in labels -%}
-        {{ sum_where('daily.tokens', "daily.token_type = '" ~ label ~ "'") }}
+        {{ sum_where('daily.tokens', "daily.token_type::text = '" ~ label ~ "'") }}
             as {{ label }}_tokens,
         {% endfor -%}
         sum(daily.tokens)::bigint as tokens,

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import random
+import sys
 from collections import Counter
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
@@ -313,6 +314,19 @@ def test_json_lines(database, write):
         "tokens: a boolean",
         "tokens: a string",
     ]
+
+
+def test_json_of_any_depth_is_refused_and_the_others_go_on(database, write):
+    """Of some depth Python just reads it, and cannot write it again."""
+    lines = ['{"tenant_id": "b", "tokens": 1, "metadata": {"n": [[[[{}], []]]]}}']
+    for depth in range(sys.getrecursionlimit() - 700, sys.getrecursionlimit() + 10):
+        for start, end in ("[", "]"), ('{"a":', "}"):
+            nested = start * depth + "1" + end * depth
+            lines.append(f'{{"tenant_id": "b", "tokens": 7, "metadata": {nested}}}')
+    lines.append('{"tenant_id": "b", "tokens": 2, "metadata": {"n": "' + "[" * 2000 + '"}}')
+    file = write("\n".join(lines), "deep.jsonl")
+    report = load(database, file, plan(constants="")).files[0]
+    assert counts(report) == (2, 0, 0, len(lines) - 2)
 
 
 def test_a_constant_holds_over_what_a_row_says(database, write):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 KEPT_OF_A_LONG_LINE: Final = 1000
 _NAMES_SHOWN: Final = 20
+# Levels of nesting, and of calls, that whoever takes a row further may have in addition to the
+# reader: what is read has to be written again.
+_ROOM: Final = 50
 _BROKEN_QUOTES: Final = "line: quotes that do not match; must be CSV"
 
 
@@ -51,6 +54,8 @@ def json_rows(lines: Lines) -> Iterator[Row | BadRow]:
             continue
         try:
             value: object = json.loads(text)
+            if text.count("[") + text.count("{") > _ROOM:
+                json.loads("[" * _ROOM + text + "]" * _ROOM)
         except json.JSONDecodeError as error:
             yield BadRow(
                 lines.number, text, f"line: no JSON at column {error.colno}; must be an object"

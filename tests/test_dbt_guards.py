@@ -255,6 +255,26 @@ def test_a_change_of_a_view_gives_up_before_readers_wait_for_it(
     project.must("run", billing_timezone="Asia/Kathmandu")
 
 
+def test_row_policies_give_up_before_readers_and_builds_wait_for_them(
+    project: DbtProject, warehouse: Warehouse
+) -> None:
+    warehouse.insert([Event("1", NOON)])
+    project.must("run")
+    execute(warehouse, "create role token_tracking_tenant_reader")
+    try:
+        with closing(warehouse.connect(autocommit=False)) as reader:
+            reader.execute("select * from token_tracking.daily_token_usage")
+            refused = project.run("run", "--select", "daily_token_usage")
+            assert "lock timeout" in refused.said
+        project.must("run", "--select", "daily_token_usage")
+    finally:
+        execute(
+            warehouse,
+            "drop owned by token_tracking_tenant_reader",
+            "drop role token_tracking_tenant_reader",
+        )
+
+
 def test_a_deferred_build_reads_another_schema_and_a_clone_is_refused(
     project: DbtProject, warehouse: Warehouse
 ) -> None:

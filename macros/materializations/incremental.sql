@@ -11,6 +11,8 @@
         {% do build_base(relation) %}
     {% endif %}
     {% do apply_grants(relation, config.get('grants'), should_revoke=true) %}
+    {#- What a hook alters waits for readers, and every build waits for this one. -#}
+    {% do run_query(wait_briefly()) %}
     {{ run_hooks(post_hooks, inside_transaction=true) }}
     {% do adapter.commit() %}
     {{ run_hooks(post_hooks, inside_transaction=false) }}

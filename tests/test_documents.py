@@ -5,6 +5,7 @@ The info string of a block says what becomes of it: `run` it runs here, `not tri
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -180,6 +181,14 @@ def copy(server: Server, built: Built, tmp_path: Path) -> Iterator[Built]:
         database = Database(server.url(name), server.environment(name))
         yield Built(database, DbtProject(database.env, tmp_path / "dbt"))
         connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture
+def alone() -> Iterator[tuple[Database, Server]]:
+    """A database on a server of its own: roles are a cluster's, and other tests find none."""
+    for server in started_server(None, NOT_DURABLE):
+        for database in fresh_database(server):
+            yield database, server
 
 
 # Descriptions
@@ -463,6 +472,14 @@ def run_python(text: str, database: Database, folder: Path, **settings: str) -> 
 
 
 GUIDE = DOCS / "migration.md"
+STORY = """
+import logging, sys
+logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(message)s")
+logging.getLogger("asyncio").setLevel(logging.WARNING)
+from token_tracking import track_token_usage
+async def call(key, tokens):
+    await track_token_usage("acme", tokens, operation="chat", idempotency_key=key)
+"""
 OLD_TABLE = """
     create schema billing;
     create table billing.daily_usage (
@@ -472,6 +489,9 @@ OLD_TABLE = """
         ('acme', '2026-02-14', 'llm', 100), ('acme', '2026-02-14', 'llm', 20),
         ('acme', '2026-02-15', 'embedding', 7), ('globex', '2026-02-15', 'llm', 5),
         ('acme', '2026-02-16', 'llm', 11), ('globex', '2026-02-17', 'llm', 13);
+    create schema app;
+    create table app.agents (id text, tenant_id text);
+    insert into app.agents values ('agent-7', 'acme'), ('agent-9', 'acme');
 """
 DAYS_OF_FEBRUARY = """
     select
@@ -487,35 +507,91 @@ def test_the_guides_have_the_same_code():
     assert [(block.info, block.text) for block in blocks(GUIDE)] == [
         (block.info, block.text) for block in spanish
     ]
-    assert all(block.info.split()[1] in {"run", "shim", "log"} for block in spanish)
+    assert {block.info.split(maxsplit=1)[1] for block in spanish} == {
+        "run",
+        "shim",
+        "beside",
+        "log",
+        "not tried: names and places are yours",
+    }
 
 
-def test_the_migration_goes_as_the_guide_says(server: Server, database: Database, tmp_path: Path):
+def as_service(database: Database) -> Database:
+    """The same database, by the login that the guide makes for a service."""
+    return replace(database, url=database.url.replace("postgres@", "chat_service@"))
+
+
+def test_the_migration_goes_as_the_guide_says(alone: tuple[Database, Server], tmp_path: Path):
+    database, server = alone
     here = Built(database, DbtProject(database.env, tmp_path / "dbt"))
     (tmp_path / "old_counters.py").write_text(
         "async def track_token_usage(*args, **kwargs):\n    print('old:', args, kwargs)\n"
     )
+    login, casts, owners, opening, undo = (
+        block.text for block in blocks(GUIDE, "sql") if block.runs
+    )
+    roles, compare = (block.text for block in blocks(GUIDE, "sh") if block.runs)
+    [beside] = (block.text for block in blocks(GUIDE, "python beside"))
     with closing(database.connect()) as connection:
         connection.execute(OLD_TABLE)
-        connection.execute(
-            "select token_tracking_raw.track_token_usage_batch(%s)",
-            (
-                '[{"tenant_id":"acme","tokens":11,"occurred_at":"2026-02-16T10:00:00Z"},'
-                '{"tenant_id":"globex","tokens":13,"occurred_at":"2026-02-17T10:00:00Z"}]',
-            ),
-        )
 
+    # The package is there before its rights: what it is told waits, as the guide's last table says.
+    early = "from common.tracking import track_token_usage\n" + STORY
+    with closing(database.connect()) as connection:
+        connection.execute("create role chat_service login")
+        connection.execute("revoke all on schema token_tracking_raw from public")
+    said = run_python(early + "await call('early', 17)\n", as_service(database), tmp_path)
+    assert "InsufficientPrivilege 42501" in said
+    with closing(database.connect()) as connection:
+        connection.execute("drop role chat_service")
+
+    run_shell(roles, here, tmp_path, server)
+    with closing(database.connect()) as connection:
+        connection.execute(login)
+        assert connection.execute(owners).fetchall() == [(2,)]
     code = "".join(block.text for block in blocks(GUIDE, "python") if block.runs)
-    assert run_python(code, database, tmp_path) == (
-        "old: ('acme', 120, 'gpt-4o') {'idempotency_key': 'm-2'}\n"
+    assert run_python(code, as_service(database), tmp_path) == ""
+    # The next process has sent what waited, or is about to.
+    run_shell(
+        "token-tracking spool flush",
+        Built(as_service(database), here.project),
+        tmp_path,
+        server,
     )
-    said = "".join(run_shell(block.text, here, tmp_path, server) for block in blocks(GUIDE, "sh"))
-    assert "2 of 2 tenants' days are equal" in said
 
-    casts, opening, undo = (block.text for block in blocks(GUIDE, "sql"))
+    # Both count, and everything else that a service imports is there.
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "tracking.py").write_text(beside)
+    calls = (
+        "from common.tracking import TOKEN_TYPE_LLM, track_token_usage, void_usage\n"
+        "assert await track_token_usage('acme', 120, token_type=TOKEN_TYPE_LLM)\n"
+    )
+    assert run_python(calls, as_service(database), tmp_path) == (
+        "old: ('acme', 120) {'token_type': 'llm'}\n"
+    )
+
+    # The owner of the guide's table pays for others' use of its agents.
+    events = [
+        ("acme", None, 11, "2026-02-16"),
+        ("globex", None, 13, "2026-02-17"),
+        ("initech", "agent-7", 1000, "2026-03-02"),
+    ]
+    usage = [
+        {"tenant_id": tenant, "agent_id": agent, "tokens": n, "occurred_at": f"{day}T10:00:00Z"}
+        for tenant, agent, n, day in events
+    ]
+    with closing(database.connect()) as connection:
+        connection.execute(
+            "select token_tracking_raw.track_token_usage_batch(%s)", (json.dumps(usage),)
+        )
+    assert "2 of 2 tenants' days are equal" in run_shell(compare, here, tmp_path, server)
     assert here.rows(casts) == [{"track_token_usage": True}]
     keys = "select tokens from token_tracking_raw.usage_events where occurred_at > '2026-03-01'"
-    assert sorted(row["tokens"] for row in here.rows(keys)) == [120, 120, 350]
+    assert sorted(row["tokens"] for row in here.rows(keys)) == [17, 120, 120, 350, 1000]
+    agents = "select tenant_id, agent_id, tokens from token_tracking.daily_agent_token_usage"
+    assert [tuple(row.values()) for row in here.rows(agents)] == [("acme", "agent-7", 1000)]
+    newest = "select agent_id, owner_tenant_id from token_tracking_raw.agent_owners"
+    assert database.rows(f"{newest} where valid_from > '2026-03-01'") == [("agent-9", "globex")]
 
     def counts() -> tuple[int, ...]:
         with closing(psycopg.connect(database.url, autocommit=True)) as connection:
@@ -553,6 +629,27 @@ def test_mixed_ids_need_the_casts_of_the_guide(built: Built):
         )
 
 
+def test_a_services_own_module_wins_without_a_package_too(emptied: Database, tmp_path: Path):
+    (tmp_path / "common").mkdir()
+    own = tmp_path / "common" / "tracking.py"
+    own.write_text("OLD = True\n")
+    run_python(
+        "import asyncio, common.tracking\nassert common.tracking.OLD\nawait asyncio.sleep(0)\n",
+        emptied,
+        tmp_path,
+    )
+    call = (
+        "from common.tracking import TOKEN_TYPE_LLM, track_token_usage\n"
+        "assert await track_token_usage('acme', 7, token_type=TOKEN_TYPE_LLM)\n"
+    )
+    [shim] = (block.text for block in blocks(GUIDE, "python shim"))
+    own.write_text(shim)
+    run_python(call, emptied, tmp_path)
+    own.unlink()
+    run_python(call, emptied, tmp_path)
+    assert emptied.value("select sum(tokens) from token_tracking_raw.usage_events") == 14
+
+
 def test_a_regular_package_keeps_its_own_modules(emptied: Database, tmp_path: Path):
     [shim] = (block.text for block in blocks(GUIDE, "python shim"))
     assert len(shim.splitlines()) == 2
@@ -572,16 +669,6 @@ def test_a_regular_package_keeps_its_own_modules(emptied: Database, tmp_path: Pa
     )
     run_python(code, emptied, tmp_path)
     assert emptied.value("select tokens from token_tracking_raw.usage_events") == 7
-
-
-STORY = """
-import logging, sys
-logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(message)s")
-logging.getLogger("asyncio").setLevel(logging.WARNING)
-from token_tracking import track_token_usage
-async def call(key, tokens):
-    await track_token_usage("acme", tokens, operation="chat", idempotency_key=key)
-"""
 
 
 def test_the_logs_are_real(emptied: Database, tmp_path: Path):
@@ -706,23 +793,17 @@ LOGIN = "create role acme_reader login in role token_tracking_tenant_reader"
 
 
 @pytest.fixture
-def with_roles(tmp_path: Path) -> Iterator[tuple[Built, Server]]:
-    """The demo's usage on a server of its own, for roles are a cluster's, and who may read it."""
-    for server in started_server(None, NOT_DURABLE):
-        for database in fresh_database(server):
-            run_shell(
-                "token-tracking schema apply --roles",
-                Built(database, DbtProject(database.env, tmp_path / "dbt")),
-                tmp_path,
-                server,
-            )
-            with closing(database.connect()) as connection:
-                connection.execute(LOGIN)
-                connection.execute(
-                    "insert into token_tracking_raw.tenant_readers"
-                    " values ('acme_reader', 'atlas-bank')"
-                )
-            yield built_in(database, server, tmp_path), server
+def with_roles(alone: tuple[Database, Server], tmp_path: Path) -> tuple[Built, Server]:
+    """The demo's usage, and who may read it."""
+    database, server = alone
+    here = Built(database, DbtProject(database.env, tmp_path / "dbt"))
+    run_shell("token-tracking schema apply --roles", here, tmp_path, server)
+    with closing(database.connect()) as connection:
+        connection.execute(LOGIN)
+        connection.execute(
+            "insert into token_tracking_raw.tenant_readers values ('acme_reader', 'atlas-bank')"
+        )
+    return built_in(database, server, tmp_path), server
 
 
 def test_a_dump_comes_to_life_elsewhere(with_roles: tuple[Built, Server], tmp_path: Path):

@@ -888,6 +888,40 @@ def test_without_rights_it_says_which_are_needed(
         run(Database("", reader), tmp_path / "docs")
 
 
+AUDITOR = """
+    grant token_tracking_analyst to outside_reader;
+    revoke select on all tables in schema token_tracking from outside_reader;
+    grant select on token_tracking.label_aliases to outside_reader;
+"""
+GROUPS = ("token_tracking_analyst", "token_tracking_tenant_reader")
+
+
+def test_with_row_security_it_says_who_sees_every_row(
+    copy: Database, reader: dict[str, str], tmp_path: Path
+):
+    with closing(copy.connect()) as connection:
+        try:
+            for group in GROUPS:
+                connection.execute(f"create role {group}")
+            DbtProject(copy.env, tmp_path / "dbt").must("run")
+            connection.execute(
+                "grant select on all tables in schema token_tracking to outside_reader"
+            )
+            says = (
+                r"as user outside_reader is not shown every row of"
+                r" token_tracking\.daily_agent_token_usage: .*"
+                r" members of postgres or token_tracking_analyst; validate as one of these$"
+            )
+            with pytest.raises(QualityError, match=says):
+                run(Database("", reader), tmp_path / "docs")
+            connection.execute(AUDITOR)
+            report = run(Database("", reader), tmp_path / "docs")
+            assert unsuccessful(report) == {}
+        finally:
+            for group in GROUPS:
+                connection.execute(f"drop owned by {group}; drop role {group}")
+
+
 def test_all_queries_see_one_moment(copy: Database, tmp_path: Path):
     def break_everything(done: int, _all: int) -> None:
         if done == 1:

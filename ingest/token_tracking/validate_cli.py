@@ -37,7 +37,9 @@ def validate_command(
     """Check raw events and marts from outside of dbt, and say what is wrong (Great Expectations).
 
     It reads one moment of the database of libpq's variables, and needs only usage on both schemas
-    and select on their tables. Services and builds can go on meanwhile.
+    and select on their tables; with the group roles set up, as a member of token_tracking_analyst
+    that may also read token_tracking_raw and label_aliases, or of token_tracking_transformer.
+    Services and builds can go on meanwhile.
 
     Exit codes: 0 all holds, but for warnings; 1 something does not hold, or cannot be checked;
     3 there is nothing to check: no events, or no totals of them.

@@ -47,6 +47,37 @@ _BUILDS: Final = """
     from {} as builds
     where builds.model = any(%s)
 """
+# A mart of which policies leave something out, and the roles to which it shows everything.
+_HIDDEN: Final = """
+    select
+        marts.relname,
+        (
+            select string_agg(roles.rolname, ' or ' order by roles.rolname)
+            from pg_roles as roles
+            where roles.oid = marts.relowner or roles.oid = any(everything.roles)
+        )
+    from pg_class as marts
+    cross join lateral (
+        select coalesce(array_agg(role), '{}') as roles
+        from pg_policy as policies
+        cross join unnest(policies.polroles) as role
+        where
+            policies.polrelid = marts.oid
+            and policies.polpermissive
+            and policies.polcmd in ('r', '*')
+            and pg_get_expr(policies.polqual, policies.polrelid) = 'true'
+    ) as everything
+    where
+        marts.relnamespace = to_regnamespace(quote_ident(%s))
+        and marts.relname = any(%s)
+        and row_security_active(marts.oid)
+        and not exists (
+            select from unnest(everything.roles) as role
+            where case role when 0 then true else pg_has_role(role, 'usage') end
+        )
+    order by marts.relname
+    limit 1
+"""
 _EVENTS: Final = """
     select
         exists (select from token_tracking_raw.usage_events),
@@ -82,7 +113,7 @@ def hold_snapshot(
 
     Raises:
         NothingToCheckError: no events, or no totals of them.
-        QualityError: the database cannot be read.
+        QualityError: the database cannot be read, or not all of it.
 
     """
     try:
@@ -107,6 +138,7 @@ def hold_snapshot(
                     on_wait()
                     has_waited = True
                 time.sleep(_PAUSE)
+            _refuse_hidden_rows(connection, schema)
             _refuse_nothing(connection, schema)
             [(exported,)] = connection.execute("select pg_export_snapshot()").fetchall()
             as_of = builds["int_usage__hourly"][1]
@@ -174,6 +206,15 @@ def _builds(
 
 def _is_one_build(builds: dict[str, tuple[int, datetime]]) -> bool:
     return len({run_number for run_number, _ in builds.values()}) == 1
+
+
+def _refuse_hidden_rows(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> None:
+    for mart, roles in connection.execute(_HIDDEN, (schema, list(ROLLUPS[1:]))):
+        message = (
+            f"{Target.of('')} is not shown every row of {schema}.{mart}: its row-level security "
+            f"shows them to members of {roles}; validate as one of these"
+        )
+        raise QualityError(message)
 
 
 def _refuse_nothing(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> None:

@@ -39,11 +39,17 @@ sample: $(VENV)/.demo  ## A few days of usage into the database of PGHOST, PGDAT
 build: $(VENV)/.demo  ## The whole warehouse in that database (STATE=folder keeps the manifest for build-changed)
 	@token-tracking schema apply
 	@dbt build $(if $(STATE),--target-path '$(STATE)')
+	@$(if $(STATE),cp dbt_project.yml '$(STATE)')
 
-build-changed: $(VENV)/.demo  ## What differs from STATE's build and all that depends on it, into the schema DBT_SCHEMA
+# dbt's comparison of states leaves out the vars, on which every total depends.
+build-changed: $(VENV)/.demo  ## What differs from STATE's build and all that depends on it (everything, where vars differ), into the schema DBT_SCHEMA
 	@test -n '$(STATE)' || { echo 'build-changed needs STATE=folder, which `make build STATE=folder` made'; exit 1; }
 	@token-tracking schema apply
-	@dbt build --selector changed --defer --state '$(STATE)'
+	@if test -f '$(STATE)/dbt_project.yml' && python -c 'import sys, yaml; \
+		one, other = (yaml.safe_load(open(path))["vars"] for path in sys.argv[1:]); sys.exit(one != other)' \
+		dbt_project.yml '$(STATE)/dbt_project.yml'; \
+	then dbt build --selector changed --defer --state '$(STATE)'; \
+	else echo 'Not the vars of the build in $(STATE), so everything is built.'; dbt build; fi
 
 docs: $(VENV)/.demo  ## The dbt docs site, one file without network: site/index.html (with PGHOST, columns' types too)
 	@dbt --quiet parse --target-path target/docs

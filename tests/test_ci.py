@@ -78,7 +78,7 @@ def test_no_test_is_left_out_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(conftest, "DEBIAN_15", tmp_path / "nothing")
     for there, ending in (("", pytest.skip.Exception), ("true", pytest.fail.Exception)):
         monkeypatch.setenv("GITHUB_ACTIONS", there)
-        with pytest.raises(BaseException, match="apt-get install postgresql-15") as ended:  # noqa: PT011
+        with pytest.raises(BaseException, match="apt-get install postgresql-15") as ended:
             conftest.debian_15()
         assert ended.type is ending
 
@@ -103,6 +103,15 @@ def test_only_what_changed_is_built_and_the_rest_is_read_from_the_base(
     built = {one["unique_id"].split(".")[-1] for one in results if "model." in one["unique_id"]}
     assert "monthly_token_usage" in built
     assert not {"int_usage__hourly", "hourly_token_usage", "daily_token_usage"} & built, built
+    assert database.rows(whole.format("change")) == expected
+    # Another billing time zone changes no line of SQL, and every total.
+    settings = change / "dbt_project.yml"
+    text = settings.read_text()
+    assert text.count("billing_timezone: UTC") == 1
+    settings.write_text(text.replace("billing_timezone: UTC", "billing_timezone: Asia/Kathmandu"))
+    make(change, database, "build-changed", STATE=str(state), DBT_SCHEMA="change")
+    zones = database.rows("select distinct billing_timezone from change.build_status")
+    assert zones == [("Asia/Kathmandu",)]
     assert database.rows(whole.format("change")) == expected
 
 

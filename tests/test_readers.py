@@ -240,6 +240,47 @@ def test_without_a_row_of_its_own_a_reader_sees_nothing(marts: Database, user: s
             assert connection.execute(f"select * from token_tracking.{mart}").fetchall() == []  # type: ignore[arg-type]
 
 
+def test_access_is_taken_away_by_the_readers_row(rebuilt: Database):
+    [away] = re.findall(r"`(delete from [^`]*)`", GUIDE)
+    query = "select count(*) from token_tracking.tenant_token_usage"
+    before = rebuilt.rows("select * from token_tracking_raw.tenant_readers")
+    with closing(login(rebuilt, "acme_reader")) as connection:
+        assert connection.execute(query).fetchone() == (1,)
+        execute(rebuilt, away)
+        try:
+            assert connection.execute(query).fetchone() == (0,)
+        finally:
+            execute(
+                rebuilt,
+                "insert into token_tracking_raw.tenant_readers values ('acme_reader', 'acme')",
+            )
+    assert sorted(map(str, before)) == sorted(
+        map(str, rebuilt.rows("select * from token_tracking_raw.tenant_readers"))
+    )
+
+
+def test_a_role_that_was_granted_a_mart_by_hand_sees_no_rows_of_it(rebuilt: Database):
+    tables = ("hourly", "daily", "monthly", "daily_agent", "tenant")
+    views = ("usage_events", "unmapped_labels", "build_status")
+    execute(
+        rebuilt,
+        "create role by_hand login",
+        "grant usage on schema token_tracking to by_hand",
+        "grant select on all tables in schema token_tracking to by_hand",
+    )
+    try:
+        with closing(login(rebuilt, "by_hand")) as connection:
+            rows = {
+                relation: connection.execute(
+                    f"select count(*) > 0 from token_tracking.{relation}"  # type: ignore[arg-type]
+                ).fetchone()
+                for relation in (*(f"{name}_token_usage" for name in tables), *views)
+            }
+    finally:
+        execute(rebuilt, "drop owned by by_hand", "drop role by_hand")
+    assert {relation for relation, (there,) in rows.items() if there} == set(views)  # type: ignore[misc]
+
+
 def test_a_trusted_backend_names_the_tenant_by_transaction(marts: Database):
     tenants = "select array_agg(distinct tenant_id) from token_tracking.monthly_token_usage"
     with closing(login(marts, "web_backend")) as connection:

@@ -198,6 +198,22 @@ def test_a_conflict_says_nothing_of_the_recorded_event(raw: Database):
     assert not [text for text in said if "secret" in text or "79" in text]
 
 
+def test_a_writer_can_guess_what_was_recorded(raw: Database):
+    """The limit that docs/roles.md names: many guesses in one call, and no trace of them."""
+    event = {"tenant_id": "acme", "idempotency_key": "guessed", "tokens": 79}
+    guesses = [{**event, "tokens": tokens} for tokens in range(100)]
+    with closing(login(raw, "service")) as connection:
+        connection.execute(BATCH, (json.dumps([event]),))
+    with closing(login(raw, "mallory")) as connection:
+        connection.autocommit = False
+        told = connection.execute(BATCH, (json.dumps(guesses),)).fetchone()
+        connection.rollback()
+    assert told is not None
+    assert set(range(100)) - {problem["index"] for problem in told[4]} == {79}
+    trace = "select count(*) from token_tracking_raw.usage_event_conflicts"
+    assert raw.value(f"{trace} where idempotency_key = 'guessed'") == 0
+
+
 # Functions by name, arguments and result; operators by name, result, left and right.
 FUNCTIONS_USED = r"""
     select distinct
@@ -472,6 +488,76 @@ def test_what_one_role_had_made_is_taken_over(raw: Database):
     assert before.rows(owners) == [("after_owner",)]
     execute(raw, "drop database before", "drop role founder")
     execute(raw, *(f"drop role {role}" for role in Roles("after_").names.values()))
+
+
+def test_what_others_were_granted_by_name_is_taken_and_told(raw: Database):
+    """As in a database where services wrote before there were roles, one of them granting on."""
+    schema = "token_tracking_raw"
+    others = ("clerk", "old service", "stranger")
+    execute(raw, *(f'create role "{name}" login' for name in others))
+    execute(
+        raw,
+        f'grant usage, create on schema {schema} to "old service", stranger, clerk',
+        f'grant select, update on {schema}.usage_events to "old service" with grant option',
+        f'grant execute on all routines in schema {schema} to "old service"',
+        f"grant select (tokens), insert (tokens) on {schema}.usage_events to clerk",
+    )
+    execute(raw, f"grant select, update on {schema}.usage_events to stranger", user="old service")
+    before = rights(raw)
+    try:
+        with closing(login(raw, "stranger")) as connection:
+            connection.execute("update token_tracking_raw.usage_events set tokens = tokens")
+        with closing(login(raw, "admin")) as connection:
+            assert Roles().apply(connection).taken_from == others
+            assert Roles().apply(connection).taken_from == ()
+        assert rights(raw) != before
+        for name in others:
+            with closing(login(raw, name)) as connection:
+                for statement in (
+                    "select tokens from token_tracking_raw.usage_events",
+                    "update token_tracking_raw.usage_events set tokens = 0",
+                    "insert into token_tracking_raw.usage_events (tokens) values (1)",
+                    "select token_tracking_raw.json_kind('1')",
+                    "create table token_tracking_raw.mine ()",
+                ):
+                    with pytest.raises(DENIED):
+                        connection.execute(statement)  # type: ignore[arg-type]
+            assert not raw.value(
+                "select bool_or(has_table_privilege(%s, oid, 'select, insert, update')"
+                " or has_any_column_privilege(%s, oid, 'select, insert, update')) from pg_class"
+                " where relnamespace = 'token_tracking_raw'::regnamespace and relkind = 'r'",
+                (name, name),
+            )
+        ended = run("schema", "apply", "--roles", env=raw.env)
+        assert (ended.code, ended.err) == (0, "")
+        execute(raw, f"grant usage on schema {schema} to clerk")
+        ended = run("schema", "apply", "--roles", env={**raw.env, "COLUMNS": "200"})
+        assert "Warning: rights in token_tracking_raw were taken from clerk" in ended.err
+    finally:
+        execute(raw, *(f'drop owned by "{name}"; drop role "{name}"' for name in others))
+
+
+def test_services_that_write_already_go_on_writing(raw: Database):
+    """In the order of docs/roles.md: group and membership first, then the rights of the group."""
+    before = Database(raw.url.replace("/raw?", "/order?"), {**raw.env, "PGDATABASE": "order"})
+    execute(raw, 'create database "order" owner admin')
+    call = "select token_tracking_raw.track_token_usage('acme', 5)"
+    with closing(login(before, "admin")) as connection:
+        apply_schema(connection)
+        connection.execute("create role running login")
+        connection.execute("grant usage on schema token_tracking_raw to running")
+        connection.execute("grant execute on all routines in schema token_tracking_raw to running")
+    try:
+        with closing(login(before, "running")) as service:
+            assert service.execute(call).fetchone() == (True,)
+            with closing(login(before, "admin")) as connection:
+                connection.execute("create role order_writer nologin")
+                connection.execute("grant order_writer to running")
+                assert Roles("order_").apply(connection).taken_from == ("running",)
+            assert service.execute(call).fetchone() == (True,)
+    finally:
+        execute(raw, 'drop database "order" with (force)', "drop role running")
+        execute(raw, *(f"drop role {role}" for role in Roles("order_").names.values()))
 
 
 def test_the_schemas_owner_needs_no_right_on_the_database_to_upgrade(raw: Database):

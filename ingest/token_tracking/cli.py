@@ -128,8 +128,8 @@ def schema_apply(
     """Create the raw schema, or bring an older one to this version. Doing it again is harmless.
 
     With --roles it makes five roles that nobody can log in as, gives each the rights that it needs,
-    and takes the right to call the procedures from everybody else. It needs no superuser:
-    CREATEROLE and CREATE on the database are enough.
+    and takes every right in the raw schema from all others, also what was granted by name: it says
+    from whom. It needs no superuser: CREATEROLE and CREATE on the database are enough.
     """
     from .database import Database
     from .roles import Roles
@@ -139,8 +139,13 @@ def schema_apply(
 
     target = Target.of()
     wanted = Roles(role_prefix, warehouse)
+    taken_from: tuple[str, ...] = ()
     with Database.open() as database:
-        change = wanted.apply(database) if roles else apply_schema(database)
+        if roles:
+            applied = wanted.apply(database)
+            change, taken_from = applied.schema, applied.taken_from
+        else:
+            change = apply_schema(database)
     done = (
         f"version {change.after}, as before"
         if change.before == change.after
@@ -151,6 +156,8 @@ def schema_apply(
     Terminal().result(f"token_tracking_raw: {done} ({target})")
     if roles:
         Terminal().result(f"roles: {', '.join(wanted.names.values())}")
+    if taken_from:
+        Terminal().warn(f"rights in token_tracking_raw were taken from {', '.join(taken_from)}")
 
 
 @app.command("load")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, LiteralString, cast
 
 import psycopg
 from psycopg import sql
@@ -19,6 +19,19 @@ PREFIX = "token_tracking_"
 WAREHOUSE = "token_tracking"
 _KINDS = ("owner", "writer", "transformer", "analyst", "tenant_reader")
 _LONGEST_NAME = 63  # PostgreSQL cuts longer ones
+# What others granted on, too.
+_REVOKES: Final = tuple(
+    sql.SQL(f"revoke all on {what} token_tracking_raw from {{role}} cascade")
+    for what in ("schema", "all tables in schema", "all routines in schema")
+)
+
+
+@dataclass(frozen=True)
+class RolesChange:
+    """What applying the roles did: to the raw schema, and to whom else had rights in it."""
+
+    schema: SchemaChange
+    taken_from: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -33,11 +46,12 @@ class Roles:
         """Return each role's name by what it is for."""
         return {kind: self.prefix + kind for kind in _KINDS}
 
-    def apply(self, connection: psycopg.Connection[tuple[object, ...]]) -> SchemaChange:
+    def apply(self, connection: psycopg.Connection[tuple[object, ...]]) -> RolesChange:
         """Apply the raw schema, make the roles where they are missing, and give them their rights.
 
-        One transaction: all of it or nothing, and two at once are as one after the other. Roles
-        belong to the whole cluster: databases with the same prefix share them.
+        Whoever else was granted something in the raw schema loses it. One transaction: all of it or
+        nothing, and two at once are as one after the other. Roles belong to the whole cluster:
+        databases with the same prefix share them.
 
         Raises:
             SchemaError: the user of the connection may not do this; the message says what is
@@ -48,9 +62,7 @@ class Roles:
             message = f"the prefix {self.prefix!r} is too long: names have {_LONGEST_NAME} bytes"
             raise SchemaError(message)
         texts = {**self.names, "warehouse": self.warehouse}
-        script = sql.SQL(
-            trusted((resources.files("token_tracking") / "sql" / "roles.sql").read_text("utf-8"))
-        ).format(
+        script = sql.SQL(_text_of("roles")).format(
             **{name: sql.Identifier(text) for name, text in texts.items()},
             **{f"{name}_text": sql.Literal(text) for name, text in texts.items()},
         )
@@ -59,6 +71,7 @@ class Roles:
             try:
                 change = apply_schema(connection)
                 connection.execute(script)
+                taken_from = self._revoke_from_others(connection)
             except psycopg.errors.ObjectNotInPrerequisiteState as error:
                 message = f"roles: {error.diag.message_primary}"
                 raise SchemaError(message) from error
@@ -68,4 +81,19 @@ class Roles:
                     "CREATEROLE and CREATE on the database that owns its token-tracking schemas"
                 )
                 raise SchemaError(message) from error
-        return change
+        return RolesChange(change, taken_from)
+
+    def _revoke_from_others(
+        self, connection: psycopg.Connection[tuple[object, ...]]
+    ) -> tuple[str, ...]:
+        ours = list(self.names.values())
+        rows = connection.execute(_text_of("other_grantees"), (ours,)).fetchall()
+        others = tuple(cast("str", name) for (name,) in rows)
+        for role in others:
+            for revoke in _REVOKES:
+                connection.execute(revoke.format(role=sql.Identifier(role)))
+        return others
+
+
+def _text_of(name: str) -> LiteralString:
+    return trusted((resources.files("token_tracking") / "sql" / f"{name}.sql").read_text("utf-8"))

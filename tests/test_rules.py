@@ -9,13 +9,16 @@ from enum import Enum
 from uuid import UUID
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from token_tracking import InvalidUsageError, UsageEvent, make_idempotency_key
+from token_tracking import InvalidUsageError, Operation, UsageEvent, make_idempotency_key, rules
 from token_tracking.keys import new_event_key
 from token_tracking.rules import keepable, to_wire
 
 from .bad_events import BAD, EDGE, GOOD, as_if_canonical
 from .conftest import Database
+from .test_properties import LIKELY
 
 NOW = datetime.now(UTC)
 
@@ -115,6 +118,90 @@ def test_a_usage_event_is_the_same_event_however_often_it_is_sent():
         UsageEvent.model_validate({"tenant_id": "a", "tokens": -1})
     with pytest.raises(InvalidUsageError, match="event: an array; must be an object"):
         UsageEvent.model_validate([])
+
+
+USUAL = {**GOOD, "idempotency_key": "k", "model": "m", "agent_id": "a", "metadata": {}}
+
+
+@settings(max_examples=1000)
+@given(
+    changes=LIKELY,
+    metadata=st.dictionaries(
+        st.text(max_size=70),
+        st.recursive(
+            st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=110)),
+            lambda inner: st.lists(inner, max_size=20),
+            max_leaves=30,
+        ),
+        max_size=20,
+    ),
+)
+def test_what_is_usual_is_what_all_rules_make_of_it(
+    changes: dict[str, object], metadata: dict[str, object]
+):
+    def outcome() -> tuple[bytes, ...] | str:
+        try:
+            return (to_wire(event, NOW).payload,)
+        except InvalidUsageError as error:
+            return error.reason
+
+    event = {**USUAL, "metadata": metadata, **changes}
+    quickly = outcome()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rules, "_usual_event", lambda *_: None)
+        patched.setattr(rules, "_flat_text", lambda _: None)
+        assert quickly == outcome()
+
+
+def test_what_a_service_sends_is_usual():
+    metadata = {
+        "collection_id": "c-17",
+        "document_ids": ["d-1", "d-2"],
+        "query_strategy": "hybrid",
+        "execution_time_ms": 812.5,
+        "cached": False,
+        "parent": None,
+    }
+    event = {**USUAL, "metadata": metadata, "operation": Operation.CHAT, "occurred_at": None}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rules, "checked_text", None)
+        patched.setattr(rules, "_Measure", None)
+        assert json.loads(to_wire(event, NOW).payload)["metadata"] == metadata
+
+
+@pytest.mark.parametrize(
+    "value", [["x" * 100] * 16, [1e308] * 16, 1.5e300, "\u0001" * 100, ["\U0001f600" * 8] * 16]
+)
+def test_what_is_small_in_python_and_large_in_postgresql_is_measured(
+    emptied: Database, value: object
+):
+    for number in range(1, 17):
+        event = {**USUAL, "metadata": {f"{n}": value for n in range(number)}}
+        size = emptied.value(
+            "select octet_length(%s::jsonb::text)", (json.dumps(event["metadata"]),)
+        )
+        try:
+            to_wire(event, NOW)
+        except InvalidUsageError as error:
+            assert error.reason.startswith("metadata: more than 16384 bytes")
+            assert size > 16384
+        else:
+            assert size <= 16384
+
+
+def test_texts_of_odd_classes_count_by_their_characters():
+    class Odd(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return "another"
+
+        def __format__(self, _: str) -> str:
+            return '","tokens":9,"x":"'
+
+    event = {name: Odd(text) if isinstance(text, str) else text for name, text in USUAL.items()}
+    event["occurred_at"] = NOW
+    assert to_wire(event, NOW).payload == to_wire({**USUAL, "occurred_at": NOW}, NOW).payload
 
 
 def test_a_reason_never_shows_a_value():

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from enum import Enum
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from .complaints import complaints
@@ -87,7 +88,7 @@ class Delivery:
         # Events first, all in one statement; whatever else there is goes one by one.
         self._events: list[Sequence[EventRequest]] = []
         if events := [request for request in everything if isinstance(request, EventRequest)]:
-            self._events.append(sorted(events, key=lambda event: event.order))
+            self._events.append(sorted(events, key=attrgetter("order")))
         self._rejections = [r for r in everything if isinstance(r, RejectionRequest)]
         self._others: list[SingleRequest] = [
             r for r in everything if isinstance(r, VoidRequest | OwnerRequest)
@@ -188,8 +189,7 @@ class Delivery:
 
     def _hold_back(self, latest: bytes) -> None:
         for number, part in enumerate(self._events):
-            early = [event for event in part if event.occurred_at() > latest]
-            if early:
+            if early := [event for event in part if event.occurred_at() > latest]:
                 logger.debug("held back %d event(s) ahead of the server's clock", len(early))
                 self._early += early
                 self._events[number] = [e for e in part if e.occurred_at() <= latest]

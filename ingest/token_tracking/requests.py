@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Union, cast
+from typing import TYPE_CHECKING, Final, Union, cast
 
 from .keys import new_event_key
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .database import Database
 
     Future = Union[asyncio.Future["Answer"], "BlockingFuture"]  # noqa: UP007
+
+
+_OCCURRED_AT: Final = b'"occurred_at":"'
 
 
 class Outcome(StrEnum):
@@ -101,8 +104,8 @@ class EventRequest(Request):
     def occurred_at(self) -> bytes:
         """Return the event's time: ISO 8601 in UTC, so its order as text is its order in time."""
         # The last field: metadata before it may hold the same mark.
-        _, found, rest = self.payload.rpartition(b'"occurred_at":"')
-        return rest[:-2] if found else b""
+        at = self.payload.rfind(_OCCURRED_AT)
+        return self.payload[at + len(_OCCURRED_AT) : -2] if at >= 0 else b""
 
 
 class SingleRequest(Request, ABC):

@@ -80,11 +80,13 @@ _TIME: Final = re.compile(
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _LARGEST: Final = 17976931348623157 * 10**292  # that a double holds: what languages read
 _DOUBLE_BITS: Final = 1024
-# Metadata within these, and flat, cannot break a rule, even if every character is escaped.
+# Metadata within these, and flat but for lists, cannot break a rule: each character of its text takes
+# four bytes and a space at most, each of a few floats the 325 digits of the longest one.
 _FEW: Final = 16
 _SHORT_NAME: Final = 64
 _SHORT_TEXT: Final = 100
 _SHORT_NUMBER: Final = 10**18
+_SHORT_WHOLE: Final = 2000
 _WORDS: Final[Mapping[object, str]] = {None: "null", False: "false", True: "true"}
 # What each value of a refused payload costs beside its text, so that many short ones end, too.
 _KEPT_BESIDE_TEXT: Final = 16
@@ -141,14 +143,14 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
         shown = unknown if _NAME.fullmatch(unknown) else "a field"
         reason = f"{shown}: unknown field; an event has only {', '.join(EVENT_FIELDS)}"
         raise InvalidUsageError(reason)
+    usual = _usual_event(fields, now)
+    if usual is not None:
+        return usual
     texts: dict[str, str] = {}
     for field, least in _TEXT_FIELDS.items():
         value = fields.get(field)
         if value is not None:
-            # The usual value first: this is on the path of every call.
-            if type(value) is not str or not least <= len(value) <= MAX_TEXT:
-                value = checked_text(field, value, least=least)
-            texts[field] = value
+            texts[field] = checked_text(field, value, least=least)
     if "tenant_id" not in texts:
         reason = "tenant_id: missing; must be text of 1 to 255 characters"
         raise InvalidUsageError(reason)
@@ -178,7 +180,8 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
     occurred_at = fields.get("occurred_at")
     instant = now if occurred_at is None else _checked_time(occurred_at, now)
 
-    # Canonical: no spaces, the columns' order, nothing null. The procedure is quickest with that.
+    # Canonical: no spaces, the columns' order, nothing null. The procedure is quickest with it, if
+    # no text needs an escape.
     optional = "".join(
         [f',"{field}":{_quoted(texts[field])}' for field in _OPTIONAL_TEXT_FIELDS if field in texts]
     )
@@ -198,6 +201,75 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
     if "\\u0000" in text:
         _refuse_unholdable(texts, metadata_text)
     return WireEvent(tenant_id, key, payload)
+
+
+def _usual_event(fields: Mapping[str, object], now: datetime) -> WireEvent | None:
+    """Return the event of known fields that are all as usual; None where there is more to look at.
+
+    It is on the path of every call, takes half as long as the rest of `to_wire`, and accepts
+    nothing that this refuses.
+    """
+    get = fields.get
+    tenant_id = get("tenant_id")
+    key = get("idempotency_key")
+    token_type = get("token_type")
+    operation = get("operation")
+    model = get("model")
+    agent_id = get("agent_id")
+    conversation_id = get("conversation_id")
+    collection_id = get("collection_id")
+    tokens = get("tokens")
+    input_tokens = get("input_tokens")
+    output_tokens = get("output_tokens")
+    metadata = get("metadata")
+    occurred_at = get("occurred_at")
+    if type(tenant_id) is not str or type(key) is not str or type(tokens) is not int:
+        return None
+    pieces = ['{"tenant_id":"', tenant_id, '","idempotency_key":"', key, "", token_type]
+    pieces += ('","operation":"', operation)
+    if model is not None:
+        pieces += ('","model":"', model)
+    if agent_id is not None:
+        pieces += ('","agent_id":"', agent_id)
+    if conversation_id is not None:
+        pieces += ('","conversation_id":"', conversation_id)
+    if collection_id is not None:
+        pieces += ('","collection_id":"', collection_id)
+    try:
+        # What is no text raises here; of a label's own class it takes the characters alone.
+        texts = "".join(cast("list[str]", pieces[1::2]))
+    except TypeError:
+        return None
+    # All are short, and no character needs an escape or a closer look.
+    if len(texts) > MAX_TEXT or not texts.isprintable() or '"' in texts or "\\" in texts:
+        return None
+    if not tenant_id or not key or agent_id == "":
+        return None
+    parts = 0
+    numbers = '"'
+    if input_tokens is not None:
+        if type(input_tokens) is not int or input_tokens < 0:
+            return None
+        parts = input_tokens
+        numbers = f'","input_tokens":{input_tokens}'
+    if output_tokens is not None:
+        if type(output_tokens) is not int or output_tokens < 0:
+            return None
+        parts += output_tokens
+        numbers += f',"output_tokens":{output_tokens}'
+    tokens = tokens or parts
+    if not parts <= tokens <= MAX_TOKENS:
+        return None
+    pieces[4] = f'","tokens":{tokens},"token_type":"'
+    metadata_text = "{}" if metadata is None else _metadata_text(metadata)
+    # Metadata may still hold what PostgreSQL cannot.
+    if "\\u0000" in metadata_text or _has_surrogates(metadata_text):
+        return None
+    instant = now if occurred_at is None else _checked_time(occurred_at, now)
+    pieces.append(
+        f'{numbers},"metadata":{metadata_text},"occurred_at":"{canonical_time(instant)}"}}'
+    )
+    return WireEvent(tenant_id, key, "".join(cast("list[str]", pieces)).encode())
 
 
 def checked_text(field: str, value: object, *, least: int, most: int = MAX_TEXT) -> str:
@@ -338,23 +410,32 @@ def _flat_text(metadata: Mapping[object, object]) -> str | None:
     for name, value in metadata.items():
         if type(name) is not str or len(name) > _SHORT_NAME:
             return None
-        if type(value) is str:
-            if len(value) > _SHORT_TEXT:
-                return None
-            members.append(f"{_quoted(name)}:{_quoted(value)}")
-        elif type(value) is int:
-            if not -_SHORT_NUMBER < value < _SHORT_NUMBER:
-                return None
-            members.append(f"{_quoted(name)}:{value}")
-        elif type(value) is float:
-            if not math.isfinite(value):
-                raise InvalidUsageError(_NO_NUMBER)
-            members.append(f"{_quoted(name)}:{value!r}")
-        elif value is None or type(value) is bool:
-            members.append(f"{_quoted(name)}:{_WORDS[value]}")
-        else:
+        text = _flat_list(cast("list[object]", value)) if type(value) is list else _flat(value)
+        if text is None:
             return None
-    return f"{{{','.join(members)}}}"
+        members.append(f"{_quoted(name)}:{text}")
+    whole = ",".join(members)
+    return f"{{{whole}}}" if len(whole) <= _SHORT_WHOLE else None
+
+
+def _flat_list(values: list[object]) -> str | None:
+    if len(values) > _FEW:
+        return None
+    texts = [None if type(value) is float else _flat(value) for value in values]
+    return None if None in texts else f"[{','.join(cast('list[str]', texts))}]"
+
+
+def _flat(value: object) -> str | None:
+    kind = type(value)
+    if kind is str:
+        return _quoted(cast("str", value)) if len(cast("str", value)) <= _SHORT_TEXT else None
+    if kind is int:
+        return str(value) if -_SHORT_NUMBER < cast("int", value) < _SHORT_NUMBER else None
+    if kind is float:
+        if not math.isfinite(cast("float", value)):
+            raise InvalidUsageError(_NO_NUMBER)
+        return repr(value)
+    return _WORDS[value] if value is None or kind is bool else None
 
 
 class _Measure:

@@ -308,7 +308,11 @@ class UsageTracker:
             "metadata": metadata,
             "occurred_at": occurred_at,
         }
-        return self._told(await _settled(self._submit(_call_request, fields)))
+        entry = self._submit(_call_request, fields)
+        # The usual one without a coroutine more.
+        return self._told(
+            await entry if isinstance(entry, asyncio.Future) else await _settled(entry)
+        )
 
     async def track_many(self, events: Iterable[UsageEvent | Mapping[str, object]]) -> list[bool]:
         """Record many events and say of each, in order, whether it is durable.
@@ -409,6 +413,8 @@ class UsageTracker:
         return answer
 
     def _told(self, answer: Answer) -> bool:
+        if answer.reason is None:
+            return True
         error = self._error(answer)
         if error is not None and self.settings.on_error == "raise":
             raise error
@@ -476,10 +482,13 @@ def _event_request(event: object) -> Request | Answer:
 
 
 def _counts_nothing(fields: Mapping[str, object]) -> bool:
+    tokens = fields.get("tokens")
+    if type(tokens) is int and tokens != 0:
+        return False
     return (
         fields.get("input_tokens") is None
         and fields.get("output_tokens") is None
-        and _is_zero(fields.get("tokens"))
+        and _is_zero(tokens)
     )
 
 
@@ -493,9 +502,10 @@ def _is_zero(tokens: object) -> bool:
 
 
 def _in_context(fields: dict[str, object]) -> dict[str, object]:
-    for name, value in current_context().items():
-        if fields.get(name) is None:
-            fields[name] = value
+    if context := current_context():
+        for name, value in context.items():
+            if fields.get(name) is None:
+                fields[name] = value
     return fields
 
 

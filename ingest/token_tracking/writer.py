@@ -91,6 +91,8 @@ class Writer:
         self._spool_folder = spool_folder
         self._spool_max_bytes = spool_max_bytes
         self._fallback_function = fallback
+        # Whether a request must carry the arguments of its call.
+        self.keeps_originals: Final = fallback is not None
         self._set_up()
         _writers.add(self)
 
@@ -123,11 +125,6 @@ class Writer:
             if self._fallback_function
             else None
         )
-
-    @property
-    def keeps_originals(self) -> bool:
-        """Say whether a request must carry the arguments of its call."""
-        return self._fallback is not None
 
     def start(self) -> None:
         """Start the thread and wait, for the bounded wait at most, until it has a connection."""
@@ -445,10 +442,15 @@ def deliver_answers(answered: Sequence[tuple[Request, Answer]]) -> None:
 
 def _deliver(answered: Sequence[tuple[Request, Answer]]) -> None:
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Answer], Answer]]] = {}
+    latest = None
+    answers: list[tuple[asyncio.Future[Answer], Answer]] = []
     for request, answer in answered:
         future = request.future
         if isinstance(future, asyncio.Future):
-            by_loop.setdefault(future.get_loop(), []).append((future, answer))
+            loop = future.get_loop()
+            if loop is not latest:
+                latest, answers = loop, by_loop.setdefault(loop, [])
+            answers.append((future, answer))
         elif future is not None and not future.done():
             future.set_result(answer)
     for loop, answers in by_loop.items():

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ COUNTERS = """
     create table public.daily (tenant_id text, usage_date date, tokens integer);
     insert into daily values ('acme', '2026-03-01', 12), ('acme', '2026-03-02', 10),
         ('globex', '2026-03-02', 13), ('gone', '2026-03-03', 1);
+    create table public.fractions (tenant_id text, usage_date date, tokens numeric(12, 2));
+    insert into fractions values ('acme', '2026-03-01', 12.4), ('acme', '2026-03-02', 11);
 """
 
 
@@ -96,6 +99,40 @@ def test_other_columns_and_types(built: Database):
     nothing = compare(built, "--daily", "old.usage", *columns, "--since", "2027-01-01")
     assert nothing.returncode == 3
     assert "nothing to compare" in nothing.stderr
+
+
+def test_a_fraction_is_a_difference(built: Database):
+    words = ("--daily", "fractions", "--until", "2026-03-03")
+    done = compare(built, *words, "--format", "json")
+    assert done.returncode == 1
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert (first["theirs"], first["ours"], first["difference"]) == (12.4, 12, -0.4)
+    assert (second["tenant_id"], second["theirs"], second["ours"]) == ("globex", None, 13)
+    assert "1 of 3 tenants' days are equal; the others differ by +12.60 tokens" in done.stderr
+    assert "12.40" in compare(built, *words).stdout
+
+
+def test_a_role_that_sees_a_part_is_told_so(built: Database):
+    mart = "token_tracking.daily_token_usage"
+    with closing(built.connect()) as connection:
+        for statement in (
+            "create role part login",
+            "grant usage on schema token_tracking to part",
+            f"grant select on {mart}, daily to part",
+            f"alter table {mart} enable row level security",
+        ):
+            connection.execute(statement)
+    try:
+        done = compare(Database(built.url, {**built.env, "PGUSER": "part"}), "--daily", "daily")
+    finally:
+        with closing(built.connect()) as connection:
+            connection.execute(f"alter table {mart} disable row level security")
+            connection.execute("drop owned by part; drop role part")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        "Error: row-level security shows the role 'part' only a part of token_tracking.daily_token"
+    )
+    assert "token_tracking_analyst" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -694,6 +694,24 @@ def test_a_role_that_sees_a_part_is_told_so(built: Built, role: str):
     assert re.search(r"Equal to the raw events\?\s+✓ Yes", whole.text)
 
 
+@pytest.mark.parametrize("words", [(), ("--tenant", "acme"), ("--month", "2026-03")])
+def test_a_role_that_sees_nothing_is_told_so(built: Built, role: str, tmp_path: Path, words):
+    out = tmp_path / "nothing.html"
+    tables = [f"token_tracking.{mart}_token_usage" for mart in ("daily", "monthly")]
+    change(built, *(f"alter table {table} enable row level security" for table in tables))
+    try:
+        ended = report({**built.env, "PGUSER": role}, "--out", out, *words)
+    finally:
+        change(built, *(f"alter table {table} disable row level security" for table in tables))
+    assert (ended.code, ended.out, out.exists()) == (1, "", False)
+    whose = " that 'acme' pays for" if "acme" in words else ""
+    assert ended.err.startswith(
+        "Error: row-level security shows the role 'report_reader' no usage"
+        f"{whose}: members of token_tracking_analyst"
+    )
+    assert "its row in token_tracking_raw.tenant_readers" in ended.err
+
+
 def test_the_last_validation_is_told_where_it_is_given(built: Built, tmp_path: Path):
     assert "Not run from here" in Tables(built.file("many").read_text("utf-8")).text
     file = tmp_path / "validation.json"

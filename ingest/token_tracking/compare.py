@@ -9,10 +9,12 @@ import psycopg
 from psycopg import sql
 
 from .errors import CompareError
+from .reader import WHO_READS_ALL, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date
+    from decimal import Decimal
 
 # Both sides whole, joined on both keys: a day that only one side knows is a difference, too.
 _QUERY: Final = sql.SQL("""
@@ -74,15 +76,18 @@ class OldTable:
 
 @dataclass(frozen=True)
 class Day:
-    """One tenant's day: tokens of the older table and of the marts, None where one has no row."""
+    """One tenant's day: tokens of the older table and of the marts, None where one has no row.
+
+    They are compared as they are: an older table may hold fractions, which are a difference.
+    """
 
     tenant_id: str
     usage_date: date
-    theirs: int | None
-    ours: int | None
+    theirs: Decimal | None
+    ours: Decimal | None
 
     @property
-    def difference(self) -> int:
+    def difference(self) -> Decimal | int:
         """Return how many tokens the marts have more."""
         return (self.ours or 0) - (self.theirs or 0)
 
@@ -106,9 +111,16 @@ def compared(
         until: the day after the last one.
 
     Raises:
-        CompareError: one of the two cannot be read.
+        CompareError: one of the two cannot be read, or only a part of it.
 
     """
+    reader = Reader.of(connection, marts)
+    if reader.is_restricted:
+        message = (
+            f"row-level security shows the role {reader.role!r} only a part of "
+            f"{marts}.daily_token_usage: {WHO_READS_ALL}"
+        )
+        raise CompareError(message)
     try:
         rows = connection.execute(table.query(marts), {"since": since, "until": until})
     except psycopg.errors.UndefinedTable as error:
@@ -135,6 +147,6 @@ def compared(
         yield Day(
             cast("str", tenant_id),
             cast("date", day),
-            None if theirs is None else int(cast("int", theirs)),
-            None if ours is None else int(cast("int", ours)),
+            cast("Decimal | None", theirs),
+            cast("Decimal | None", ours),
         )

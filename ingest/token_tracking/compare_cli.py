@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated
 
@@ -65,7 +66,9 @@ def compare_command(
     different = [one for one in days if one.theirs != one.ours]
     if output is Format.JSON:
         for one in different:
-            terminal.result(json.dumps({**asdict(one), "difference": one.difference}, default=str))
+            terminal.result(
+                json.dumps({**asdict(one), "difference": one.difference}, default=_plain)
+            )
     elif different:
         table = Table("day", "tenant")
         for heading in (daily, "token_tracking", "difference"):
@@ -76,7 +79,7 @@ def compare_command(
                 one.tenant_id,
                 _number(one.theirs),
                 _number(one.ours),
-                f"{one.difference:+,}",
+                f"{_shown(one.difference):+,}",
             )
         terminal.out.print(table)
     if not days:
@@ -85,14 +88,26 @@ def compare_command(
     total = sum(one.difference for one in different)
     terminal.say(
         f"{len(days) - len(different):,} of {len(days):,} tenants' days are equal"
-        + (f"; the others differ by {total:+,} tokens together" if different else "")
+        + (f"; the others differ by {_shown(total):+,} tokens together" if different else "")
     )
     if different:
         raise typer.Exit(DIFFERENT)
 
 
-def _number(tokens: int | None) -> str:
-    return "no row" if tokens is None else f"{tokens:,}"
+def _number(tokens: Decimal | None) -> str:
+    return "no row" if tokens is None else f"{_shown(tokens):,}"
+
+
+def _shown(tokens: Decimal | int) -> Decimal | int:
+    """Return whole tokens without the zeros of the column's type."""
+    return int(tokens) if tokens % 1 == 0 else tokens
+
+
+def _plain(value: object) -> object:
+    if not isinstance(value, Decimal):
+        return str(value)
+    shown = _shown(value)
+    return shown if isinstance(shown, int) else float(shown)
 
 
 def _day(option: str, text: str | None) -> date | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 
 from ..errors import ReportError
+from ..reader import WHO_READS_ALL, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -181,12 +182,6 @@ class _Name:
     name: str
 
 
-@dataclass(frozen=True)
-class _Reader:
-    role: str
-    is_restricted: bool
-
-
 def builds_of(reading: Reading, schema: str) -> Mapping[str, Build]:
     """Return as of when the marts are true.
 
@@ -215,11 +210,20 @@ def read_figures(
     """Return the figures of a month, by default the latest with usage; None where there is none.
 
     Raises:
-        ReportError: the tenant is not known, or has no usage in the month.
+        ReportError: the tenant is not known, or has no usage in the month, or the role sees none.
 
     """
     months = reading.rows("months", Month, {"tenant": tenant})
+    reader = Reader.of(reading.database)
     if not months:
+        if reader.is_restricted:
+            whose = "" if tenant is None else f" that {tenant!r} pays for"
+            message = (
+                f"row-level security shows the role {reader.role!r} no usage{whose}: "
+                f"{WHO_READS_ALL}; a tenant's reader needs its row in "
+                "token_tracking_raw.tenant_readers"
+            )
+            raise ReportError(message)
         if tenant is not None:
             raise ReportError(_unknown_tenant(reading, tenant))
         if month is not None:
@@ -237,7 +241,6 @@ def read_figures(
     end = _month_after(chosen)
     days = reading.rows("days", Day, {"tenant": tenant, "month": chosen, "month_end": end})
     last_day = days[-1].day if days else chosen
-    [reader] = reading.rows("reader", _Reader)
     scope = Scope(
         tenant,
         Period.of(chosen, daily.as_of.date(), last_day),

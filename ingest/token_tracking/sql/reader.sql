@@ -1,13 +1,21 @@
 -- one row: who reads, and whether a policy shows them only a part of the marts
+with
+
+mart as (
+    select to_regclass(
+        format('%%I.daily_token_usage', coalesce(%(schema)s::text, current_schema()))
+    ) as oid
+)
+
 select
     current_user::text as role,
-    row_security_active('daily_token_usage')
+    coalesce(row_security_active(mart.oid::oid), false)
     and not exists (
         select
         from pg_policy
         cross join lateral unnest(pg_policy.polroles) as granted (role_oid)
         where
-            pg_policy.polrelid = 'daily_token_usage'::regclass
+            pg_policy.polrelid = mart.oid
             and pg_policy.polcmd in ('r', '*')
             and pg_policy.polpermissive
             and pg_get_expr(pg_policy.polqual, pg_policy.polrelid) = 'true'
@@ -17,3 +25,4 @@ select
                 else pg_has_role(granted.role_oid, 'usage')
             end
     ) as is_restricted
+from mart

@@ -48,6 +48,32 @@ def fork(work):
     return child
 """
 
+# Children that end as programs do, with exit handlers and destructors of what they inherited.
+EXITS = """
+from pathlib import Path
+from token_tracking.spool import spool_files
+tracker = UsageTracker(dsn=DSN, spool_dir=SPOOL, max_wait=20).start()
+assert tracker.track_token_usage_sync("a", 7, conversation_id="parent") is True
+
+def exits(name):
+    child = os.fork()
+    if child == 0:
+        if name:
+            assert tracker.track_token_usage_sync("a", 7, conversation_id=name) is True
+        sys.exit(0)
+    wait(child)
+
+def what_the_parent_has():
+    writer = tracker._writer
+    if not int(DOWN):
+        return writer._database.info.backend_pid
+    [file] = [one for one in spool_files(Path(SPOOL)) if one.path == writer._spool.path]
+    assert file.owned
+    return file.path
+
+before = what_the_parent_has()
+"""
+
 SCRIPTS = {
     "before first use": """
 tracker = UsageTracker(dsn=DSN, spool_dir=SPOOL, max_wait=20)
@@ -108,6 +134,41 @@ if not int(DOWN):
     assert stats.spooled == 0, stats
 print(sum(made) + 24)
 """,
+    "children that exit, of an idle parent": EXITS
+    + """
+for n in range(5):
+    exits("")
+    assert what_the_parent_has() == before
+    exits(f"child {n}")
+    assert tracker.track_token_usage_sync("a", 7, conversation_id=f"parent {n}") is True
+    assert what_the_parent_has() == before
+tracker.close()
+assert tracker.stats().recorded + tracker.stats().spooled == 6
+""",
+    "children that exit, of a busy parent": EXITS
+    + """
+done = threading.Event()
+made = 0
+def busy():
+    global made
+    while not done.is_set():
+        made += 1
+        assert tracker.track_token_usage_sync("a", 7, conversation_id=f"parent {made}") is True
+thread = threading.Thread(target=busy)
+thread.start()
+for n in range(5):
+    exits("")
+    exits(f"child {n}")
+done.set()
+thread.join()
+assert what_the_parent_has() == before
+tracker.close()
+stats = tracker.stats()
+assert stats.recorded + stats.spooled == made + 1, stats
+if not int(DOWN):
+    assert stats.spooled == 0, stats
+print(made + 6)
+""",
     # As a daemon does it: the child goes on when the parent has gone.
     "the parent ends first": """
 tracker = UsageTracker(dsn=DSN, spool_dir=SPOOL, max_wait=20).start()
@@ -148,6 +209,7 @@ tracker.close()
 EXPECTED = {
     "before first use": 4,
     "during first use": 13,
+    "children that exit, of an idle parent": 11,
     "the parent ends first": 2,
     "a child of multiprocessing that leaves tasks behind": 50,
 }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from token_tracking.spool import Spool, spool_files
 from token_tracking.target import Target
 
 from .conftest import Database
+from .faults.proxy import Proxy, socket_path
 
 TOTAL = "select count(*)::int, coalesce(sum(tokens), 0)::int from token_tracking_raw.usage_events"
 
@@ -113,6 +115,59 @@ def test_a_full_spool_says_so_and_keeps_what_it_has(folder: Path):
         spool.append([event(number) for number in range(5000)])
     assert len(spool.oldest(10_000, 2**30)) == 1
     spool.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own with room for a mebibyte."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    if (
+        not shutil.which("mount")
+        or subprocess.run(mount, check=False, capture_output=True).returncode
+    ):
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_on_a_full_disk_nothing_acknowledged_is_lost(
+    database: Database, small_disk: Path, caplog: pytest.LogCaptureFixture
+):
+    """The other calls are told False; with a database all comes in, while the disk is full."""
+    proxy = Proxy(socket_path(database.env["PGHOST"]))
+    proxy.refusing = True
+    dsn = proxy.dsn(database.env["PGDATABASE"])
+    told: dict[str, bool] = {}
+    with UsageTracker(dsn=dsn, max_wait=1, spool_dir=small_disk / "spool") as tracker:
+
+        def call() -> None:
+            key = f"{len(told)}"
+            told[key] = tracker.track_token_usage_sync("a", 1, "x" * 200, idempotency_key=key)
+
+        while all(told.values()) and len(told) < 10_000:
+            call()
+        assert "disk is full" in caplog.text
+        (small_disk / "somebody's").write_bytes(bytes(os.statvfs(small_disk).f_bavail * 4096))
+        assert os.statvfs(small_disk).f_bavail == 0
+        for _ in range(5):
+            call()
+        acknowledged = {key for key, answer in told.items() if answer}
+        assert len(acknowledged) > 50
+        assert tracker.stats().spooled == len(acknowledged)
+        assert tracker.stats().refused == len(told) - len(acknowledged)
+        proxy.refusing = False
+        until(lambda: sum(tracker.stats().flushed.values()) >= len(acknowledged))
+        call()
+    # Its rows could not be removed one by one: that, too, takes room.
+    assert spool_files(small_disk) == []
+    proxy.close()
+    acknowledged = {key for key, answer in told.items() if answer}
+    rows = database.rows("select idempotency_key from token_tracking_raw.usage_events")
+    assert acknowledged <= {key for (key,) in rows}
 
 
 @pytest.mark.timed

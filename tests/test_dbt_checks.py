@@ -545,6 +545,24 @@ def test_a_rollup_that_is_behind_is_not_compared_which_is_said(checked: Checked)
     assert row["run_number_of_base"] == row["run_number"] + 1
 
 
+def test_aliases_since_the_build_are_no_difference_which_is_said(checked: Checked) -> None:
+    checked.execute(
+        "update token_tracking.label_aliases set label = 'extraction' where alias = 'summarise'"
+    )
+    for words, form in ((OF_A_BUILD, ""), (EVERYTHING, FULL)):
+        statuses = checked.project.must(*words).statuses
+        assert statuses["base_equals_raw_as_of_its_snapshot" + form] == "pass"
+        assert statuses["nothing_to_check"] == "warn"
+        [row] = checked.found("nothing_to_check")
+        assert row["finding"] == "nothing to check: label_aliases changed since the build"
+    # With these aliases the past is counted anew, and compared.
+    checked.project.must("run")
+    assert checked.project.must(*EVERYTHING).statuses["nothing_to_check"] == "pass"
+    checked.execute(f"update {BASE} set operation = 'summarize' where operation = 'extraction'")
+    failed = checked.project.run(*EVERYTHING).statuses
+    assert failed["base_equals_raw_as_of_its_snapshot_full"] == "fail"
+
+
 def test_events_since_the_build_are_no_difference(checked: Checked) -> None:
     with closing(checked.warehouse.connect(autocommit=False)) as late:
         checked.warehouse.insert([Event("late", NOON)], connection=late)

@@ -362,8 +362,8 @@ def test_a_view_of_other_columns_is_made_anew_but_never_over_somebody_elses(
     project: DbtProject, warehouse: Warehouse
 ) -> None:
     project.must("run")
-    columns = "    build_state.snapshot,\n    build_state.as_of\n"
-    turned = "    build_state.as_of,\n    build_state.snapshot\n"
+    columns = "    build_state.snapshot,\n    build_state.as_of,\n"
+    turned = "    build_state.as_of,\n    build_state.snapshot,\n"
     edit = Edit("models/marts/build_status.sql", columns, turned)
     other = DbtProject(project.env, project.scratch, (edit,))
     execute(warehouse, "create view public.mine as select * from token_tracking.build_status")

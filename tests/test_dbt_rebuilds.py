@@ -220,8 +220,8 @@ MISTAKES = [
         "the aliases are not in the fingerprint",
         directed.new_alias,
         FINGERPRINT,
-        "to_jsonb(aliases)::text",
-        "''",
+        "\"'aliases ' || \" ~ aliases_digest()",
+        "\"'aliases'\"",
     ),
     Mistake.of(
         "the tables are not in the fingerprint",

@@ -115,6 +115,13 @@ def unsuccessful(report: Report) -> dict[str, Finding]:
 
 
 def test_all_holds(copy: Database, tmp_path: Path):
+    with closing(copy.connect()) as connection:
+        # A model that left the project leaves its state.
+        connection.execute(
+            "insert into token_tracking.build_state"
+            " (model, relation_oid, docs, fingerprint, basis, run_no)"
+            " values ('weekly_token_usage', 0, '', '', gen_random_uuid(), 0)"
+        )
     progress: list[tuple[int, int]] = []
     report = run(
         copy, tmp_path / "docs", on_progress=lambda done, total: progress.append((done, total))
@@ -255,6 +262,19 @@ CASES: dict[str, Case] = {
                 "model": "monthly_token_usage",
                 "run_number": 0,
                 "newest_run_number": 1,
+            }
+        },
+    ),
+    "other aliases": Case(
+        "update token_tracking.label_aliases set label = 'batch' where alias = 'summarise';"
+        # and what was not read with these aliases is not compared
+        "update token_tracking.daily_agent_token_usage set tokens = tokens + 1;",
+        {
+            "raw_to_marts.every_total_is_of_one_build": {
+                "model": "int_usage__hourly",
+                "run_number": 1,
+                "newest_run_number": 1,
+                "aliases_are_current": False,
             }
         },
     ),
@@ -942,20 +962,34 @@ def test_all_queries_see_one_moment(copy: Database, tmp_path: Path):
     assert not run(copy, tmp_path / "docs", patience=0).success
 
 
-def test_it_waits_for_the_end_of_a_build(copy: Database, tmp_path: Path):
-    behind = "update token_tracking.build_state set run_no = {} where model = 'monthly_token_usage'"
+@pytest.mark.parametrize(
+    ("begun", "ended"),
+    [
+        tuple(
+            f"update token_tracking.build_state set run_no = {run_no}"
+            " where model = 'monthly_token_usage'"
+            for run_no in (0, 1)
+        ),
+        (
+            "insert into token_tracking.label_aliases values ('operation', 'dance', 'chat')",
+            "delete from token_tracking.label_aliases where alias = 'dance'",
+        ),
+    ],
+    ids=["rollups", "aliases"],
+)
+def test_it_waits_for_the_end_of_a_build(copy: Database, tmp_path: Path, begun: str, ended: str):
     timers: list[threading.Timer] = []
 
     def finish() -> None:
         with closing(copy.connect()) as connection:
-            connection.execute(behind.format(1))
+            connection.execute(ended)
 
     def on_wait() -> None:
         timers.append(threading.Timer(0.5, finish))
         timers[0].start()
 
     with closing(copy.connect()) as connection:
-        connection.execute(behind.format(0))
+        connection.execute(begun)
     assert run(copy, tmp_path / "docs", on_wait=on_wait).success
     assert len(timers) == 1
 

@@ -66,6 +66,7 @@
         'snapshot': 'pg_current_snapshot()',
         'as_of': as_of,
         'billing_timezone': "'" ~ var('billing_timezone') ~ "'",
+        'aliases': aliases_digest(),
     } %}
     {% do save_state(relation, dict(state, rebuilt_as_of=state["as_of"]) if saved is none else state) %}
 {% endmacro %}

@@ -53,6 +53,7 @@
         'snapshot': of_input.replace('{}', 'snapshot'),
         'as_of': of_input.replace('{}', 'as_of'),
         'billing_timezone': of_input.replace('{}', 'billing_timezone'),
+        'aliases': of_input.replace('{}', 'aliases'),
     } %}
     {% do save_state(relation, dict(state, rebuilt_as_of=state["as_of"]) if saved is none else state) %}
 {% endmacro %}

@@ -16,6 +16,8 @@
         -- as_of of the newest whole rebuild, of which the log of changes says nothing
         rebuilt_as_of timestamptz,
         billing_timezone text,
+        -- aliases_digest() of the aliases that labels were read with
+        aliases text,
         -- definition_of() the relation, by which one that was restored is known
         definition text
     );
@@ -23,7 +25,8 @@
     add column if not exists rebuilt_as_of timestamptz,
     add column if not exists billing_timezone text,
     add column if not exists definition text,
-    add column if not exists log_schema text;
+    add column if not exists log_schema text,
+    add column if not exists aliases text;
     create table if not exists {{ build_table('rollup_changes') }} (
         run_no bigint,
         usage_hour timestamptz,

@@ -18,10 +18,6 @@
             "'view ' || md5(pg_get_viewdef('" ~ ref(view).include(database=false) ~ "'::regclass))"
         ) %}
     {% endfor %}
-    {% do parts.append(
-        "'aliases ' || (select encode(sha256(convert_to(coalesce(string_agg("
-        ~ "to_jsonb(aliases)::text, ',' order by aliases.label_kind, aliases.alias), ''), 'UTF8')),"
-        ~ " 'hex') from " ~ ref('label_aliases') ~ " as aliases)"
-    ) %}
+    {% do parts.append("'aliases ' || " ~ aliases_digest()) %}
     {{ return(run_query("select concat_ws(', ', " ~ parts | join(", ") ~ ")").columns[0][0]) }}
 {% endmacro %}

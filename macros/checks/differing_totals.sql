@@ -1,4 +1,4 @@
-{% macro differing_totals(keys, numbers, sides=['found', 'expected'], one_row=none, grouped=none, unless_behind=[]) -%}
+{% macro differing_totals(keys, numbers, sides=['found', 'expected'], one_row=none, grouped=none, unless_behind=[], unless_aliases_changed=none) -%}
     {#- Grouped and not joined: NULL keys meet, and no side has to be summed up before. -#}
     {%- set grouped = grouped or keys | join(", ") -%}
     {%- set sums = {} -%}
@@ -37,20 +37,28 @@
         select '{{ side }}' as side, {{ (chosen + numbers) | join(", ") }} from {{ side }}
         {%- endfor %}
     ) as compared
-    {%- if unless_behind %}
-    -- A partial selection leaves one of them behind: then there is nothing to compare, of which the
-    -- test nothing_to_check warns.
-    where (
-        select count(states.run_no) = {{ unless_behind | length }} and count(distinct states.run_no) = 1
-        from (
-            {%- for rollup in unless_behind %}
-            {{ "union all" if not loop.first }}
-            select state.run_no from {{ build_table('build_state', rollup.schema) }} as state
-            where state.model = '{{ rollup.identifier }}'
-            {%- endfor %}
-        ) as states
-    )
-    {%- endif %}
+    -- What cannot be compared is not, of which the test nothing_to_check warns.
+    where
+        true
+        {%- if unless_aliases_changed %}
+        -- labels are read once more, with the aliases of now
+        and {{ has_aliases_of_now(unless_aliases_changed) }}
+        {%- endif %}
+        {%- if unless_behind %}
+        -- a partial selection leaves one of them behind
+        and (
+            select
+                count(states.run_no) = {{ unless_behind | length }}
+                and count(distinct states.run_no) = 1
+            from (
+                {%- for rollup in unless_behind %}
+                {{ "union all" if not loop.first }}
+                select state.run_no from {{ build_table('build_state', rollup.schema) }} as state
+                where state.model = '{{ rollup.identifier }}'
+                {%- endfor %}
+            ) as states
+        )
+        {%- endif %}
     group by {{ grouped }}
     having
         {%- for side in sides[1:] %}

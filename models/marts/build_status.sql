@@ -6,6 +6,7 @@ select
     build_state.billing_timezone,
     build_state.run_no as run_number,
     build_state.snapshot,
-    build_state.as_of
+    build_state.as_of,
+    build_state.aliases = {{ aliases_digest() }} as aliases_are_current
 from {{ build_table('build_state') }} as build_state
 where build_state.run_no is not null

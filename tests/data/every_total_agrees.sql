@@ -28,5 +28,6 @@ raw_events as (
     ['tokens', 'event_count'],
     sides=['raw_events'] + marts.keys() | list,
     grouped='grouping sets ((tenant_id), (token_type), ())',
-    unless_behind=marts.values() | list
+    unless_behind=marts.values() | list,
+    unless_aliases_changed=ref('int_usage__hourly')
 ) }}

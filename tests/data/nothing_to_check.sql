@@ -1,6 +1,7 @@
 {{ config(severity='warn', tags=['full', 'every_build']) }}
 
 with
+{%- set base_relation = ref('int_usage__hourly') %}
 {%- set rollups = [
     'hourly_token_usage', 'daily_token_usage', 'monthly_token_usage', 'daily_agent_token_usage',
 ] %}
@@ -16,7 +17,7 @@ build as (
 ),
 
 base as (
-    select * from {{ ref('int_usage__hourly') }}
+    select * from {{ base_relation }}
 )
 
 select
@@ -43,3 +44,15 @@ where
         {%- endfor %}
     )
     and build.run_no != ahead.run_no
+
+union all
+
+select
+    'nothing to check: label_aliases changed since the build' as finding,
+    ahead.model,
+    ahead.run_no as run_number,
+    ahead.run_no as run_number_of_base
+from {{ build_table('build_state', base_relation.schema) }} as ahead
+where
+    ahead.model = 'int_usage__hourly'
+    and not {{ has_aliases_of_now(base_relation) }}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import psycopg
 from psycopg import sql
@@ -43,7 +43,7 @@ _THERE: Final = """
         )
 """
 _BUILDS: Final = """
-    select builds.model, builds.run_number, builds.as_of
+    select builds.model, builds.run_number, builds.aliases_are_current, builds.as_of
     from {} as builds
     where builds.model = any(%s)
 """
@@ -141,7 +141,7 @@ def hold_snapshot(
             _refuse_hidden_rows(connection, schema)
             _refuse_nothing(connection, schema)
             [(exported,)] = connection.execute("select pg_export_snapshot()").fetchall()
-            as_of = builds["int_usage__hourly"][1]
+            as_of = builds["int_usage__hourly"].as_of
             yield Snapshot(cast("str", exported), schema, as_of)
     except psycopg.errors.InsufficientPrivilege as error:
         message = (
@@ -190,22 +190,31 @@ def _lock(schema: str) -> sql.Composed:
     return sql.SQL("lock table {} in access share mode").format(sql.SQL(", ").join(relations))
 
 
-def _builds(
-    connection: psycopg.Connection[tuple[object, ...]], schema: str
-) -> dict[str, tuple[int, datetime]]:
-    """Return run number and moment of each rollup."""
+class _Build(NamedTuple):
+    """What a rollup was built of."""
+
+    run_number: int
+    aliases_are_current: bool | None
+    as_of: datetime
+
+
+def _builds(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> dict[str, _Build]:
+    """Return the newest build of each rollup."""
     query = sql.SQL(_BUILDS).format(sql.Identifier(schema, "build_status"))
     found = {
-        cast("str", model): (cast("int", run_number), cast("datetime", as_of))
-        for model, run_number, as_of in connection.execute(query, (list(ROLLUPS),))
+        cast("str", model): _Build(*cast("tuple[int, bool | None, datetime]", tuple(build)))
+        for model, *build in connection.execute(query, (list(ROLLUPS),))
     }
     if missing := [model for model in ROLLUPS if model not in found]:
         _refuse_unbuilt(connection, schema, missing)
     return found
 
 
-def _is_one_build(builds: dict[str, tuple[int, datetime]]) -> bool:
-    return len({run_number for run_number, _ in builds.values()}) == 1
+def _is_one_build(builds: dict[str, _Build]) -> bool:
+    # A build under way fills the aliases first.
+    return len({build.run_number for build in builds.values()}) == 1 and all(
+        build.aliases_are_current for build in builds.values()
+    )
 
 
 def _refuse_hidden_rows(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> None:

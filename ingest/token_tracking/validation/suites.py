@@ -306,13 +306,13 @@ def _raw_to_marts() -> Suite:
         (
             _found_by(
                 "every_total_is_of_one_build",
-                "A rollup is behind the others, so it was not compared: run dbt build.",
+                "A rollup is behind the others, or label_aliases was changed since it was built, "
+                "so it was not compared: run dbt build.",
             ),
             *(
                 Check(
                     f"{mart.name}_equals_raw_events",
-                    f"{_REBUILD} Both sums are as of the build's snapshot, but with the aliases of "
-                    "today: where label_aliases was changed since, run dbt build.",
+                    f"{_REBUILD} Both sums are as of the build's snapshot.",
                     from_raw,
                     mart.name,
                 )

@@ -49,6 +49,7 @@ found as (
         'attribution_rule', 'token_type', 'operation', 'model', 'unmapped_token_type',
         'unmapped_operation',
     ],
-    ['tokens', 'input_tokens', 'output_tokens', 'event_count', 'repeated_rows']
+    ['tokens', 'input_tokens', 'output_tokens', 'event_count', 'repeated_rows'],
+    unless_aliases_changed=model
 ) }}
 {% endtest %}

@@ -1,10 +1,28 @@
+with
+
+builds as (
+    select build_status.*
+    from build_status
+    -- those of the project: a model that left it leaves its row
+    where build_status.model in (
+        'int_usage__hourly',
+        'hourly_token_usage',
+        'daily_token_usage',
+        'monthly_token_usage',
+        'daily_agent_token_usage'
+    )
+)
+
 select
-    build_status.model,
-    build_status.run_number,
+    builds.model,
+    builds.run_number,
     newest.run_number as newest_run_number,
-    build_status.as_of
-from build_status
+    builds.aliases_are_current,
+    builds.as_of
+from builds
 cross join (
-    select max(builds.run_number) as run_number from build_status as builds
+    select max(every_build.run_number) as run_number from builds as every_build
 ) as newest
-where build_status.run_number < newest.run_number
+where
+    builds.run_number < newest.run_number
+    or builds.aliases_are_current is not true

@@ -11,11 +11,14 @@ base as (
     where build_status.model = 'int_usage__hourly'
 ),
 
--- totals of another build than the base's cannot be compared: every_total_is_of_one_build
+-- totals of another build than the base's cannot be compared, nor labels that were read with other
+-- aliases: every_total_is_of_one_build
 marts as (
     select build_status.model
     from build_status
-    where build_status.run_number = (select base.run_number from base)
+    where
+        build_status.run_number = (select base.run_number from base)
+        and build_status.aliases_are_current
 ),
 
 -- one row per agent and instant: its newest revision

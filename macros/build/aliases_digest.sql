@@ -1,0 +1,10 @@
+{% macro aliases_digest() -%}
+    (
+        select
+            encode(sha256(convert_to(coalesce(string_agg(
+                jsonb_build_array(known.label_kind, known.alias, known.label)::text,
+                ',' order by known.label_kind, known.alias
+            ), ''), 'UTF8')), 'hex')
+        from {{ ref('label_aliases') }} as known
+    )
+{%- endmacro %}

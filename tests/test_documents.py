@@ -12,11 +12,12 @@ import shlex
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,9 @@ import psycopg.types.json
 import pytest
 from psycopg.rows import dict_row
 
+from token_tracking.cli import _show_totals as show_totals
 from token_tracking.demo.demo import Demo
+from token_tracking.terminal import Terminal
 
 from .chromium import PROGRAM, chromium
 from .conftest import NOT_DURABLE, Database, fresh_database, started_server
@@ -120,6 +123,7 @@ class Built:
 
     database: Database
     project: DbtProject
+    demo: Demo | None = None
 
     def rows(self, query: str) -> list[dict[str, Any]]:
         # A time zone that no answer may depend on.
@@ -150,15 +154,15 @@ class Built:
         return found
 
 
-def built_in(database: Database, server: Server, folder: Path) -> Built:
+def built_in(database: Database, server: Server, folder: Path, size: float = SIZE) -> Built:
     """Send the demo's usage into a database and build."""
     demo = Demo(server, folder, database=database.env["PGDATABASE"])
-    story = replace(demo.prepare(size=SIZE), end_date=END)
+    story = replace(demo.prepare(size=size), end_date=END)
     demo.send(story, lambda done, days: None)
     project = DbtProject(database.env, folder / "dbt")
     project.must("seed")
     project.must("run")
-    return Built(database, project)
+    return Built(database, project, demo)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +193,38 @@ def alone() -> Iterator[tuple[Database, Server]]:
     for server in started_server(None, NOT_DURABLE):
         for database in fresh_database(server):
             yield database, server
+
+
+# The front page
+
+README = ROOT / "README.md"
+
+
+def test_the_demo_prints_the_excerpt_of_the_front_page(
+    server: Server, database: Database, tmp_path: Path
+):
+    """All of the demo's calls, as they are on the day that the excerpt was taken."""
+    demo = built_in(database, server, tmp_path, size=1.0).demo
+    assert demo is not None
+    out = StringIO()
+    with redirect_stdout(out):
+        show_totals(demo, replace(demo.prepare(), end_date=END), Terminal())
+    printed = iter([line.rstrip() for line in out.getvalue().splitlines()])
+    [excerpt] = [block.text for block in blocks(README, "text demo")]
+    lines = excerpt.rstrip().splitlines()
+    assert len(lines) > 8
+    assert [line for line in lines if line and line.rstrip() not in printed] == []
+
+
+def test_each_guarantee_names_its_test():
+    rows = re.findall(r"^\| .* \| (\[`test_.*) \|$", README.read_text("utf-8"), flags=re.MULTILINE)
+    named = [link for row in rows for link in re.findall(r"\[`(\w+)`\]\((tests/\w+\.py)\)", row)]
+    assert len(rows) > 10
+    assert len(named) >= len(rows)
+    missing = [
+        name for name, file in named if f"def {name}(" not in (ROOT / file).read_text("utf-8")
+    ]
+    assert missing == []
 
 
 # Descriptions

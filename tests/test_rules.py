@@ -1,4 +1,4 @@
-"""The rules in Python, and that SQL gives the same verdicts; of one broken rule in the same words."""
+"""The rules in Python, and that SQL gives the same verdicts, of one rule in the same words."""
 
 from __future__ import annotations
 

@@ -20,13 +20,13 @@ import asyncio, datetime, json, logging, sys
 from token_tracking import UsageTracker
 from benchmarks.calls import timed_calls
 logging.disable(logging.WARNING)
-events = json.load(sys.stdin)
+events = json.loads(sys.stdin.readline())
 for event in events:
     event["occurred_at"] = datetime.datetime.fromisoformat(event["occurred_at"])
 with UsageTracker(dsn=sys.argv[1]) as tracker:
     print("ready", flush=True)
-    open(sys.argv[2]).read()  # a pipe: all start when it is closed
-    print(json.dumps(timed_calls(tracker, events, int(sys.argv[3]))[0]))
+    sys.stdin.read()  # all start when their input ends
+    print(json.dumps(timed_calls(tracker, events, int(sys.argv[2]))[0]))
 """
 
 
@@ -36,8 +36,8 @@ def run(bench: Bench) -> list[Figure]:
     even: list[float] = []
     skewed: list[float] = []
     for repetition in range(REPETITIONS + 1):
-        even.append(_together(bench, database, 2 * repetition, hot_tenant=0))
-        skewed.append(_together(bench, database, 2 * repetition + 1, hot_tenant=0.9))
+        even.append(_together(database, 2 * repetition, hot_tenant=0))
+        skewed.append(_together(database, 2 * repetition + 1, hot_tenant=0.9))
     even, skewed = even[1:], skewed[1:]
     deadlocks = database.value(
         "select deadlocks from pg_stat_database where datname = current_database()"
@@ -51,29 +51,27 @@ def run(bench: Bench) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _together(bench: Bench, database: Database, seed: int, *, hot_tenant: float) -> float:
+def _together(database: Database, seed: int, *, hot_tenant: float) -> float:
     # One list for all four: the retries of one are calls that another one made.
     events = workload.events(PROCESSES * EVENTS, seed, hot_tenant=hot_tenant)
-    gate = bench.folder / "gate"
-    gate.unlink(missing_ok=True)
-    subprocess.run(["mkfifo", gate], check=True)
     workers: list[subprocess.Popen[str]] = []
     for place in range(PROCESSES):
         worker = subprocess.Popen(
-            [sys.executable, "-c", WORKER, database.url, str(gate), str(CALLERS)],
+            [sys.executable, "-c", WORKER, database.url, str(CALLERS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert worker.stdin is not None
         json.dump(events[place::PROCESSES], worker.stdin, default=lambda value: value.isoformat())
-        worker.stdin.close()
+        print(file=worker.stdin, flush=True)
         workers.append(worker)
     for worker in workers:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
-    with gate.open("w"):
-        pass
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.close()
     seconds = [json.loads(worker.stdout.read()) for worker in workers if worker.stdout]
     for worker in workers:
         assert worker.wait() == 0

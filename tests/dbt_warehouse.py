@@ -31,6 +31,10 @@ COLUMNS = {
 ROLLUPS = tuple(mart for mart in COLUMNS if mart not in {"unmapped_labels", "tenant_token_usage"})
 
 
+class WrongTotalsError(AssertionError):
+    """A mart is not what the oracle says, or was written where nothing had changed."""
+
+
 @dataclass(frozen=True)
 class Event:
     """A row for usage_events; only what a test is about needs to be told."""
@@ -170,5 +174,5 @@ class Warehouse:
                 missing = sorted(set(rows) - set(found[mart]), key=repr)[:5]
                 wrong = sorted(set(found[mart]) - set(rows), key=repr)[:5]
                 message = f"{mart}: missing {missing}, wrong {wrong}"
-                raise AssertionError(message)
+                raise WrongTotalsError(message)
         return found

@@ -47,8 +47,10 @@ INSTANTS = [
     for offset in (timedelta(microseconds=-1), timedelta(0), timedelta(minutes=29))
 ]
 TENANTS = ["acme", "blue", "coal"]
-# Few enough to come again, and to be voided.
-KEYS = [f"key-{number}" for number in range(8)]
+# Few enough to come again, and to be voided: those of the second kind only by transactions that are
+# left open.
+KEYS = [f"key-{number}" for number in range(6)]
+KEYS_OF_HELD_VOIDS = [f"late-{number}" for number in range(3)]
 AGENTS = ["scout", "clerk"]
 ZONES = ["UTC", "Europe/Madrid", "Asia/Kathmandu", "America/St_Johns"]
 NEW_TYPE, NEW_OPERATION = "image", "rerank"
@@ -65,7 +67,7 @@ SELECTIONS = [
 instants = st.sampled_from(INSTANTS)
 events = st.builds(
     Event,
-    key=st.sampled_from(KEYS),
+    key=st.sampled_from([*KEYS, *KEYS_OF_HELD_VOIDS]),
     occurred_at=instants,
     tenant=st.sampled_from(TENANTS),
     tokens=st.sampled_from([0, 1, 10, 2**40]),
@@ -170,6 +172,7 @@ class Player:
         self.project = project
         self.settings = warehouse.settings
         self.held: list[psycopg.Connection[Any]] = []
+        self.voids_held: set[tuple[str, str]] = set()
         self.told: dict[str, Settings] = {}
         self.comparisons = 0
         self.usual_time = 0.6
@@ -210,13 +213,19 @@ class Player:
 
     def _hold(self, write: Write) -> None:
         # Keys and instants of its own: a writer that meets an open one of the same key would wait.
+        # Its voids are of events that others write, but nobody else voids.
         mark = f"held-{len(self.told)}-{time.monotonic_ns()}"
         shift = timedelta(microseconds=time.monotonic_ns() % 997 + 2)
+        voids = {
+            (tenant, KEYS_OF_HELD_VOIDS[KEYS.index(key) % len(KEYS_OF_HELD_VOIDS)])
+            for tenant, key in write.voids
+        } - self.voids_held
+        self.voids_held |= voids
         connection = self.warehouse.connect(autocommit=False)
         self.held.append(connection)
         self.warehouse.insert(
             [replace(event, key=f"{mark}-{event.key}") for event in write.events],
-            [(tenant, f"{mark}-{key}") for tenant, key in write.voids],
+            voids,
             [(agent, instant + shift, owner) for agent, instant, owner in write.owners],
             connection,
         )

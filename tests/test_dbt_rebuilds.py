@@ -10,7 +10,7 @@ import pytest
 from tests import dbt_directed as directed
 from tests.dbt_oracle import Settings
 from tests.dbt_project import ROOT, DbtProject, Edit
-from tests.dbt_warehouse import Warehouse
+from tests.dbt_warehouse import Warehouse, WrongTotalsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,17 +23,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mistake:
-    """What somebody could have written instead, and the history that shows it."""
+    """What somebody could have written instead, and the history that shows it.
+
+    The history ends in wrong totals, or where `stops` is told in an assertion that says it. The
+    first `harmless` edits are no mistake by themselves: the history is right with them alone.
+    """
 
     name: str
     history: History
     edits: tuple[Edit, ...]
+    stops: str | None = None
+    harmless: int = 0
 
     @classmethod
-    def of(cls, name: str, history: History, *texts: str) -> Mistake:
+    def of(
+        cls,
+        name: str,
+        history: History,
+        *texts: str,
+        stops: str | None = None,
+        harmless: int = 0,
+    ) -> Mistake:
         """Read the texts as file, right, wrong, and so on."""
         files = [texts[start : start + 3] for start in range(0, len(texts), 3)]
-        return cls(name, history, tuple(Edit(*each) for each in files))
+        return cls(name, history, tuple(Edit(*each) for each in files), stops, harmless)
 
 
 BASE = "macros/build/build_base.sql"
@@ -52,6 +65,20 @@ MISTAKES = [
         AFFECTED,
         "where {{ is_new('events.ingest_xid', saved_snapshot) }}",
         "where events.recorded_at > (select max(as_of) from token_tracking.build_state)",
+    ),
+    Mistake.of(
+        "watermark on a void's recorded_at",
+        directed.late_void,
+        AFFECTED,
+        "where {{ is_new('voids.ingest_xid', saved_snapshot) }}",
+        "where voids.recorded_at > (select max(as_of) from token_tracking.build_state)",
+    ),
+    Mistake.of(
+        "watermark on an owner's recorded_at",
+        directed.late_void,
+        AFFECTED,
+        "where {{ is_new('owners.ingest_xid', saved_snapshot) }}",
+        "where owners.recorded_at > (select max(as_of) from token_tracking.build_state)",
     ),
     Mistake.of(
         "watermark on the highest transaction",
@@ -80,7 +107,10 @@ MISTAKES = [
         BEGIN,
         "{{ lock_builds() }};",
         "select pg_current_snapshot(); {{ lock_builds() }};",
+        stops="duplicate key value violates unique constraint",
     ),
+    # Each statement sees other data, but counts only what one snapshot sees: that is right. The
+    # index that would refuse an hour's second rows is not there.
     Mistake.of(
         "the affected set is computed twice, of different data",
         directed.commit_during_build,
@@ -88,10 +118,24 @@ MISTAKES = [
         "set transaction isolation level repeatable read;",
         "",
         BASE,
+        "    {% do refuse_foreign_transactions() %}",
+        "    {% do run_query(\"select set_config('s.s', pg_current_snapshot()::text, true)\") %}",
+        BASE,
+        "'snapshot': 'pg_current_snapshot()',",
+        "'snapshot': \"current_setting('s.s')::pg_snapshot\",",
+        EVENTS,
+        "    from {{ source }} as source\n",
+        "    from {{ source }} as source where pg_visible_in_snapshot("
+        "source.ingest_xid::text::xid8, current_setting('s.s')::pg_snapshot)\n",
+        PREPARE,
+        "{% do create_indexes(relation) %}",
+        "",
+        BASE,
         "            {% call statement('main') %}\n                with come as (",
         "            {% do run_query('delete from affected_hours; insert into affected_hours '"
         " ~ affected_hours(saved['snapshot'])) %}\n"
         "            {% call statement('main') %}\n                with come as (",
+        harmless=5,
     ),
     Mistake.of(
         "delete by grain, not by period",
@@ -292,6 +336,7 @@ MISTAKES = [
         PREPARE,
         "and (is_same or saved['looks_same']) %}",
         "and is_same %}",
+        stops="cannot drop table token_tracking.hourly_token_usage because other objects",
     ),
     Mistake.of(
         "the status tells the newest build's zone",
@@ -299,6 +344,7 @@ MISTAKES = [
         "models/marts/build_status.sql",
         "build_state.billing_timezone,",
         "'{{ var('billing_timezone') }}'::text as billing_timezone,",
+        stops=r"build_status tells \('UTC', 'UTC'\)",
     ),
     Mistake.of(
         "state advances under --empty",
@@ -306,6 +352,12 @@ MISTAKES = [
         "macros/build/refuse_partial_input.sql",
         "flags.EMPTY or invocation_args_dict.get('sample')",
         "false",
+        "macros/materializations/incremental.sql",
+        "ref(config.get('reads'))",
+        "load_relation(ref(config.get('reads')))",
+        ROLLUP,
+        '"query " ~ local_md5(query) ~',
+        '"query" ~',
     ),
 ]
 
@@ -335,5 +387,16 @@ def test_mistake_is_caught(
     for edit in mistake.edits:
         text = (ROOT / edit.file).read_text()
         assert text.count(edit.old) == 1, f"{edit.file} has no single {edit.old!r}"
-    with pytest.raises(AssertionError):
+    shown = WrongTotalsError if mistake.stops is None else AssertionError
+    with pytest.raises(shown, match=mistake.stops):
         mistake.history(DbtProject(env, tmp_path, mistake.edits), warehouse)
+
+
+@pytest.mark.parametrize(
+    "mistake", [one for one in MISTAKES if one.harmless], ids=lambda mistake: mistake.name
+)
+def test_what_leads_to_a_mistake_is_none(
+    mistake: Mistake, warehouse: Warehouse, env: dict[str, str], tmp_path: Path
+) -> None:
+    edits = mistake.edits[: mistake.harmless]
+    mistake.history(DbtProject(env, tmp_path, edits), warehouse)

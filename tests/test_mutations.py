@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "ingest" / "token_tracking"
 
-SORTED = "sorted(events, key=lambda event: event.order)"
+SORTED = 'sorted(events, key=attrgetter("order"))'
 SQL_ORDER = """
     order by event.tenant_id collate "C", event.idempotency_key collate "C", event.place
 """

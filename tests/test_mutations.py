@@ -25,7 +25,7 @@ SQL_ORDER = """
 """
 
 SQL_ORDER_CANONICAL = """
-        order by placed.tenant_id collate "C", placed.idempotency_key collate "C"
+        order by placed.tenant_id collate "C", placed.idempotency_key collate "C", placed.place
 """
 
 # Name: test, then (file, text, what stands there instead) ...

@@ -35,6 +35,10 @@ class WrongTotalsError(AssertionError):
     """A mart is not what the oracle says, or was written where nothing had changed."""
 
 
+# Parts of an event's tokens: by default it has both, neither of them 0 nor equal to the other.
+A_HALF, A_THIRD = -2, -3
+
+
 @dataclass(frozen=True)
 class Event:
     """A row for usage_events; only what a test is about needs to be told."""
@@ -47,8 +51,16 @@ class Event:
     operation: str = "query"
     model: str | None = "gpt-4o"
     agent: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: int | None = A_HALF
+    output_tokens: int | None = A_THIRD
+
+    @property
+    def parts(self) -> list[int | None]:
+        """Return input and output tokens."""
+        return [
+            self.tokens // -part if part in {A_HALF, A_THIRD} else part
+            for part in (self.input_tokens, self.output_tokens)
+        ]
 
 
 @dataclass(frozen=True)
@@ -91,8 +103,7 @@ class Warehouse:
                         event.operation,
                         event.model,
                         event.agent,
-                        event.input_tokens,
-                        event.output_tokens,
+                        *event.parts,
                         event.occurred_at,
                     )
                     for event in events

@@ -94,6 +94,8 @@ def test_every_mart_equals_an_independent_count(
     project.must("build", billing_timezone=zone)
     marts = warehouse.check()
     assert all(marts.values()), "a mart is empty, so nothing was compared"
+    for mart in ("hourly_token_usage", "daily_token_usage", "monthly_token_usage"):
+        assert any(0 < row[-2] < row[-3] for row in marts[mart]), "no output below the input"
     rules = {row[4] for row in marts["daily_agent_token_usage"]}
     assert rules == {"agent_owner", "unknown_agent"}
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.conftest import fresh_database
 from tests.dbt_oracle import OPERATIONS, TOKEN_TYPES, Marts, Raw, Settings, Snapshot, count
 from tests.dbt_project import DbtProject
-from tests.dbt_warehouse import ROLLUPS, Event, Warehouse
+from tests.dbt_warehouse import A_HALF, A_THIRD, ROLLUPS, Event, Warehouse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,7 +75,8 @@ events = st.builds(
     operation=st.sampled_from(["query", "sumarize", NEW_OPERATION, "dance"]),
     model=st.sampled_from(["gpt-4o", None]),
     agent=st.sampled_from([*AGENTS, None]),
-    input_tokens=st.sampled_from([None, 0]),
+    input_tokens=st.sampled_from([None, 0, A_HALF]),
+    output_tokens=st.sampled_from([None, A_THIRD]),
 )
 owners = st.tuples(
     st.sampled_from(AGENTS), instants, st.sampled_from([*TENANTS, "the owner", None])

@@ -4,8 +4,8 @@
     tenant_readable=true,
 ) }}
 
-{#- A label that was added later comes last, for a view can only grow at its end. One that
-    is no more keeps its column, of zeros: so as text, for the enum type has no such value. -#}
+{#- A label that was added later comes last, for a view can only grow at its end. One
+    that is no more keeps its column, of zeros: as text, for the enum type lacks it. -#}
 {% set labels = ['llm', 'embedding', 'fine_tuning', 'unknown'] %}
 {% set later = [] %}
 {% for label in var('token_types') if label not in labels %}

@@ -1,0 +1,32 @@
+{% test every_total_agrees(model) %}
+{%- set marts = {'base': model, 'hourly': ref('hourly_token_usage')} -%}
+{%- set coarser = {'daily': ref('daily_token_usage'), 'monthly': ref('monthly_token_usage')} -%}
+{#- The hours that a build changed are no whole days: these have tests of their own. -#}
+{%- do marts.update(coarser if compares_everything([model]) else {}) -%}
+with
+
+raw_events as (
+    {{ recounted_events(model) }}
+)
+{%- for side, mart in marts.items() %},
+
+{{ side }} as (
+    select
+        tenant_id,
+        token_type::text as token_type,
+        tokens,
+        event_count
+    from {{ mart }}
+    where {{ reconciled('usage_hour', 'changes.usage_hour', [model]) }}
+)
+{%- endfor %}
+
+{{ differing_totals(
+    ['tenant_id', 'token_type'],
+    ['tokens', 'event_count'],
+    sides=['raw_events'] + marts.keys() | list,
+    grouped='grouping sets ((tenant_id), (token_type), ())',
+    unless_behind=marts.values() | list,
+    unless_aliases_changed=model
+) }}
+{% endtest %}

@@ -619,9 +619,23 @@ CASES: dict[str, Case] = {
             *BETWEEN,
         },
     ),
-    "unusual day": Case(
+    "unusually high day": Case(
         "update token_tracking.daily_token_usage set tokens = tokens * 4"
-        " where usage_date = '2026-04-05';"
+        " where usage_date = '2026-04-05'",
+        {
+            "daily_token_usage.day_is_like_the_four_weeks_before": {
+                "usage_date": "2026-04-05",
+                "tokens": 992,
+                "lowest_of_four_weeks": 248,
+                "highest_of_four_weeks": 248,
+            }
+        },
+        {
+            "raw_to_marts.daily_token_usage_equals_raw_events",
+            *BETWEEN,
+        },
+    ),
+    "unusually low day": Case(
         "delete from token_tracking.daily_token_usage where usage_date = '2026-04-02'",
         {
             "daily_token_usage.day_is_like_the_four_weeks_before": {

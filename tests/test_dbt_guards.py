@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from tests.dbt_oracle import OPERATIONS, TOKEN_TYPES, Settings
@@ -356,6 +357,24 @@ def test_analysts_views_and_grants_survive_every_build(
             f"select has_table_privilege('analyst', 'token_tracking.{relation}', 'select')"
         ) == [(True,)]
     execute(warehouse, "drop owned by analyst", "drop role analyst")
+
+
+def test_a_dump_in_a_database_of_another_name_keeps_others_views(
+    project: DbtProject, warehouse: Warehouse
+) -> None:
+    warehouse.insert([Event("1", NOON)])
+    project.must("run")
+    execute(warehouse, "create view public.mine as select * from token_tracking.daily_token_usage")
+    name = project.env["PGDATABASE"]
+    copy = DbtProject({**project.env, "PGDATABASE": f"{name}_copy"}, project.scratch)
+    with closing(
+        psycopg.connect(warehouse.database.url, dbname="postgres", autocommit=True)
+    ) as connection:
+        connection.execute(f"create database {name}_copy template {name}")
+        try:
+            copy.must("run")
+        finally:
+            connection.execute(f"drop database {name}_copy with (force)")
 
 
 def test_a_view_of_other_columns_is_made_anew_but_never_over_somebody_elses(

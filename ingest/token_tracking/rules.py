@@ -80,8 +80,8 @@ _TIME: Final = re.compile(
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _LARGEST: Final = 17976931348623157 * 10**292  # that a double holds: what languages read
 _DOUBLE_BITS: Final = 1024
-# Metadata within these, and flat but for lists, cannot break a rule: each character of its text takes
-# four bytes and a space at most, each of a few floats the 325 digits of the longest one.
+# Metadata within these, and flat but for lists, cannot break a rule: each character of its text
+# takes four bytes and a space at most, each of a few floats the 325 digits of the longest one.
 _FEW: Final = 16
 _SHORT_NAME: Final = 64
 _SHORT_TEXT: Final = 100
@@ -235,13 +235,14 @@ def _usual_event(fields: Mapping[str, object], now: datetime) -> WireEvent | Non
         pieces += ('","conversation_id":"', conversation_id)
     if collection_id is not None:
         pieces += ('","collection_id":"', collection_id)
+    given = cast("list[str]", pieces[1::2])
     try:
         # What is no text raises here; of a label's own class it takes the characters alone.
-        texts = "".join(cast("list[str]", pieces[1::2]))
+        texts = "".join(given) if sum(map(len, given)) <= MAX_TEXT else ""
     except TypeError:
         return None
     # All are short, and no character needs an escape or a closer look.
-    if len(texts) > MAX_TEXT or not texts.isprintable() or '"' in texts or "\\" in texts:
+    if not 0 < len(texts) <= MAX_TEXT or not texts.isprintable() or '"' in texts or "\\" in texts:
         return None
     if not tenant_id or not key or agent_id == "":
         return None
@@ -339,8 +340,9 @@ def keepable(payload: object) -> bytes:
     Escaped, so that NUL and lone surrogates pass. Above 64 KiB it is cut, as the procedures do: the
     first fields, of each long one the beginning as text.
     """
-    room = _Room(MAX_KEPT_BYTES)
-    text = json.dumps(_plain(payload, room), allow_nan=False)
+    room = _Room(MAX_KEPT_BYTES, all_or_nothing=True)
+    plain = _plain(payload, room)
+    text = "" if room.is_cut else json.dumps(plain, allow_nan=False)
     if room.is_cut or len(text) > MAX_KEPT_BYTES:
         text = json.dumps(_abridged(payload))
     return text.encode()
@@ -591,11 +593,17 @@ def _has_surrogates(text: str) -> bool:
 class _Room:
     """How many characters of a refused payload are still kept, and whether some were not."""
 
-    __slots__ = ("is_cut", "left")
+    __slots__ = ("all_or_nothing", "is_cut", "left")
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, *, all_or_nothing: bool = False) -> None:
         self.left = left
         self.is_cut = False
+        self.all_or_nothing = all_or_nothing
+
+    def is_too_small_for(self, number: int) -> bool:
+        if self.all_or_nothing and number * _KEPT_BESIDE_TEXT > self.left:
+            self.is_cut = True
+        return self.all_or_nothing and self.is_cut
 
     def beginning(self, text: str) -> str:
         if len(text) > self.left:
@@ -607,8 +615,11 @@ class _Room:
 
 def _plain(value: object, room: _Room, depth: int = 0) -> object:
     room.left -= _KEPT_BESIDE_TEXT
-    if value is None or isinstance(value, bool):
+    kind = type(value)  # asking for a class takes long, and there can be thousands
+    if value is None or kind is bool:
         return value
+    if kind is str:
+        return room.beginning(cast("str", value))
     if isinstance(value, str):
         return room.beginning(str.__str__(value))
     if isinstance(value, int):
@@ -622,9 +633,15 @@ def _plain(value: object, room: _Room, depth: int = 0) -> object:
     try:
         if depth < _DEEPEST_KEPT:
             if isinstance(value, Mapping):
-                return _plain_mapping(cast("Mapping[object, object]", value), room, depth)
+                members = cast("Mapping[object, object]", value)
+                if room.is_too_small_for(len(members)):
+                    return None
+                return _plain_mapping(members, room, depth)
             if isinstance(value, Sequence | set | frozenset):
-                return _plain_items(cast("Iterable[object]", value), room, depth)
+                items = cast("Sequence[object]", value)
+                if room.is_too_small_for(len(items)):
+                    return None
+                return _plain_items(items, room, depth)
         return room.beginning(_text_of(value))
     except Exception as error:  # noqa: BLE001  # of a value's own methods; the rest is kept
         return f"{kind_of(cast('object', value))}: {type(error).__name__}"

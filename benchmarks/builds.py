@@ -27,7 +27,7 @@ SQL_SECONDS = (
     " where toplevel and dbid = (select oid from pg_database where datname = current_database())"
 )
 
-# The same totals by hand, in one statement; the marts' keys are made afterwards, as dbt does.
+# The same totals by hand: all five tables, each in one statement, and their keys when they are full.
 BY_HAND = """
 create schema by_hand;
 create table by_hand.hourly as
@@ -38,6 +38,11 @@ with events as (
         coalesce(owner.owner_tenant_id, event.tenant_id) as tenant_id,
         event.tenant_id as requester_tenant_id,
         event.agent_id,
+        case
+            when event.agent_id is null then 'requester'
+            when owner.owner_tenant_id is null then 'unknown_agent'
+            else 'agent_owner'
+        end as attribution_rule,
         event.token_type,
         event.operation,
         coalesce(event.model, 'unknown') as model,
@@ -58,12 +63,27 @@ with events as (
     )
 )
 select
-    usage_hour, usage_date, tenant_id, requester_tenant_id, agent_id, token_type, operation, model,
-    sum(tokens)::bigint as tokens, sum(input_tokens)::bigint as input_tokens,
+    usage_hour, usage_date, tenant_id, requester_tenant_id, agent_id, attribution_rule, token_type,
+    operation, model, sum(tokens)::bigint as tokens, sum(input_tokens)::bigint as input_tokens,
     sum(output_tokens)::bigint as output_tokens, count(*) as event_count
 from events
 group by
-    usage_hour, usage_date, tenant_id, requester_tenant_id, agent_id, token_type, operation, model;
+    usage_hour, usage_date, tenant_id, requester_tenant_id, agent_id, attribution_rule, token_type,
+    operation, model;
+create table by_hand.payers_hourly as
+select
+    usage_hour, usage_date, tenant_id, token_type, operation, model, sum(tokens)::bigint as tokens,
+    sum(input_tokens)::bigint as input_tokens, sum(output_tokens)::bigint as output_tokens,
+    sum(event_count)::bigint as event_count
+from by_hand.hourly
+group by usage_hour, usage_date, tenant_id, token_type, operation, model;
+create table by_hand.agents as
+select
+    usage_date, tenant_id, requester_tenant_id, agent_id, attribution_rule,
+    sum(tokens)::bigint as tokens, sum(event_count)::bigint as event_count
+from by_hand.hourly
+where agent_id is not null
+group by usage_date, tenant_id, requester_tenant_id, agent_id, attribution_rule;
 create table by_hand.daily as
 select
     usage_date, tenant_id, token_type, operation, model, sum(tokens)::bigint as tokens,
@@ -74,9 +94,20 @@ group by usage_date, tenant_id, token_type, operation, model;
 create table by_hand.monthly as
 select
     date_trunc('month', usage_date)::date as usage_month, tenant_id, token_type, operation, model,
-    sum(tokens)::bigint as tokens, sum(event_count)::bigint as event_count
+    sum(tokens)::bigint as tokens, sum(input_tokens)::bigint as input_tokens,
+    sum(output_tokens)::bigint as output_tokens, sum(event_count)::bigint as event_count
 from by_hand.daily
 group by usage_month, tenant_id, token_type, operation, model;
+create unique index on by_hand.hourly (
+    usage_hour, usage_date, tenant_id, requester_tenant_id, agent_id, token_type, operation, model
+) nulls not distinct;
+alter table by_hand.payers_hourly
+add primary key (usage_hour, usage_date, tenant_id, token_type, operation, model);
+create unique index on by_hand.agents (
+    usage_date, tenant_id, requester_tenant_id, agent_id, attribution_rule
+);
+alter table by_hand.daily add primary key (usage_date, tenant_id, token_type, operation, model);
+alter table by_hand.monthly add primary key (usage_month, tenant_id, token_type, operation, model);
 """
 
 

@@ -167,6 +167,11 @@ def _work(pipe: Connection) -> None:
         )
 
 
+def is_read() -> bool:
+    """Say whether this process has read the project, as its children then have."""
+    return bool(_manifests)
+
+
 def invoke(scratch: Path, words: Sequence[str], edits: Sequence[Edit] = ()) -> dbtRunnerResult:
     """Run a dbt command in this process, reading the project only the first time."""
     from dbt.cli.main import dbtRunner

@@ -109,8 +109,7 @@ MISTAKES = [
         "select pg_current_snapshot(); {{ lock_builds() }};",
         stops="duplicate key value violates unique constraint",
     ),
-    # Each statement sees other data, but counts only what one snapshot sees: that is right. The
-    # index that would refuse an hour's second rows is not there.
+    # Each statement sees other data, but counts only what one snapshot sees: that is right.
     Mistake.of(
         "the affected set is computed twice, of different data",
         directed.commit_during_build,
@@ -127,23 +126,21 @@ MISTAKES = [
         "    from {{ source }} as source\n",
         "    from {{ source }} as source where pg_visible_in_snapshot("
         "source.ingest_xid::text::xid8, current_setting('s.s')::pg_snapshot)\n",
-        PREPARE,
-        "{% do create_indexes(relation) %}",
-        "",
         BASE,
-        "            {% call statement('main') %}\n                with come as (",
-        "            {% do run_query('delete from affected_hours; insert into affected_hours '"
-        " ~ affected_hours(saved['snapshot'])) %}\n"
-        "            {% call statement('main') %}\n                with come as (",
-        harmless=5,
+        "            {% do make_fresh_rows(partial_query(sql)) %}",
+        "            {% do make_fresh_rows(partial_query(sql)) %}"
+        "{% do run_query('lock table ' ~ relation ~ ' in row exclusive mode;"
+        " delete from affected_hours; insert into affected_hours '"
+        " ~ affected_hours(saved['snapshot'])) %}",
+        harmless=4,
     ),
     Mistake.of(
         "delete by grain, not by period",
         directed.payer_loses_everything,
         ROLLUP,
-        '" where " ~ in_changed_periods) %}',
-        '" where " ~ in_changed_periods ~ " and tenant_id in (select tenant_id from "'
-        ' ~ input ~ ")") %}',
+        "run_query(delete_stale_rows(relation, scope))",
+        "run_query(delete_stale_rows(relation, scope ~ ' and tenant_id in (select tenant_id from '"
+        " ~ input ~ ')'))",
     ),
     Mistake.of(
         "periods derived from what was rebuilt",

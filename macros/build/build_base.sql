@@ -4,13 +4,12 @@
     {% set as_of = run_query("select quote_literal(statement_timestamp())").columns[0][0] %}
     {% do refuse_foreign_transactions() %}
     {% set fingerprint = input_fingerprint() %}
-    {% set saved = prepare_rollup(relation, sql, fingerprint) %}
+    {% set prepared = prepare_rollup(relation, sql, fingerprint) %}
+    {% set saved = prepared['saved'] %}
 
     {% if saved is none %}
         {% do run_query("set local enable_seqscan = on; delete from " ~ log) %}
-        {% call statement('main') %}
-            {{ insert_rollup(relation, sql) }}
-        {% endcall %}
+        {% do rebuild_rollup(relation, sql, prepared['is_new']) %}
         {% set basis = "gen_random_uuid()" %}
         {% set run_no = "1 + coalesce((select max(run_no) from "
             ~ build_table('build_state', relation.schema) ~ "), 0)" %}
@@ -29,20 +28,20 @@
             {% do run_query(
                 "analyze affected_hours; delete from " ~ log ~ " where run_no <= " ~ (run_no - 10000)
             ) %}
+            {% do make_fresh_rows(partial_query(sql)) %}
+            {% set scope = "usage_hour = any(array(select usage_hour from affected_hours))" %}
             {#- The dates of what goes and of what comes: a payer, or a date, may lose all it had. -#}
-            {% call statement('delete_affected_hours') %}
+            {% call statement('delete_stale_rows') %}
                 with gone as (
-                    delete from {{ relation }} as base
-                    using affected_hours
-                    where base.usage_hour = affected_hours.usage_hour
-                    returning base.usage_hour, base.usage_date
+                    {{ delete_stale_rows(relation, scope) }}
+                    returning usage_hour, usage_date
                 )
                 insert into {{ log }}
                 select distinct {{ run_no }}, gone.usage_hour, gone.usage_date from gone
             {% endcall %}
             {% call statement('main') %}
                 with come as (
-                    {{ insert_rollup(relation, partial_query(sql)) }}
+                    {{ insert_missing_rows(relation, scope) }}
                     returning usage_hour, usage_date
                 )
                 insert into {{ log }}
@@ -53,7 +52,7 @@
             {% call noop_statement('main', 'UNCHANGED', 'UNCHANGED', 0) %}{% endcall %}
         {% endif %}
         {% set basis = "'" ~ saved['basis'] ~ "'" %}
-        {#- Hours of which nothing was counted, nor is now, are no change. -#}
+        {#- Hours that come out as they were are no change. -#}
         {% set run_no = "greatest(" ~ saved['run_no'] ~ ", (select max(run_no) from " ~ log ~ "))" %}
     {% endif %}
 

@@ -9,21 +9,19 @@
     {% set log = build_table('rollup_changes', ahead['log_schema']) %}
     {% set query = own_types(sql) %}
     {% set fingerprint = "query " ~ local_md5(query) ~ ", basis " ~ ahead['basis'] %}
-    {% set saved = prepare_rollup(relation, query, fingerprint) %}
+    {% set prepared = prepare_rollup(relation, query, fingerprint) %}
+    {% set saved = prepared['saved'] %}
     {% if saved is not none and saved['run_no'] < ahead['run_no'] %}
         {% set oldest = run_query(
             "select coalesce(min(run_no), " ~ ahead['run_no'] ~ " + 1) from " ~ log
         ).columns[0][0] %}
         {% if oldest > saved['run_no'] + 1 %}
-            {% do run_query("delete from " ~ relation) %}
             {% set saved = none %}
         {% endif %}
     {% endif %}
 
     {% if saved is none %}
-        {% call statement('main') %}
-            {{ insert_rollup(relation, query) }}
-        {% endcall %}
+        {% do rebuild_rollup(relation, query, prepared['is_new']) %}
     {% elif saved['run_no'] == ahead['run_no'] %}
         {% call noop_statement('main', 'UNCHANGED', 'UNCHANGED', 0) %}{% endcall %}
     {% else %}
@@ -34,11 +32,12 @@
             ~ " where run_no > " ~ saved['run_no'] ~ " and run_no <= " ~ ahead['run_no']
         ) %}
         {#- An array reaches the input's index through the group by; a join would not. -#}
-        {% set in_changed_periods = config.require('period')
+        {% set scope = config.require('period')
             ~ " = any(array(select period from changed_periods))" %}
-        {% do run_query("delete from " ~ relation ~ " where " ~ in_changed_periods) %}
+        {% do make_fresh_rows("select * from (" ~ query ~ ") as whole where " ~ scope) %}
+        {% do run_query(delete_stale_rows(relation, scope)) %}
         {% call statement('main') %}
-            {{ insert_rollup(relation, query, in_changed_periods) }}
+            {{ insert_missing_rows(relation, scope) }}
         {% endcall %}
     {% endif %}
 

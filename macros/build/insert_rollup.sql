@@ -1,9 +1,8 @@
-{% macro insert_rollup(relation, query, condition='true') %}
+{% macro insert_rollup(relation, query) %}
     {%- set columns = model.columns.keys() | join(', ') -%}
     insert into {{ relation }} ({{ columns }})
     select {{ columns }}
     from (
         {{ query }}
-    ) as fresh
-    where {{ condition }}
+    ) as counted
 {% endmacro %}

@@ -1,6 +1,7 @@
 {% macro prepare_rollup(relation, query, fingerprint) %}
     {#- Leaves the rollup's table in its shape; returns the state to go on from, none for a whole
-        rebuild. A restored table is emptied, for others' views may stand on it. -#}
+        rebuild, and whether the table is new. A restored one is not, for others' views may stand on
+        it. -#}
     {% set saved = saved_state(relation) %}
     {% set is_same = saved is not none and saved['is_same'] %}
     {% set fits = saved is not none and saved['shape'] == shape_mark()
@@ -17,7 +18,6 @@
             create table {{ relation }} {{ get_table_columns_and_constraints() }};
             {{ without_statistics(relation) }}
         {% endcall %}
-        {% do create_indexes(relation) %}
     {% endif %}
     {% if not fits or not is_same or saved['docs'] != docs_mark() %}
         {% do persist_docs(relation, model) %}
@@ -26,7 +26,6 @@
         and not should_full_refresh() %}
     {% if not goes_on %}
         {% do get_assert_columns_equivalent(query) %}
-        {% do run_query("delete from " ~ relation) %}
     {% endif %}
-    {{ return(saved if goes_on else none) }}
+    {{ return({'saved': saved if goes_on else none, 'is_new': not fits}) }}
 {% endmacro %}

@@ -27,7 +27,7 @@ MARKED = "select tenant_id from token_tracking.daily_token_usage where tenant_id
 
 
 def run(bench: Bench) -> list[Figure]:
-    """Measure row 12, and the builds of a resident process that finds nothing new (row 11)."""
+    """Measure row 12."""
     database = bench.database()
     past.fill(database, PAST)
     refresh = subprocess.Popen(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .workload import TENANTS
+
 if TYPE_CHECKING:
     from .bench import Database
 
-# Half a year until the load's start, 300 tenants, in the order of time; one transaction a million.
+# Until the load's start, by the load's tenants, in the order of time; one transaction a million.
 _FILL = """
 insert into token_tracking_raw.usage_events (
     tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id, input_tokens,
     output_tokens, metadata, occurred_at
 )
 select
-    'tenant-' || hashint8(number) % 150 + 150,
+    'tenant-' || abs(hashint8(number) % {tenants}),
     'past-' || lpad(number::text, 9, '0') || '-' || md5(number::text),
     1000 + number % 4000,
     'llm',
@@ -24,16 +26,24 @@ select
     900 + number % 4000,
     100,
     jsonb_build_object('operation_id', 'op-' || number, 'execution_time_ms', number % 9000),
-    timestamptz '2026-03-01 00:00:00+00' - interval '180 days' * (1 - number / {number}.0)
+    timestamptz '2026-03-01 00:00:00+00' - interval '1 day' * {days} * (1 - number / {number}.0)
 from generate_series({first}::bigint, {last}::bigint) as number
 """
 _PART = 1_000_000
+# As many events in each hour, however long the history: about 4,600.
+_A_DAY = 20_000_000 / 180
 
 
 def fill(database: Database, number: int) -> None:
-    """Put so many events into the past of a database, and let PostgreSQL look at them."""
+    """Put so many events into the past of a database, and let PostgreSQL look at them.
+
+    Twenty million are half a year; more of them are a longer past, not a denser one.
+    """
+    days = number / _A_DAY
     for first in range(1, number + 1, _PART):
         last = min(first + _PART - 1, number)
-        database.run(_FILL.format(first=first, last=last, number=number))
+        database.run(
+            _FILL.format(first=first, last=last, number=number, days=days, tenants=TENANTS)
+        )
     database.run("vacuum analyze token_tracking_raw.usage_events")
     database.run("checkpoint")

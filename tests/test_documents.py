@@ -201,9 +201,10 @@ README = ROOT / "README.md"
 
 
 def test_the_demo_prints_the_excerpt_of_the_front_page(
-    server: Server, database: Database, tmp_path: Path
+    server: Server, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """All of the demo's calls, as they are on the day that the excerpt was taken."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # a parallel run of the tests sets 80
     demo = built_in(database, server, tmp_path, size=1.0).demo
     assert demo is not None
     out = StringIO()

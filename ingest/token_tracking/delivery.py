@@ -87,11 +87,13 @@ class Delivery:
         everything = list(requests)
         # Events first, all in one statement; whatever else there is goes one by one.
         self._events: list[Sequence[EventRequest]] = []
-        if events := [request for request in everything if isinstance(request, EventRequest)]:
+        events = [request for request in everything if type(request) is EventRequest]
+        if events:
             self._events.append(sorted(events, key=attrgetter("order")))
-        self._rejections = [r for r in everything if isinstance(r, RejectionRequest)]
+        others = everything if len(events) < len(everything) else []
+        self._rejections = [one for one in others if isinstance(one, RejectionRequest)]
         self._others: list[SingleRequest] = [
-            r for r in everything if isinstance(r, VoidRequest | OwnerRequest)
+            one for one in others if isinstance(one, VoidRequest | OwnerRequest)
         ]
         self._early: list[EventRequest] = []
         self.answered: list[tuple[Request, Answer]] = []

@@ -96,12 +96,13 @@ def test_only_what_changed_is_built_and_the_rest_is_read_from_the_base(
     whole = "select sum(tokens)::int, sum(event_count)::int from {}.monthly_token_usage"
     expected = database.rows(whole.format("token_tracking"))
     assert expected[0][1] == 48
-    model = change / "models" / "marts" / "monthly_token_usage.sql"
-    model.write_text(model.read_text() + "\n-- a change\n")
+    for name in ("monthly_token_usage", "unmapped_labels"):
+        model = change / "models" / "marts" / f"{name}.sql"
+        model.write_text(model.read_text() + "\n-- a change\n")
     make(change, database, "build-changed", STATE=str(state), DBT_SCHEMA="change")
     results = json.loads((change / "target" / "run_results.json").read_text())["results"]
     built = {one["unique_id"].split(".")[-1] for one in results if "model." in one["unique_id"]}
-    assert "monthly_token_usage" in built
+    assert {"monthly_token_usage", "unmapped_labels"} <= built
     assert not {"int_usage__hourly", "hourly_token_usage", "daily_token_usage"} & built, built
     assert database.rows(whole.format("change")) == expected
     # Another billing time zone changes no line of SQL, and every total.

@@ -34,7 +34,7 @@
         {#- An array reaches the input's index through the group by; a join would not. -#}
         {% set scope = config.require('period')
             ~ " = any(array(select period from changed_periods))" %}
-        {% do make_fresh_rows("select * from (" ~ query ~ ") as whole where " ~ scope) %}
+        {% do make_fresh_rows("select * from (\n" ~ query ~ "\n) as whole where " ~ scope) %}
         {% do run_query(delete_stale_rows(relation, scope)) %}
         {% call statement('main') %}
             {{ insert_missing_rows(relation, scope) }}

@@ -28,12 +28,14 @@
             {{ wait_briefly() }};
             do $build$
             begin
-                create or replace view {{ relation }} {{ with_options }} as {{ query }};
+                create or replace view {{ relation }} {{ with_options }} as {{ query }}
+                ;
             exception when invalid_table_definition then
                 -- Other columns. Without cascade: a view of somebody else's on top stops the build,
                 -- and PostgreSQL's message names it.
                 drop view {{ relation }};
-                create view {{ relation }} {{ with_options }} as {{ query }};
+                create view {{ relation }} {{ with_options }} as {{ query }}
+                ;
             end
             $build$
         {% endcall %}

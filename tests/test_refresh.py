@@ -166,10 +166,15 @@ def resident(running: Running, database: Database) -> Running:
 
 
 def wait_until_idle(running: Running, database: Database) -> None:
-    """Wait until the refresh has looked and found nothing."""
+    """Wait until the refresh, and any other one, has looked and found nothing."""
+
+    def have_looked(since: set[tuple]) -> bool:
+        looks = database.rows(LOOKS)
+        return bool(looks) and since.isdisjoint(looks)
+
     for _ in range(2):
-        seen = database.rows(LOOKS)
-        until(lambda seen=seen: database.rows(LOOKS) not in ([], seen))
+        seen = set(database.rows(LOOKS))
+        until(lambda seen=seen: have_looked(seen))
     running.told()
 
 

@@ -94,40 +94,55 @@ counted as (
     group by 1, 2, 3, 4, 5, 6, 7, 8, 9
 ),
 
--- a label, else what its alias stands for, else unknown
+-- one row per label: itself, else what its alias stands for, else unknown. Of each label once, since
+-- events are many and the planner takes the aliases, which nobody analyzes, for three
+token_types as materialized (
+    select
+        labels.token_type as label,
+        case
+            when labels.token_type = any(enum_range(null::token_type)::text[])
+                then labels.token_type
+            when aliases.label = any(enum_range(null::token_type)::text[]) then aliases.label
+            else 'unknown'
+        end as token_type
+    from (select distinct counted.token_type from counted) as labels
+    left join label_aliases as aliases
+        on
+            aliases.label_kind = 'token_type'
+            and labels.token_type = aliases.alias
+),
+
+operations as materialized (
+    select
+        labels.operation as label,
+        case
+            when labels.operation = any(enum_range(null::operation_type)::text[])
+                then labels.operation
+            when aliases.label = any(enum_range(null::operation_type)::text[]) then aliases.label
+            else 'unknown'
+        end as operation
+    from (select distinct counted.operation from counted) as labels
+    left join label_aliases as aliases
+        on
+            aliases.label_kind = 'operation'
+            and labels.operation = aliases.alias
+),
+
 hours as (
     select
         counted.usage_hour,
         counted.usage_date,
         counted.tenant_id,
-        case
-            when counted.token_type = any(enum_range(null::token_type)::text[])
-                then counted.token_type
-            when type_aliases.label = any(enum_range(null::token_type)::text[])
-                then type_aliases.label
-            else 'unknown'
-        end as token_type,
-        case
-            when counted.operation = any(enum_range(null::operation_type)::text[])
-                then counted.operation
-            when operation_aliases.label = any(enum_range(null::operation_type)::text[])
-                then operation_aliases.label
-            else 'unknown'
-        end as operation,
+        token_types.token_type,
+        operations.operation,
         coalesce(counted.model, 'unknown') as model,
         sum(counted.tokens) as tokens,
         sum(counted.input_tokens) as input_tokens,
         sum(counted.output_tokens) as output_tokens,
         sum(counted.event_count) as event_count
     from counted
-    left join label_aliases as type_aliases
-        on
-            type_aliases.label_kind = 'token_type'
-            and counted.token_type = type_aliases.alias
-    left join label_aliases as operation_aliases
-        on
-            operation_aliases.label_kind = 'operation'
-            and counted.operation = operation_aliases.alias
+    inner join token_types on counted.token_type = token_types.label
+    inner join operations on counted.operation = operations.label
     group by 1, 2, 3, 4, 5, 6
 ),
 

@@ -72,21 +72,15 @@ def test_a_statement_that_waits_for_a_lock_does_not_stay_behind(
     assert "'5s'" in statement
     monkeypatch.setattr(module, name, statement.replace("'5s'", "'50ms'"))
     with (
-        closing(psycopg.connect(emptied.url)) as holder,
+        closing(Connection.open(emptied.url)) as holder,
         closing(Connection.open(emptied.url)) as waiting,
     ):
-        call(_On(holder))
+        holder.execute("begin")
+        call(holder)
         with pytest.raises(psycopg.errors.LockNotAvailable):
             call(waiting)
-        holder.rollback()
+        holder.execute("rollback")
         call(waiting)
-
-
-class _On(Connection):
-    """Our calls in a transaction of somebody else's connection."""
-
-    def __init__(self, holder: psycopg.Connection[tuple]) -> None:
-        self.execute = holder.execute  # type: ignore[method-assign]
 
 
 def test_a_clock_that_is_set_while_connected(emptied: Database, monkeypatch: pytest.MonkeyPatch):

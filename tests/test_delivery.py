@@ -119,7 +119,8 @@ def test_a_rejection_whose_own_write_fails_stays_pending(database: Database):
             connection.pgconn.finish()
             raise psycopg.OperationalError
 
-        connection.record = failing_for(connection.record, b"7e999999")  # type: ignore[method-assign]
+        begin = connection.begin_to_record
+        connection.begin_to_record = failing_for(begin, b"7e999999")  # type: ignore[method-assign]
         connection.reject = lost  # type: ignore[method-assign]
         with pytest.raises(psycopg.OperationalError):
             delivery.send(connection)
@@ -130,11 +131,11 @@ def test_a_rejection_whose_own_write_fails_stays_pending(database: Database):
     assert len(delivery.answered) == 3
 
 
-def failing_for(record, mark: bytes):
-    def fails(payload: bytes):
+def failing_for(begin, mark: bytes):
+    def fails(payload: bytes) -> None:
         if mark in payload:
             raise psycopg.errors.NumericValueOutOfRange
-        return record(payload)
+        begin(payload)
 
     return fails
 

@@ -214,10 +214,16 @@ def test_a_full_spool_is_told_and_loses_nothing_acknowledged(arena: Arena, tally
     """In turn: spooled while there is room, refused when there is none, recorded again after."""
     arena.server.kill()
     arena.start_client("full", spool_max_bytes=150_000, max_wait=0.3, tasks=40)
-    arena.wait_for("full")
-    time.sleep(1.5)
+
+    def is_refused() -> bool:
+        before = len(arena.noted("acknowledged"))
+        time.sleep(0.4)
+        return 50 < len(arena.noted("acknowledged")) == before
+
+    until(is_refused, what="there is no room")
+    spooled = len(arena.noted("acknowledged"))
     arena.restart_server()
-    time.sleep(1.0)
+    until(lambda: arena.database.value(EVENTS) > spooled + 50, what="recorded again")
     arena.end_clients()
     arena.drain()
     acknowledged = arena.check()

@@ -109,7 +109,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "delivery.py",
-                "            if fault_of(error, database) is Fault.UNKNOWN:\n"
+                "            if fault_of(error, database) is Fault.UNKNOWN"
+                " or not database.is_idle():\n"
                 "                for request in requests:\n"
                 "                    request.uncertain = True\n",
                 "            for request in requests:\n"
@@ -167,6 +168,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "        except MemoryError as error:  #",
             ),
         ],
+    ),
+    "what is committed, and not told yet, is sent again": (
+        "test_tracker.py::test_track_many_answers_in_order_for_any_number",
+        [("writer.py", "self._committed[0] if self._committed else ()", "()")],
     ),
     "calls are counted when they are made": (
         "test_faults.py::test_a_thousand_cancelled_calls_are_all_recorded_and_counted",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, cast
 
 import psycopg
+from psycopg import generators
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import TransactionStatus
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.rows import tuple_row
 
 from .rules import CLOCK_TOLERANCE
@@ -41,7 +44,7 @@ _CLOCK_STEP_SECONDS = 1.0
 _BATCH = """
     select *
     from token_tracking_raw.track_token_usage_batch(
-        case set_config('lock_timeout', '5s', true) when '5s' then %s::json end
+        case set_config('lock_timeout', '5s', true) when '5s' then $1::json end
     )
 """
 _REJECT = """
@@ -163,10 +166,22 @@ class Database(psycopg.Connection[Row]):
 
     def record(self, payload: bytes) -> BatchResult:
         """Record a JSON array of events, each with the column names of `usage_events`."""
-        row = self.execute(_BATCH, (payload.decode(),)).fetchone()
-        recorded, duplicates, conflicts, rejected, problems = cast(
-            "tuple[int, int, int, int, list[dict[str, object]] | None]", row
+        self.begin_to_record(payload)
+        return self.end_of_record()
+
+    def begin_to_record(self, payload: bytes) -> None:
+        """Do as `record`, but do not wait: `end_of_record` is what has to be called next."""
+        self.pgconn.send_query_params(_BATCH.encode(), [payload], param_formats=[Format.BINARY])
+
+    def end_of_record(self) -> BatchResult:
+        """Wait for the result of what `begin_to_record` sent."""
+        answer = self.wait(generators.execute(self.pgconn))[0]
+        if answer.status != ExecStatus.TUPLES_OK:
+            raise error_from_result(answer)
+        recorded, duplicates, conflicts, rejected = (
+            int(answer.get_value(0, column) or 0) for column in range(4)
         )
+        problems: list[dict[str, object]] = json.loads(answer.get_value(0, 4) or b"[]")
         return BatchResult(
             recorded,
             duplicates,
@@ -178,7 +193,7 @@ class Database(psycopg.Connection[Row]):
                     cast("Kind", problem["kind"]),
                     cast("str", problem["reason"]),
                 )
-                for problem in problems or ()
+                for problem in problems
             ),
         )
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = SafeLogger(__name__)
 
 # More in one statement gains nothing, and would hold locks and the loop for longer.
-MAX_BATCH = 250
+MAX_BATCH = 500
 MAX_BATCH_BYTES = 1024 * 1024
 
 _RECORDED = Answer(Outcome.RECORDED)
@@ -130,8 +130,10 @@ class Delivery:
             for request, answer in self.answered:
                 logger.debug("%s %s: %s", request.kind, request.order[1], answer.outcome)
 
-    def send(self, database: Database) -> None:
+    def send(self, database: Database, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Send what is pending; after an error, what was committed before it keeps its answer.
+
+        `meanwhile` is called while the server works on events, or first where there are none.
 
         An event that is ahead of the server's clock stays pending: the clock that accepted it is
         wrong, and the server would refuse what was accepted.
@@ -142,10 +144,14 @@ class Delivery:
         """
         self.attempts += 1
         self._hold_back(database.latest_occurrence())
+        if not self._events:
+            meanwhile()
         while self._events:
             part = self._events[-1]
             try:
-                result = self._try(database, part, lambda part=part: self._record(database, part))
+                result = self._try(
+                    database, part, lambda part=part: self._record(database, part, meanwhile)
+                )
             except Exception as error:
                 if fault_of(error, database) is not Fault.POISON:
                     raise
@@ -201,14 +207,18 @@ class Delivery:
         try:
             return act()
         except Exception as error:
-            if fault_of(error, database) is Fault.UNKNOWN:
+            if fault_of(error, database) is Fault.UNKNOWN or not database.is_idle():
                 for request in requests:
                     request.uncertain = True
             raise
 
-    def _record(self, database: Database, events: Sequence[EventRequest]) -> BatchResult:
+    def _record(
+        self, database: Database, events: Sequence[EventRequest], meanwhile: Callable[[], object]
+    ) -> BatchResult:
         started = time.perf_counter()
-        result = database.record(b"[" + b",".join([event.payload for event in events]) + b"]")
+        database.begin_to_record(b"[" + b",".join([event.payload for event in events]) + b"]")
+        meanwhile()
+        result = database.end_of_record()
         logger.debug(
             "committed a batch of %d event(s) in %.1f ms, attempt %d: "
             "%d recorded, %d known, %d in conflict, %d rejected",

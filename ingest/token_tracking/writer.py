@@ -111,6 +111,8 @@ class Writer:
         self._dropped = False
         self._close_by = 0.0
         self._database: Database | None = None
+        # What is committed and still in the queue: settled while the server has the next batch.
+        self._committed: tuple[list[Request], Delivery] | None = None
         self._spool: Spool | None = None
         self._spool_fails = False
         self._recovery = Recovery(self._connect, self._spool_folder, lambda: self._spool)
@@ -232,8 +234,10 @@ class Writer:
                 self._database = self._recovery.connection(deadline)
             finally:
                 self._tried.set()
-        if self._queue:
-            self._write(self._next_batch())
+        if batch := self._next_batch():
+            self._write(batch)
+        elif self._committed is not None:
+            self._settle_committed()
         elif self._closing:
             if self._database is not None:
                 self._database.close()
@@ -248,9 +252,12 @@ class Writer:
         # Looked at, not taken out: they leave the queue when their fate is known. A copy is made at
         # once, whoever appends meanwhile.
         waiting = self._queue.copy()
+        for _ in self._committed[0] if self._committed else ():
+            waiting.popleft()
+        count, size = MAX_BATCH, MAX_BATCH_BYTES
         if not self._spool_fails and (self._recovery.is_down or len(waiting) > _MOST_WAITING):
-            return next(in_slices(waiting, len(waiting), _MOST_BYTES_AT_ONCE))
-        return next(in_slices(waiting, MAX_BATCH, MAX_BATCH_BYTES))
+            count, size = len(waiting), _MOST_BYTES_AT_ONCE
+        return next(in_slices(waiting, count, size)) if waiting else []
 
     def _write(self, batch: list[Request]) -> None:
         delivery = Delivery(batch)
@@ -258,21 +265,31 @@ class Writer:
         try:
             if len(batch) <= MAX_BATCH:
                 self._send(delivery, batch[0].since + self._database_wait)
-            if pending := delivery.pending():
-                cause = self._spool_up(pending)
-                if cause is None:
-                    delivery.take_as_kept()
-                elif len(batch) > MAX_BATCH:
-                    return  # to be tried in smaller parts
+            self._settle_committed()
+            pending = delivery.pending()
+            if not pending:
+                self._committed = batch, delivery
+                return
+            cause = self._spool_up(pending)
+            if cause is None:
+                delivery.take_as_kept()
+            elif len(batch) > MAX_BATCH:
+                return  # to be tried in smaller parts
         except Exception as error:  # noqa: BLE001  # the callers get an answer
             logger.error("%s in the writer:\n%s", type(error).__name__, where(error))
             cause = "a fault in token_tracking, see the log"
-        # Logged while they are in the queue: however long a handler takes, it is not their wait.
-        delivery.log_answers()
+        self._settle_committed()
         self._settle(batch, delivery, cause)
 
-    def _settle(self, batch: list[Request], delivery: Delivery, cause: str | None) -> None:
+    def _settle_committed(self) -> None:
+        committed, self._committed = self._committed, None
+        if committed is not None:
+            self._settle(*committed)
+
+    def _settle(self, batch: list[Request], delivery: Delivery, cause: str | None = None) -> None:
         """Take the batch out of the queue; count and answer: `cause` is why pending ones failed."""
+        # Logged while they are in the queue: however long a handler takes, it is not their wait.
+        delivery.log_answers()
         with self._settling:
             for _ in batch:
                 self._queue.popleft()
@@ -358,6 +375,7 @@ class Writer:
             if self._closing:
                 deadline = min(deadline, self._close_by - 0.1 * self._max_wait)
             if self._database is None:
+                self._settle_committed()
                 self._database = self._recovery.connection(deadline)
                 if self._database is None:
                     if not self._recovery.is_down:
@@ -365,9 +383,10 @@ class Writer:
                     return
             try:
                 self._database.patience = max(0.01, deadline - time.monotonic())
-                delivery.send(self._database)
+                delivery.send(self._database, meanwhile=self._settle_committed)
             except Exception as error:  # noqa: BLE001  # whatever it is, the callers get an answer
                 fault = fault_of(error, self._database)
+                self._settle_committed()
                 logger.debug(
                     "attempt %d failed: %s, %s", delivery.attempts, cause_of(error), fault.value
                 )

@@ -481,13 +481,26 @@ begin
         -- One order for all writers: two that share keys wait for each other and never both at once.
         order by placed.tenant_id collate "C", placed.idempotency_key collate "C", placed.place
         on conflict (tenant_id, idempotency_key) do nothing
-        returning true
+        returning usage_events.tenant_id, usage_events.idempotency_key
     ),
 
     counts as (
         select
             (select count(*) from inserted) as recorded,
             (select count(*) from placed where not placed.is_known) as fresh
+    ),
+
+    -- A key came twice, or from another writer meanwhile: no row of `placed` knows of that.
+    taken as (
+        select placed.tenant_id, placed.idempotency_key
+        from counts
+        cross join placed
+        where counts.recorded < counts.fresh and not placed.is_known
+        except all
+        select inserted.tenant_id, inserted.idempotency_key
+        from counts
+        cross join inserted
+        where counts.recorded < counts.fresh
     )
 
     select
@@ -496,8 +509,9 @@ begin
             select jsonb_agg(to_jsonb(placed) - 'stored' order by placed.place)
             from placed
             where
-                -- A key came twice, or from another writer meanwhile: no row of `placed` knows of that.
-                counts.recorded < counts.fresh
+                (placed.tenant_id, placed.idempotency_key) in (
+                    select taken.tenant_id, taken.idempotency_key from taken
+                )
                 or placed.is_known
                 and (
                     placed.tokens, placed.input_tokens, placed.output_tokens, placed.token_type,

@@ -131,6 +131,29 @@ def test_a_rejection_whose_own_write_fails_stays_pending(database: Database):
     assert len(delivery.answered) == 3
 
 
+def test_what_fails_at_the_commit_is_not_recorded(database: Database):
+    """The row that says `recorded` comes before the commit, and an error of that after the row."""
+    with closing(database.connect()) as connection:
+        connection.execute("""
+        create function token_tracking_raw.refuse() returns trigger language plpgsql as $$
+        begin
+            raise exception using errcode = '40001';
+        end $$;
+        create constraint trigger refuse after insert on token_tracking_raw.usage_events
+        deferrable initially deferred for each row execute function token_tracking_raw.refuse()
+            """)
+    with closing(Connection.open(database.url)) as connection:
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            connection.record(b'[{"tenant_id": "a", "idempotency_key": "k", "tokens": 7}]')
+        assert connection.is_idle()
+    with UsageTracker(dsn=database.url, max_wait=0.5) as tracker:
+        assert tracker.track_token_usage_sync("a", 7) is True
+        assert (tracker.stats().recorded, tracker.stats().spooled) == (0, 1)
+        with closing(database.connect()) as connection:
+            connection.execute("drop trigger refuse on token_tracking_raw.usage_events")
+    assert database.value(EVENTS) == 1
+
+
 def failing_for(begin, mark: bytes):
     def fails(payload: bytes) -> None:
         if mark in payload:

@@ -109,8 +109,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "delivery.py",
-                "            if fault_of(error, database) is Fault.UNKNOWN"
-                " or not database.is_idle():\n"
+                "            if state is None or fault_of(error, database) is Fault.UNKNOWN:\n"
                 "                for request in requests:\n"
                 "                    request.uncertain = True\n",
                 "            for request in requests:\n"
@@ -168,6 +167,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
                 "        except MemoryError as error:  #",
             ),
         ],
+    ),
+    "an error after the first result is not looked at": (
+        "test_delivery.py::test_what_fails_at_the_commit_is_not_recorded",
+        [("database.py", "for result in results:", "for result in results[:1]:")],
     ),
     "what is committed, and not told yet, is sent again": (
         "test_tracker.py::test_track_many_answers_in_order_for_any_number",

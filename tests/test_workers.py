@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from token_tracking import NotDurableError, UsageTracker, forks, writer
+from token_tracking import NotDurableError, UsageTracker, delivery, forks, writer
 from token_tracking import spool as spool_module
 from token_tracking.spool import Spool, spool_files
 
@@ -80,6 +80,32 @@ def test_the_writers_thread_outlives_what_goes_wrong_in_it(
         assert len(answers_of(tracker)) == 1
         assert answers_of(tracker, 3) == [True] * 3
         assert ended(tracker.stats()) == 5
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        (delivery.Delivery, "log_answers"),
+        (delivery.Delivery, "_take"),
+        (writer.Writer, "_settle"),
+        (writer.Writer, "_settle_committed"),
+    ],
+)
+def test_what_goes_wrong_with_a_batch_harms_no_other_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch, where: object, name: str
+):
+    """The server has the next one already: all are answered, and each is counted once."""
+    number = 3 * delivery.MAX_BATCH
+
+    async def main(tracker: UsageTracker) -> list[bool]:
+        calls = [tracker.track_token_usage("a", 7) for _ in range(number)]
+        return await asyncio.wait_for(asyncio.gather(*calls), 10)
+
+    with UsageTracker(dsn=database.url, max_wait=4) as tracker:
+        fails_once(monkeypatch, where, name, MemoryError())
+        assert asyncio.run(main(tracker)) == [True] * number
+        assert ended(tracker.stats()) == number
+        until(lambda: database.value(EVENTS) == number, what="all are in")
 
 
 class Broken(logging.Handler):

@@ -148,9 +148,13 @@ class Database(psycopg.Connection[Row]):
         """Say whether the connection is whole and nothing is under way on it."""
         return self.pgconn.transaction_status == TransactionStatus.IDLE
 
+    def clock_was_set(self) -> bool:
+        """Say whether `latest_occurrence` has to ask the server for its time again."""
+        return abs(_clock_since_boot() - self._clock_at_comparison) > _CLOCK_STEP_SECONDS
+
     def latest_occurrence(self) -> bytes:
         """Return the latest `occurred_at` that the server takes by its own clock, in ISO 8601."""
-        if abs(_clock_since_boot() - self._clock_at_comparison) > _CLOCK_STEP_SECONDS:
+        if self.clock_was_set():
             self._compare_clocks()
         ahead = timedelta(seconds=self.clock_ahead + 1)  # and a second for what that leaves out
         return (datetime.now(UTC) - ahead + CLOCK_TOLERANCE).isoformat().encode()
@@ -175,9 +179,11 @@ class Database(psycopg.Connection[Row]):
 
     def end_of_record(self) -> BatchResult:
         """Wait for the result of what `begin_to_record` sent."""
-        answer = self.wait(generators.execute(self.pgconn))[0]
-        if answer.status != ExecStatus.TUPLES_OK:
-            raise error_from_result(answer)
+        results = self.wait(generators.execute(self.pgconn))
+        for result in results:  # the error of a commit that fails comes after the row
+            if result.status != ExecStatus.TUPLES_OK:
+                raise error_from_result(result)
+        answer = results[0]
         recorded, duplicates, conflicts, rejected = (
             int(answer.get_value(0, column) or 0) for column in range(4)
         )

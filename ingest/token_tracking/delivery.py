@@ -133,7 +133,7 @@ class Delivery:
     def send(self, database: Database, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Send what is pending; after an error, what was committed before it keeps its answer.
 
-        `meanwhile` is called while the server works on events, or first where there are none.
+        `meanwhile` is called while the server works on events, or before what may take long.
 
         An event that is ahead of the server's clock stays pending: the clock that accepted it is
         wrong, and the server would refuse what was accepted.
@@ -143,15 +143,15 @@ class Delivery:
 
         """
         self.attempts += 1
+        if database.clock_was_set():
+            meanwhile()
         self._hold_back(database.latest_occurrence())
         if not self._events:
             meanwhile()
         while self._events:
             part = self._events[-1]
             try:
-                result = self._try(
-                    database, part, lambda part=part: self._record(database, part, meanwhile)
-                )
+                self._try(database, part, lambda part=part: self._record(database, part, meanwhile))
             except Exception as error:
                 if fault_of(error, database) is not Fault.POISON:
                     raise
@@ -160,9 +160,7 @@ class Delivery:
                     self._events[-1:] = [part[half:], part[:half]]
                     continue
                 self._refuse(database, part[0], error)
-            else:
-                self._take(part, result)
-            self._events.pop()
+                self._events.pop()
         self._send_rejections(database)
         while self._others:
             request = self._others[0]
@@ -206,15 +204,17 @@ class Delivery:
     def _try(self, database: Database, requests: Sequence[Request], act: Callable[[], T]) -> T:
         try:
             return act()
-        except Exception as error:
-            if fault_of(error, database) is Fault.UNKNOWN or not database.is_idle():
+        except BaseException as error:
+            # What the server did not say, but memory or a log handler, may come after a commit.
+            state = getattr(error, "sqlstate", None)
+            if state is None or fault_of(error, database) is Fault.UNKNOWN:
                 for request in requests:
                     request.uncertain = True
             raise
 
     def _record(
         self, database: Database, events: Sequence[EventRequest], meanwhile: Callable[[], object]
-    ) -> BatchResult:
+    ) -> None:
         started = time.perf_counter()
         database.begin_to_record(b"[" + b",".join([event.payload for event in events]) + b"]")
         meanwhile()
@@ -230,25 +230,33 @@ class Delivery:
             result.conflicts,
             result.rejected,
         )
-        return result
+        self._take(events, result)
 
     def _take(self, events: Sequence[EventRequest], result: BatchResult) -> None:
-        # The procedure counts what is new and what was known; to its caller both are durable.
-        self.outcomes[Outcome.RECORDED] += result.recorded
-        self.outcomes[Outcome.DUPLICATE] += result.duplicates
-        self.outcomes[Outcome.CONFLICT] += result.conflicts
-        self.outcomes[Outcome.REJECTED] += result.rejected
-        if not result.problems:
-            self.answered += [(event, _RECORDED) for event in events]
-            return
         problems = {
             problem.index: Answer(
                 Outcome.CONFLICT if problem.kind == "conflict" else Outcome.REJECTED, problem.reason
             )
             for problem in result.problems
         }
-        for index, event in enumerate(events):
-            self.answered.append((event, problems.get(index, _RECORDED)))
+        answers = (
+            [(event, problems.get(index, _RECORDED)) for index, event in enumerate(events)]
+            if problems
+            else [(event, _RECORDED) for event in events]
+        )
+        # The procedure counts what is new and what was known; to its caller both are durable.
+        ended = Counter(
+            {
+                Outcome.RECORDED: result.recorded,
+                Outcome.DUPLICATE: result.duplicates,
+                Outcome.CONFLICT: result.conflicts,
+                Outcome.REJECTED: result.rejected,
+            }
+        )
+        # From here on nothing fails: they are answered, counted and not pending, or nothing of it.
+        self.answered += answers
+        self.outcomes.update(ended)
+        self._events.pop()
 
     def _refuse(self, database: Database, request: Request, error: Exception) -> None:
         """Keep it as a rejection; where not even that can be written, it is refused."""

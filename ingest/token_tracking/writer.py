@@ -279,22 +279,24 @@ class Writer:
             logger.error("%s in the writer:\n%s", type(error).__name__, where(error))
             cause = "a fault in token_tracking, see the log"
         self._settle_committed()
+        delivery.log_answers()
         self._settle(batch, delivery, cause)
 
     def _settle_committed(self) -> None:
-        committed, self._committed = self._committed, None
-        if committed is not None:
-            self._settle(*committed)
+        if self._committed is not None:
+            batch, delivery = self._committed
+            # Logged while they are in the queue: what a handler takes is not their wait.
+            delivery.log_answers()
+            self._settle(batch, delivery)
 
     def _settle(self, batch: list[Request], delivery: Delivery, cause: str | None = None) -> None:
         """Take the batch out of the queue; count and answer: `cause` is why pending ones failed."""
-        # Logged while they are in the queue: however long a handler takes, it is not their wait.
-        delivery.log_answers()
         with self._settling:
+            late = self._late.intersection(batch) if self._late else self._late
+            others = self._late - late
             for _ in batch:
                 self._queue.popleft()
-            late = self._late.intersection(batch) if self._late else self._late
-            self._late = self._late - late
+            self._committed, self._late = None, others
         self._bytes_out += sum([len(request.payload) for request in batch])
         self._bytes_out += len(batch) * _BYTES_BESIDE_PAYLOAD
         ended = delivery.outcomes
@@ -383,7 +385,7 @@ class Writer:
                     return
             try:
                 self._database.patience = max(0.01, deadline - time.monotonic())
-                delivery.send(self._database, meanwhile=self._settle_committed)
+                delivery.send(self._database, lambda until=deadline: self._use_time(until))
             except Exception as error:  # noqa: BLE001  # whatever it is, the callers get an answer
                 fault = fault_of(error, self._database)
                 self._settle_committed()
@@ -405,6 +407,12 @@ class Writer:
                 time.sleep(pause)
             else:
                 return
+
+    def _use_time(self, deadline: float) -> None:
+        """Settle what is committed while the server works, and wait for it no longer for that."""
+        self._settle_committed()
+        if self._database is not None:
+            self._database.patience = max(0.01, deadline - time.monotonic())
 
     def _spool_up(self, requests: list[Request]) -> str | None:
         """Put the requests into the spool; return why that cannot be, None where they are there."""

@@ -1,5 +1,6 @@
 """A FastAPI service: the tracker starts and ends with the application.
 
+pip install 'fastapi[standard]'
 fastapi dev examples/fastapi_service.py
 """
 
@@ -59,4 +60,9 @@ async def ask(question: Question, request: Request) -> dict[str, str]:
 async def usage_statistics(request: Request) -> dict[str, int]:
     """Show how this process's calls ended, for monitoring."""
     stats = request.app.state.tracker.stats()
-    return {"recorded": stats.recorded, "spooled": stats.spooled, "refused": stats.refused}
+    return {
+        "recorded": stats.recorded,
+        "spooled": stats.spooled,
+        "not_counted": stats.conflict + stats.rejected,  # a person should look at these calls
+        "refused": stats.refused,  # nor recorded anywhere
+    }

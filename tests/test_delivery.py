@@ -135,13 +135,13 @@ def test_what_fails_at_the_commit_is_not_recorded(database: Database):
     """The row that says `recorded` comes before the commit, and an error of that after the row."""
     with closing(database.connect()) as connection:
         connection.execute("""
-        create function token_tracking_raw.refuse() returns trigger language plpgsql as $$
-        begin
-            raise exception using errcode = '40001';
-        end $$;
-        create constraint trigger refuse after insert on token_tracking_raw.usage_events
-        deferrable initially deferred for each row execute function token_tracking_raw.refuse()
-            """)
+            create function token_tracking_raw.refuse() returns trigger language plpgsql as $$
+            begin
+                raise exception using errcode = '40001';
+            end $$;
+            create constraint trigger refuse after insert on token_tracking_raw.usage_events
+            deferrable initially deferred for each row execute function token_tracking_raw.refuse()
+        """)
     with closing(Connection.open(database.url)) as connection:
         with pytest.raises(psycopg.errors.SerializationFailure):
             connection.record(b'[{"tenant_id": "a", "idempotency_key": "k", "tokens": 7}]')

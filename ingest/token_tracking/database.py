@@ -178,7 +178,12 @@ class Database(psycopg.Connection[Row]):
         self.pgconn.send_query_params(_BATCH.encode(), [payload], param_formats=[Format.BINARY])
 
     def end_of_record(self) -> BatchResult:
-        """Wait for the result of what `begin_to_record` sent."""
+        """Wait for the commit of what `begin_to_record` sent, and say what became of its events.
+
+        Raises:
+            psycopg.Error: it failed, or its outcome is not known.
+
+        """
         results = self.wait(generators.execute(self.pgconn))
         for result in results:  # the error of a commit that fails comes after the row
             if result.status != ExecStatus.TUPLES_OK:

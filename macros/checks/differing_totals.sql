@@ -6,7 +6,7 @@
         {%- set of_side = [] -%}
         {%- for number in numbers -%}
             {%- do of_side.append(
-                "sum(compared." ~ number ~ ") filter (where compared.side = '" ~ side ~ "')"
+                "sum(compared." ~ number ~ ") filter (where compared.side = " ~ sides.index(side) ~ ")"
             ) -%}
         {%- endfor -%}
         {%- do sums.update({side: of_side}) -%}
@@ -16,7 +16,7 @@
     {%- for key in keys -%}
         {%- do chosen.append(key ~ "::text as " ~ key if invocation_args_dict.get('defer') else key) -%}
     {%- endfor -%}
-    {%- set rows = "count(*) filter (where compared.side = '" ~ one_row ~ "')" -%}
+    {%- set rows = "count(*) filter (where compared.side = " ~ sides.index(one_row) ~ ")" if one_row -%}
     select
         {%- for key in keys %}
         compared.{{ key }},
@@ -34,7 +34,7 @@
     from (
         {%- for side in sides %}
         {{ "union all" if not loop.first }}
-        select '{{ side }}' as side, {{ (chosen + numbers) | join(", ") }} from {{ side }}
+        select {{ loop.index0 }} as side, {{ (chosen + numbers) | join(", ") }} from {{ side }}
         {%- endfor %}
     ) as compared
     -- What cannot be compared is not, of which the test nothing_to_check warns.

@@ -1,14 +1,14 @@
-{% macro reconciled_events(base) -%}
+{% macro reconciled_events(changes) -%}
     {%- set events = source('token_tracking_raw', 'usage_events') -%}
-    {%- if compares_everything([base]) -%}
+    {%- if changes is none -%}
     {{ events }}
     {%- else -%}
     (
         select hour_events.*
         from (
             select distinct changes.usage_hour
-            from {{ build_table('rollup_changes', base.schema) }} as changes
-            where {{ reconciled('changes.usage_hour', 'changes.usage_hour', [base]) }}
+            from {{ changes }} as changes
+            where changes.run_no = (select max(newest.run_no) from {{ changes }} as newest)
         ) as hours
         cross join lateral (
             select events.*

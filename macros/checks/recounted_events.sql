@@ -1,6 +1,5 @@
-{% macro recounted_events(base) -%}
+{% macro recounted_events(base, changes) -%}
     {#- Of the model's own logic nothing is used here: what it got wrong would agree with itself. -#}
-    {%- set everything = compares_everything([base]) -%}
     {%- set voids = source('token_tracking_raw', 'usage_voids') -%}
     {%- set owners = source('token_tracking_raw', 'agent_owners') -%}
     {%- set labels = {'token_type': 'token_types', 'operation': 'operations'} -%}
@@ -8,18 +7,32 @@
 
     -- raw rows that came later are not this build's business
     build as (
-        select build_state.snapshot
+        select
+            build_state.snapshot,
+            pg_snapshot_xmin(build_state.snapshot)::text::bigint as xmin
         from {{ build_table('build_state', base.schema) }} as build_state
         where build_state.model = '{{ base.identifier }}'
     ),
 
     recorded as (
-        select events.*
-        from {{ reconciled_events(base) }} as events
+        select
+            events.tenant_id,
+            events.agent_id,
+            events.token_type,
+            events.operation,
+            events.model,
+            events.tokens,
+            events.input_tokens,
+            events.output_tokens,
+            events.occurred_at
+        from {{ reconciled_events(changes) }} as events
         cross join build
-        {%- if everything %}
         where
-            pg_visible_in_snapshot(events.ingest_xid::text::xid8, build.snapshot)
+            (
+                -- nearly all are older than any that was under way
+                events.ingest_xid < build.xmin
+                or pg_visible_in_snapshot(events.ingest_xid::text::xid8, build.snapshot)
+            )
             and not exists (
                 select 1
                 from {{ voids }} as voids
@@ -27,22 +40,11 @@
                     voids.tenant_id = events.tenant_id
                     and voids.idempotency_key = events.idempotency_key
                     and pg_visible_in_snapshot(voids.ingest_xid::text::xid8, build.snapshot)
+                {%- if changes is not none %}
+                -- a lookup each, for the planner would rather read all voids
+                offset 0
+                {%- endif %}
             )
-        {%- else %}
-        -- lookups, for the planner would rather read all voids
-        left join lateral (
-            select true as is_voided
-            from {{ voids }} as voids
-            where
-                voids.tenant_id = events.tenant_id
-                and voids.idempotency_key = events.idempotency_key
-                and pg_visible_in_snapshot(voids.ingest_xid::text::xid8, build.snapshot)
-            limit 1
-        ) as void on true
-        where
-            pg_visible_in_snapshot(events.ingest_xid::text::xid8, build.snapshot)
-            and void.is_voided is null
-        {%- endif %}
     ),
 
     -- one row per agent and instant: its latest revision
@@ -55,7 +57,7 @@
         cross join build
         where
             pg_visible_in_snapshot(owners.ingest_xid::text::xid8, build.snapshot)
-            {%- if not everything %}
+            {%- if changes is not none %}
             and owners.agent_id = any(array(select distinct recorded.agent_id from recorded))
             {%- endif %}
         order by owners.agent_id, owners.valid_from, owners.revision desc

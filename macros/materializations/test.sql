@@ -7,9 +7,6 @@
     ) %}
     {% set name = relation.include(database=false) %}
     {% set keeps = should_store_failures() %}
-    {% set is_there = keeps and run_query(
-        "select to_regclass('" ~ name ~ "')::text"
-    ).columns[0][0] %}
 
     {% call statement('main', fetch_result=True, auto_begin=keeps) %}
         {{ get_test_sql(
@@ -18,7 +15,9 @@
     {% endcall %}
 
     {% if keeps %}
-        {% do run_query(warehouse_lock(name)) %}
+        {% set is_there = run_query(
+            warehouse_lock(name) ~ "; select to_regclass('" ~ name ~ "')::text"
+        ).columns[0][0] %}
         {% if not load_result('main').table.columns[0][0] %}
             {% do run_query(
                 "delete from " ~ name if is_there

@@ -1,8 +1,9 @@
 {% test bills_the_owner_of_the_time(model) %}
+{%- set changes = changes_to_compare([model]) -%}
 with
 
 expected as (
-    {{ recounted_events(model) }}
+    {{ recounted_events(model, changes) }}
 ),
 
 found as (
@@ -15,7 +16,7 @@ found as (
         tokens,
         event_count
     from {{ model }}
-    where {{ reconciled('usage_hour', 'changes.usage_hour', [model]) }}
+    where {{ reconciled('usage_hour', 'changes.usage_hour', changes) }}
 )
 
 {{ differing_totals(

@@ -1,10 +1,11 @@
 {% test equals_raw_events(model) %}
+{%- set changes = changes_to_compare([model]) -%}
 with
 
 expected as (
     select *, 0 as repeated_rows
     from (
-        {{ recounted_events(model) }}
+        {{ recounted_events(model, changes) }}
     ) as recounted
 ),
 
@@ -28,7 +29,7 @@ found as (
         sum(event_count) as event_count,
         count(*) - 1 as repeated_rows
     from {{ model }}
-    where {{ reconciled('usage_hour', 'changes.usage_hour', [model]) }}
+    where {{ reconciled('usage_hour', 'changes.usage_hour', changes) }}
     group by
         usage_hour,
         usage_date,

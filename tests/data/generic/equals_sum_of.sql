@@ -1,6 +1,7 @@
 {% test equals_sum_of(model, finer, keys, numbers, condition='true') %}
 {%- set period = keys[0] -%}
 {%- set rollups = [model, finer] -%}
+{%- set changes = changes_to_compare(rollups) -%}
 with
 
 found as (
@@ -9,9 +10,9 @@ found as (
     from {{ model }}
     where
     {%- if period == 'usage_month' %}
-        {{ reconciled(period, month_of('changes.usage_date'), rollups) }}
+        {{ reconciled(period, month_of('changes.usage_date'), changes) }}
     {%- else %}
-        {{ reconciled(period, 'changes.' ~ period, rollups) }}
+        {{ reconciled(period, 'changes.' ~ period, changes) }}
     {%- endif %}
 ),
 
@@ -28,10 +29,10 @@ expected as (
             'usage_date',
             "generate_series(" ~ month_of('changes.usage_date') ~ "::timestamp, "
             ~ month_of('changes.usage_date') ~ " + interval '1 month - 1 day', '1 day')::date",
-            rollups
+            changes
         ) }}
     {%- else %}
-        and {{ reconciled(period, 'changes.' ~ period, rollups) }}
+        and {{ reconciled(period, 'changes.' ~ period, changes) }}
     {%- endif %}
 )
 

@@ -1,12 +1,13 @@
 {% test every_total_agrees(model) %}
+{%- set changes = changes_to_compare([model]) -%}
 {%- set marts = {'base': model, 'hourly': ref('hourly_token_usage')} -%}
 {%- set coarser = {'daily': ref('daily_token_usage'), 'monthly': ref('monthly_token_usage')} -%}
 {#- The hours that a build changed are no whole days: these have tests of their own. -#}
-{%- do marts.update(coarser if compares_everything([model]) else {}) -%}
+{%- do marts.update(coarser if changes is none else {}) -%}
 with
 
 raw_events as (
-    {{ recounted_events(model) }}
+    {{ recounted_events(model, changes) }}
 )
 {%- for side, mart in marts.items() %},
 
@@ -17,7 +18,7 @@ raw_events as (
         tokens,
         event_count
     from {{ mart }}
-    where {{ reconciled('usage_hour', 'changes.usage_hour', [model]) }}
+    where {{ reconciled('usage_hour', 'changes.usage_hour', changes) }}
 )
 {%- endfor %}
 

@@ -1,4 +1,5 @@
 {% test no_unknown_agents(model) %}
+{%- set changes = changes_to_compare([model]) -%}
 select
     base.agent_id,
     base.requester_tenant_id,
@@ -9,7 +10,7 @@ select
 from {{ model }} as base
 where
     base.attribution_rule = 'unknown_agent'
-    and {{ reconciled('base.usage_hour', 'changes.usage_hour', [model]) }}
+    and {{ reconciled('base.usage_hour', 'changes.usage_hour', changes) }}
 group by
     base.agent_id,
     base.requester_tenant_id

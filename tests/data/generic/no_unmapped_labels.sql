@@ -1,4 +1,5 @@
 {% test no_unmapped_labels(model) %}
+{%- set changes = changes_to_compare([model]) -%}
 select
     labels.label_kind,
     labels.label,
@@ -14,7 +15,7 @@ cross join lateral (
 ) as labels (label_kind, label)
 where
     labels.label is not null
-    and {{ reconciled('base.usage_hour', 'changes.usage_hour', [model]) }}
+    and {{ reconciled('base.usage_hour', 'changes.usage_hour', changes) }}
 group by
     labels.label_kind,
     labels.label

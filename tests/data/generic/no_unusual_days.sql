@@ -1,4 +1,5 @@
 {% test no_unusual_days(model, times_usual, least_tokens) %}
+{%- set changes = changes_to_compare([model]) -%}
 with
 
 -- one row per usage_date and tenant_id
@@ -8,7 +9,7 @@ days as (
         tenant_id,
         sum(tokens) as tokens
     from {{ model }}
-    where {{ reconciled('usage_date', 'changes.usage_date', [model]) }}
+    where {{ reconciled('usage_date', 'changes.usage_date', changes) }}
     group by
         usage_date,
         tenant_id

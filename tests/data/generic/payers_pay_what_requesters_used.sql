@@ -1,19 +1,20 @@
 {% test payers_pay_what_requesters_used(model) %}
+{%- set changes = changes_to_compare([model]) -%}
 {%- set marts = {
     'usage_date': ref('daily_token_usage'),
     'usage_hour': ref('hourly_token_usage'),
 } -%}
-{%- set period = 'usage_date' if compares_everything([model]) else 'usage_hour' -%}
+{%- set period = 'usage_date' if changes is none else 'usage_hour' -%}
 with
 
 requesters as (
-    {{ recounted_events(model) }}
+    {{ recounted_events(model, changes) }}
 ),
 
 payers as (
     select *
     from {{ marts[period] }}
-    where {{ reconciled(period, 'changes.usage_hour', [model]) }}
+    where {{ reconciled(period, 'changes.usage_hour', changes) }}
 )
 
 {{ differing_totals(

@@ -25,8 +25,12 @@ SQL_ORDER = """
 """
 
 SQL_ORDER_CANONICAL = """
-        order by placed.tenant_id collate "C", placed.idempotency_key collate "C", placed.place
+                order by
+                    written.tenant_id collate "C",
+                    written.idempotency_key collate "C",
+                    written.position
 """
+SQL_DISTINCT = ' distinct on (written.tenant_id collate "C", written.idempotency_key collate "C")'
 
 # Name: test, then (file, text, what stands there instead) ...
 FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
@@ -70,6 +74,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             ("delivery.py", SORTED, "events"),
             ("sql/procedures.sql", SQL_ORDER, "\n"),
             ("sql/procedures.sql", SQL_ORDER_CANONICAL, "\n"),
+            ("sql/procedures.sql", SQL_DISTINCT, ""),
         ],
     ),
     "a spool that does not wait for the disk": (

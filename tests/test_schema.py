@@ -62,6 +62,24 @@ def test_an_older_database_with_events_is_upgraded_in_place(empty_database: Data
         apply(empty_database, first)
 
 
+def test_a_procedure_that_returned_less_is_replaced(empty_database: Database):
+    apply(empty_database, packaged_versions()[:2])
+    with closing(empty_database.connect()) as connection:
+        connection.execute(
+            """
+            drop function token_tracking_raw.record_canonical_batch;
+            create function token_tracking_raw.record_canonical_batch(
+                events json, moment timestamptz, latest timestamptz,
+                out recorded bigint, out suspects jsonb
+            ) language sql as 'select 0, null::jsonb'
+            """
+        )
+    assert apply(empty_database) == SchemaChange(2, NEWEST)
+    call = "select token_tracking_raw.track_token_usage('acme', 12)"
+    assert empty_database.value(call) is True
+    assert empty_database.value("select count(*) from token_tracking_raw.usage_events") == 1
+
+
 def test_a_version_that_fails_leaves_what_was_there(empty_database: Database):
     first = packaged_versions()[:1]
     apply(empty_database, first)

@@ -292,6 +292,14 @@ as $$
     end::timestamptz
 $$;
 
+-- Returns a label in lower case and without outer space.
+create or replace function token_tracking_raw.cleaned_label(label text) returns text
+language sql immutable
+-- No SET clause: the planner puts the body in the caller's statement.
+as $$
+    select lower(btrim(label, e' \t\n\r\f\v') collate "C")
+$$;
+
 -- Returns the typed rows of an array of objects, cleaned, with their zero-based place. An element
 -- without tenant (an emptied one) has no row.
 create or replace function token_tracking_raw.usage_event_rows(elements jsonb)
@@ -312,8 +320,8 @@ as $$
                 then coalesce(event.input_tokens, 0) + coalesce(event.output_tokens, 0)
             else event.tokens
         end::bigint,
-        lower(btrim(coalesce(event.token_type, 'llm'), e' \t\n\r\f\v') collate "C"),
-        lower(btrim(coalesce(event.operation, 'query'), e' \t\n\r\f\v') collate "C"),
+        token_tracking_raw.cleaned_label(coalesce(event.token_type, 'llm')),
+        token_tracking_raw.cleaned_label(coalesce(event.operation, 'query')),
         nullif(event.model, ''),
         event.agent_id,
         nullif(event.conversation_id, ''),
@@ -341,9 +349,11 @@ $$;
 -- none of them null, no text that needs an escape, times in UTC without trailing zeros. The typed rows,
 -- written as JSON again, are then the very text that came, which proves the type of each value and that
 -- there is no other field; what is left are the tests of values. They let nothing through that
--- usage_event_problem refuses. suspects are those that may differ from what is recorded with their keys.
+-- usage_event_problem refuses. total is the number of events, suspects are those that may differ from
+-- what is recorded with their keys.
 create or replace function token_tracking_raw.record_canonical_batch(
-    events json, moment timestamptz, latest timestamptz, out recorded bigint, out suspects jsonb
+    events json, moment timestamptz, latest timestamptz,
+    out recorded bigint, out total bigint, out suspects jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -352,180 +362,189 @@ set timezone = 'UTC'
 set enable_seqscan = off
 as $$
 begin
-    with written as materialized (
-        select
-            event.*,
-            event.metadata_text::jsonb as metadata,
-            concat(
-                event.tenant_id, event.idempotency_key, event.token_type, event.operation, event.model,
-                event.agent_id, event.conversation_id, event.collection_id
-            ) as texts
-        from rows from (
-            json_to_recordset(events) as (
-                tenant_id text, idempotency_key text, tokens bigint, token_type text, operation text,
-                model text, agent_id text, conversation_id text, collection_id text,
-                input_tokens bigint, output_tokens bigint, metadata json, occurred_at timestamptz
+    for attempt in 1..3 loop
+        begin
+            with written as materialized (
+                select
+                    event.*,
+                    event.metadata_text::jsonb as metadata,
+                    concat(
+                        event.tenant_id, event.idempotency_key, event.token_type, event.operation,
+                        event.model, event.agent_id, event.conversation_id, event.collection_id
+                    ) as texts,
+                    found.stored
+                from rows from (
+                    json_to_recordset(events) as (
+                        tenant_id text, idempotency_key text, tokens bigint, token_type text,
+                        operation text, model text, agent_id text, conversation_id text,
+                        collection_id text, input_tokens bigint, output_tokens bigint,
+                        metadata json, occurred_at timestamptz
+                    )
+                ) with ordinality as event (
+                    tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
+                    conversation_id, collection_id, input_tokens, output_tokens, metadata_text,
+                    occurred_at, position
+                )
+                -- a look-up each, and no join that reads the table
+                left join lateral (
+                    select usage_events
+                    from token_tracking_raw.usage_events
+                    where
+                        usage_events.tenant_id = event.tenant_id
+                        and usage_events.idempotency_key = event.idempotency_key
+                    limit 1
+                ) as found (stored) on true
+            ),
+
+            verdict as (
+                select
+                    bool_and((
+                        -- Without these, quoted text is its own JSON: what else needs an escape no JSON holds.
+                        strpos(written.texts, '"') = 0
+                        and strpos(written.texts, chr(92)) = 0
+                        and written.tenant_id <> ''
+                        and written.idempotency_key <> ''
+                        and coalesce(written.agent_id <> '', true)
+                        and (
+                            octet_length(written.texts) <= 255
+                            or octet_length(written.tenant_id) <= 255
+                            and octet_length(written.idempotency_key) <= 255
+                            and octet_length(written.token_type) <= 255
+                            and octet_length(written.operation) <= 255
+                            and coalesce(octet_length(written.model) <= 255, true)
+                            and coalesce(octet_length(written.agent_id) <= 255, true)
+                            and coalesce(octet_length(written.conversation_id) <= 255, true)
+                            and coalesce(octet_length(written.collection_id) <= 255, true)
+                        )
+                        and written.tokens between 0 and 1099511627776
+                        and coalesce(written.input_tokens >= 0, true)
+                        and coalesce(written.output_tokens >= 0, true)
+                        and written.tokens
+                        >= coalesce(written.input_tokens, 0) + coalesce(written.output_tokens, 0)
+                        and written.metadata_text::text like '{%'
+                        -- A number beyond all others has more than 308 digits.
+                        and (
+                            octet_length(written.metadata::text) <= 308
+                            or octet_length(written.metadata::text) <= 16384
+                            and not token_tracking_raw.has_huge_number(written.metadata)
+                        )
+                        and (
+                            strpos(substr(written.metadata_text::text, 2), '{') = 0
+                            and strpos(written.metadata_text::text, '[') = 0
+                            or not jsonb_path_exists(written.metadata, 'strict $.**{8}')
+                        )
+                        and coalesce(written.occurred_at between '2000-01-01 00:00:00+00' and latest, true)
+                    ) is true)
+                    and '[' || string_agg(
+                        concat(
+                            '{"tenant_id":"', written.tenant_id,
+                            '","idempotency_key":"', written.idempotency_key,
+                            '","tokens":', written.tokens,
+                            ',"token_type":"', written.token_type,
+                            '","operation":"', written.operation,
+                            '","model":"' || written.model,
+                            '","agent_id":"' || written.agent_id,
+                            '","conversation_id":"' || written.conversation_id,
+                            '","collection_id":"' || written.collection_id,
+                            '"',
+                            ',"input_tokens":' || written.input_tokens,
+                            ',"output_tokens":' || written.output_tokens,
+                            ',"metadata":', written.metadata_text,
+                            ',"occurred_at":' || to_json(written.occurred_at)::text,
+                            '}'
+                        ), ','
+                    ) || ']' = events::text as is_canonical
+                from written
+            ),
+
+            inserted as (
+                insert into token_tracking_raw.usage_events (
+                    tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
+                    conversation_id, collection_id, input_tokens, output_tokens, metadata,
+                    occurred_at, recorded_at, ingest_xid
+                )
+                select distinct on (written.tenant_id collate "C", written.idempotency_key collate "C")
+                    written.tenant_id,
+                    written.idempotency_key,
+                    written.tokens,
+                    token_tracking_raw.cleaned_label(written.token_type),
+                    token_tracking_raw.cleaned_label(written.operation),
+                    nullif(written.model, ''),
+                    written.agent_id,
+                    nullif(written.conversation_id, ''),
+                    nullif(written.collection_id, ''),
+                    written.input_tokens,
+                    written.output_tokens,
+                    written.metadata,
+                    coalesce(written.occurred_at, moment),
+                    moment,
+                    (select pg_current_xact_id()::text::bigint)
+                from written
+                where
+                    (select verdict.is_canonical from verdict)
+                    and written.stored is null -- "is not null" of a row means all its fields
+                -- One order for all writers: two that share keys wait for each other and never both
+                -- at once.
+                order by
+                    written.tenant_id collate "C",
+                    written.idempotency_key collate "C",
+                    written.position
+                -- No "on conflict", which has each row announced and confirmed: a fifth more work.
+                returning 1
+            ),
+
+            counts as (
+                select
+                    (select count(*) from inserted) as recorded,
+                    count(*) filter (where written.stored is null) as fresh,
+                    count(*) as total
+                from written
+            ),
+
+            -- New keys that came twice.
+            repeated as (
+                select written.tenant_id, written.idempotency_key
+                from counts
+                cross join written
+                where counts.recorded < counts.fresh and written.stored is null
+                group by written.tenant_id, written.idempotency_key
+                having count(*) > 1
             )
-        ) with ordinality as event (
-            tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
-            conversation_id, collection_id, input_tokens, output_tokens, metadata_text, occurred_at,
-            position
-        )
-    ),
 
-    verdict as (
-        select
-            bool_and((
-                -- Without these, quoted text is its own JSON: what else needs an escape no JSON holds.
-                strpos(written.texts, '"') = 0
-                and strpos(written.texts, chr(92)) = 0
-                and written.tenant_id <> ''
-                and written.idempotency_key <> ''
-                and coalesce(written.agent_id <> '', true)
-                and (
-                    octet_length(written.texts) <= 255
-                    or octet_length(written.tenant_id) <= 255
-                    and octet_length(written.idempotency_key) <= 255
-                    and octet_length(written.token_type) <= 255
-                    and octet_length(written.operation) <= 255
-                    and coalesce(octet_length(written.model) <= 255, true)
-                    and coalesce(octet_length(written.agent_id) <= 255, true)
-                    and coalesce(octet_length(written.conversation_id) <= 255, true)
-                    and coalesce(octet_length(written.collection_id) <= 255, true)
+            select
+                case when (select verdict.is_canonical from verdict) then counts.recorded end,
+                counts.total,
+                (
+                    select jsonb_agg(to_jsonb(written) - 'stored' order by written.position)
+                    from written
+                    where
+                        written.stored is null
+                        and (written.tenant_id, written.idempotency_key) in (
+                            select repeated.tenant_id, repeated.idempotency_key from repeated
+                        )
+                        or not (written.stored is null)
+                        and (
+                            written.tokens, written.input_tokens, written.output_tokens,
+                            token_tracking_raw.cleaned_label(written.token_type),
+                            token_tracking_raw.cleaned_label(written.operation),
+                            nullif(written.model, ''), written.agent_id
+                        ) is distinct from (
+                            (written.stored).tokens, (written.stored).input_tokens,
+                            (written.stored).output_tokens, (written.stored).token_type,
+                            (written.stored).operation, (written.stored).model,
+                            (written.stored).agent_id
+                        )
                 )
-                and written.tokens between 0 and 1099511627776
-                and coalesce(written.input_tokens >= 0, true)
-                and coalesce(written.output_tokens >= 0, true)
-                and written.tokens
-                >= coalesce(written.input_tokens, 0) + coalesce(written.output_tokens, 0)
-                and written.metadata_text::text like '{%'
-                -- A number beyond all others has more than 308 digits.
-                and (
-                    octet_length(written.metadata::text) <= 308
-                    or octet_length(written.metadata::text) <= 16384
-                    and not token_tracking_raw.has_huge_number(written.metadata)
-                )
-                and (
-                    strpos(substr(written.metadata_text::text, 2), '{') = 0
-                    and strpos(written.metadata_text::text, '[') = 0
-                    or not jsonb_path_exists(written.metadata, 'strict $.**{8}')
-                )
-                and coalesce(written.occurred_at between '2000-01-01 00:00:00+00' and latest, true)
-            ) is true)
-            and '[' || string_agg(
-                concat(
-                    '{"tenant_id":"', written.tenant_id,
-                    '","idempotency_key":"', written.idempotency_key,
-                    '","tokens":', written.tokens,
-                    ',"token_type":"', written.token_type,
-                    '","operation":"', written.operation,
-                    '","model":"' || written.model,
-                    '","agent_id":"' || written.agent_id,
-                    '","conversation_id":"' || written.conversation_id,
-                    '","collection_id":"' || written.collection_id,
-                    '"',
-                    ',"input_tokens":' || written.input_tokens,
-                    ',"output_tokens":' || written.output_tokens,
-                    ',"metadata":', written.metadata_text,
-                    ',"occurred_at":' || to_json(written.occurred_at)::text,
-                    '}'
-                ), ','
-            ) || ']' = events::text as is_canonical
-        from written
-    ),
-
-    placed as materialized (
-        select
-            written.position - 1 as place,
-            written.tenant_id,
-            written.idempotency_key,
-            written.tokens,
-            lower(btrim(written.token_type, e' \t\n\r\f\v') collate "C") as token_type,
-            lower(btrim(written.operation, e' \t\n\r\f\v') collate "C") as operation,
-            nullif(written.model, '') as model,
-            written.agent_id,
-            nullif(written.conversation_id, '') as conversation_id,
-            nullif(written.collection_id, '') as collection_id,
-            written.input_tokens,
-            written.output_tokens,
-            written.metadata,
-            written.occurred_at,
-            found.stored,
-            not (found.stored is null) as is_known -- "is not null" of a row means all its fields
-        from written
-        -- a look-up each, and no join that reads the table
-        left join lateral (
-            select usage_events
-            from token_tracking_raw.usage_events
-            where
-                usage_events.tenant_id = written.tenant_id
-                and usage_events.idempotency_key = written.idempotency_key
-            limit 1
-        ) as found (stored) on true
-        where (select verdict.is_canonical from verdict)
-    ),
-
-    inserted as (
-        insert into token_tracking_raw.usage_events (
-            tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
-            conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at,
-            recorded_at, ingest_xid
-        )
-        select
-            placed.tenant_id, placed.idempotency_key, placed.tokens, placed.token_type,
-            placed.operation, placed.model, placed.agent_id, placed.conversation_id,
-            placed.collection_id, placed.input_tokens, placed.output_tokens, placed.metadata,
-            coalesce(placed.occurred_at, moment), moment, (select pg_current_xact_id()::text::bigint)
-        from placed
-        where not placed.is_known
-        -- One order for all writers: two that share keys wait for each other and never both at once.
-        order by placed.tenant_id collate "C", placed.idempotency_key collate "C", placed.place
-        on conflict (tenant_id, idempotency_key) do nothing
-        returning usage_events.tenant_id, usage_events.idempotency_key
-    ),
-
-    counts as (
-        select
-            (select count(*) from inserted) as recorded,
-            (select count(*) from placed where not placed.is_known) as fresh
-    ),
-
-    -- A key came twice, or from another writer meanwhile: no row of `placed` knows of that.
-    taken as (
-        select placed.tenant_id, placed.idempotency_key
-        from counts
-        cross join placed
-        where counts.recorded < counts.fresh and not placed.is_known
-        except all
-        select inserted.tenant_id, inserted.idempotency_key
-        from counts
-        cross join inserted
-        where counts.recorded < counts.fresh
-    )
-
-    select
-        case when (select verdict.is_canonical from verdict) then counts.recorded end,
-        (
-            select jsonb_agg(to_jsonb(placed) - 'stored' order by placed.place)
-            from placed
-            where
-                (placed.tenant_id, placed.idempotency_key) in (
-                    select taken.tenant_id, taken.idempotency_key from taken
-                )
-                or placed.is_known
-                and (
-                    placed.tokens, placed.input_tokens, placed.output_tokens, placed.token_type,
-                    placed.operation, placed.model, placed.agent_id
-                ) is distinct from (
-                    (placed.stored).tokens, (placed.stored).input_tokens,
-                    (placed.stored).output_tokens, (placed.stored).token_type,
-                    (placed.stored).operation, (placed.stored).model, (placed.stored).agent_id
-                )
-        )
-    into recorded, suspects
-    from counts;
-exception when data_exception or program_limit_exceeded then
-    recorded := null;  -- a value that its column cannot hold
+            into recorded, total, suspects
+            from counts;
+            return;
+        exception
+            when unique_violation then
+                null;  -- another writer was quicker: the next attempt finds what it has committed
+            when data_exception or program_limit_exceeded then
+                return;  -- a value that its column cannot hold
+        end;
+    end loop;
 end
 $$;
 
@@ -640,8 +659,8 @@ begin
         return;
     end if;
 
-    select canonical.recorded, canonical.suspects
-    into recorded, elements
+    select canonical.recorded, canonical.total, canonical.suspects
+    into recorded, total, elements
     from token_tracking_raw.record_canonical_batch(events, moment, latest) as canonical;
     if recorded is not null then
         if elements is not null then
@@ -649,11 +668,11 @@ begin
             into conflicts, problems
             from token_tracking_raw.keep_conflicts(
                 elements,
-                array(select (element.event -> 'place')::bigint from jsonb_array_elements(elements) as element (event)),
+                array(select (element.event -> 'position')::bigint - 1 from jsonb_array_elements(elements) as element (event)),
                 moment
             ) as kept;
         end if;
-        duplicates := json_array_length(events) - recorded - conflicts;
+        duplicates := total - recorded - conflicts;
         return;
     end if;
 

@@ -22,7 +22,7 @@ from .errors import InvalidUsageError
 from .keys import new_event_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 EVENT_FIELDS: Final = (
     "tenant_id",
@@ -80,6 +80,7 @@ _TIME: Final = re.compile(
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _LARGEST: Final = 17976931348623157 * 10**292  # that a double holds: what languages read
 _DOUBLE_BITS: Final = 1024
+_TWO_DIGITS: Final = tuple(f"{number:02}" for number in range(60))
 # Metadata within these, and flat but for lists, cannot break a rule: each character of its text
 # takes four bytes and a space at most, each of a few floats the 325 digits of the longest one.
 _FEW: Final = 16
@@ -209,21 +210,25 @@ def _usual_event(fields: Mapping[str, object], now: datetime) -> WireEvent | Non
     It is on the path of every call, quicker than the rest of `to_wire`, and accepts nothing that
     this refuses.
     """
+    # What is no text raises where the texts are put together.
+    text = cast("Callable[[str], str | None]", fields.get)
+    tenant_id = text("tenant_id")
+    key = text("idempotency_key")
+    token_type = text("token_type")
+    operation = text("operation")
+    model = text("model")
+    agent_id = text("agent_id")
+    conversation_id = text("conversation_id")
+    collection_id = text("collection_id")
     get = fields.get
-    tenant_id = get("tenant_id")
-    key = get("idempotency_key")
-    token_type = get("token_type")
-    operation = get("operation")
-    model = get("model")
-    agent_id = get("agent_id")
-    conversation_id = get("conversation_id")
-    collection_id = get("collection_id")
     tokens = get("tokens")
     input_tokens = get("input_tokens")
     output_tokens = get("output_tokens")
     metadata = get("metadata")
     occurred_at = get("occurred_at")
     if type(tenant_id) is not str or type(key) is not str or type(tokens) is not int:
+        return None
+    if token_type is None or operation is None:
         return None
     pieces = ['{"tenant_id":"', tenant_id, '","idempotency_key":"', key, "", token_type]
     pieces += ('","operation":"', operation)
@@ -235,9 +240,9 @@ def _usual_event(fields: Mapping[str, object], now: datetime) -> WireEvent | Non
         pieces += ('","conversation_id":"', conversation_id)
     if collection_id is not None:
         pieces += ('","collection_id":"', collection_id)
-    given = cast("list[str]", pieces[1::2])
+    given = pieces[1::2]
     try:
-        # What is no text raises here; of a label's own class it takes the characters alone.
+        # Of a label's own class it takes the characters alone.
         texts = "".join(given) if sum(map(len, given)) <= MAX_TEXT else ""
     except TypeError:
         return None
@@ -263,14 +268,16 @@ def _usual_event(fields: Mapping[str, object], now: datetime) -> WireEvent | Non
         return None
     pieces[4] = f'","tokens":{tokens},"token_type":"'
     metadata_text = "{}" if metadata is None else _metadata_text(metadata)
-    # Metadata may still hold what PostgreSQL cannot.
-    if "\\u0000" in metadata_text or _has_surrogates(metadata_text):
+    if "\\u0000" in metadata_text:
         return None
     instant = now if occurred_at is None else _checked_time(occurred_at, now)
     pieces.append(
         f'{numbers},"metadata":{metadata_text},"occurred_at":"{canonical_time(instant)}"}}'
     )
-    return WireEvent(tenant_id, key, "".join(cast("list[str]", pieces)).encode())
+    try:
+        return WireEvent(tenant_id, key, "".join(pieces).encode())
+    except UnicodeEncodeError:  # half of a surrogate pair in metadata
+        return None
 
 
 def checked_text(field: str, value: object, *, least: int, most: int = MAX_TEXT) -> str:
@@ -376,6 +383,8 @@ def _checked_integer(field: str, value: object) -> int:
 
 
 def _checked_time(value: object, now: datetime) -> datetime:
+    if type(value) is datetime and value.tzinfo is UTC and EARLIEST <= value <= now:
+        return value  # the usual one
     instant = checked_instant("occurred_at", value)
     if instant < EARLIEST:
         reason = f"occurred_at: a time before 2000; {_RANGE_RULE}"
@@ -387,11 +396,18 @@ def _checked_time(value: object, now: datetime) -> datetime:
 
 
 def canonical_time(instant: datetime) -> str:
-    """Return an instant in UTC as ISO 8601 without trailing zeros, as PostgreSQL writes it."""
-    text = instant.isoformat()
-    if instant.microsecond and text[-7] == "0":
-        return f"{text[:-6].rstrip('0')}{text[-6:]}"
-    return text
+    """Return an instant in UTC, of a year of four digits, as PostgreSQL writes it in ISO 8601.
+
+    Without trailing zeros; by hand, which takes half as long as `isoformat`.
+    """
+    two = _TWO_DIGITS
+    text = (
+        f"{instant.year}-{two[instant.month]}-{two[instant.day]}"
+        f"T{two[instant.hour]}:{two[instant.minute]}:{two[instant.second]}"
+    )
+    if instant.microsecond:
+        text = f"{text}.{instant.microsecond:06}".rstrip("0")
+    return f"{text}+00:00"
 
 
 def _metadata_text(metadata: object) -> str:
@@ -412,7 +428,14 @@ def _flat_text(metadata: Mapping[object, object]) -> str | None:
     for name, value in metadata.items():
         if type(name) is not str or len(name) > _SHORT_NAME:
             return None
-        text = _flat_list(cast("list[object]", value)) if type(value) is list else _flat(value)
+        if type(value) is str and len(value) <= _SHORT_TEXT:
+            text = _quoted(value)
+        elif type(value) is int and -_SHORT_NUMBER < value < _SHORT_NUMBER:
+            text = str(value)
+        elif type(value) is list:
+            text = _flat_list(cast("list[object]", value))
+        else:
+            text = _flat(value)
         if text is None:
             return None
         members.append(f"{_quoted(name)}:{text}")

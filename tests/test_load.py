@@ -522,7 +522,7 @@ def test_ordinals_are_the_same_in_memory_and_in_the_file():
         assert got == expected, most
 
 
-def test_a_statement_has_at_most_1000_rows_and_a_mebibyte(database, write, monkeypatch):
+def test_a_statement_has_at_most_500_rows_and_a_mebibyte(database, write, monkeypatch):
     sizes: list[tuple[int, int]] = []
     record = TokenDatabase.record
 
@@ -531,15 +531,15 @@ def test_a_statement_has_at_most_1000_rows_and_a_mebibyte(database, write, monke
         return record(self, payload)
 
     monkeypatch.setattr(TokenDatabase, "record", spy)
-    small = write("".join(f'{{"tokens": {n}}}\n' for n in range(2500)), "small.jsonl")
+    small = write("".join(f'{{"tokens": {n}}}\n' for n in range(1250)), "small.jsonl")
     large = write(
         "".join(
             json.dumps({"tokens": n, "metadata": {"x": "y" * 16_000}}) + "\n" for n in range(200)
         ),
         "large.jsonl",
     )
-    assert [file.recorded for file in load(database, [small, large]).files] == [2500, 200]
-    assert [rows for rows, _ in sizes[:3]] == [1000, 1000, 500]
+    assert [file.recorded for file in load(database, [small, large]).files] == [1250, 200]
+    assert [rows for rows, _ in sizes[:3]] == [500, 500, 250]
     assert len(sizes) == 7
     assert max(size for _, size in sizes) <= 1024 * 1024
 

@@ -8,7 +8,10 @@
     {% set name = relation.include(database=false) %}
     {% set keeps = should_store_failures() %}
 
+    {#- Groups are hashed: of how many there are the planner guesses more, the longer the history is,
+        and would sort on disk what fits into memory. -#}
     {% call statement('main', fetch_result=True, auto_begin=keeps) %}
+        set local enable_sort = off;
         {{ get_test_sql(
             found, config.get('fail_calc'), config.get('warn_if'), config.get('error_if'), none
         ) }}

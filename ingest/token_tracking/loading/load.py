@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from ..delivery import MAX_BATCH, MAX_BATCH_BYTES
 from .ordinals import Ordinals
 from .sender import FileReport, Sender
 
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
 
     from .plan import Accepted, Plan, Refused
     from .source import Source
-
-MOST_ROWS: Final = 1000
-MOST_BYTES: Final = 1024 * 1024
 
 
 class Load:
@@ -73,7 +71,7 @@ class Load:
         with source.open() as lines, Ordinals() as ordinals:
             rows, file.notes = self._plan.rows(source, lines)
             told = 0
-            while chunk := list(islice(rows, MOST_ROWS)):
+            while chunk := list(islice(rows, MAX_BATCH)):
                 for piece in _slices(self._plan.events(source, chunk, ordinals)):
                     sender.put(file, piece)
                 on_progress(lines.bytes_taken - told)
@@ -86,7 +84,7 @@ def _slices(events: Iterable[Accepted | Refused]) -> Iterator[list[Accepted | Re
     size = 2
     for event in events:
         more = len(event.payload) + 1
-        if piece and size + more > MOST_BYTES:
+        if piece and size + more > MAX_BATCH_BYTES:
             yield piece
             piece, size = [], 2
         piece.append(event)

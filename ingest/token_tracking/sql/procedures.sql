@@ -489,7 +489,7 @@ begin
                     written.tenant_id collate "C",
                     written.idempotency_key collate "C",
                     written.position
-                -- No "on conflict", which has each row announced and confirmed: a fifth more work.
+                -- No "on conflict", which has each row announced and confirmed: a tenth more work.
                 returning 1
             ),
 

@@ -249,6 +249,20 @@ def test_a_waiting_duplicate_sees_the_row_it_waited_for(
         assert [problem["index"] for problem in results[0][4] or []] == ([1] if commits else [])
 
 
+@each_form
+def test_with_one_snapshot_a_key_that_came_meanwhile_is_a_serialization_failure(
+    each_database: Database, form: Callable[[list], str]
+):
+    with closing(psycopg.connect(each_database.url)) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute("select")
+        assert send(each_database, form([event("k")]))[:2] == (1, 0)
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            connection.execute(BATCH, (form([event("a"), event("k")]),))
+        connection.rollback()
+        assert connection.execute(BATCH, (form([event("a"), event("k")]),)).fetchone()[:2] == (1, 1)
+
+
 def test_who_waited_for_the_same_keys_needs_no_closer_look(each_database: Database):
     keys = [event(f"waited-{number}") for number in range(3)]
     recorded: list[object] = []

@@ -93,7 +93,7 @@ def recent(number: int, seed: int) -> list[Event]:
 
 
 def batches(of: list[Event], size: int = 1000) -> list[str]:
-    """Return the events as the JSON arrays that the package sends."""
+    """Return the events as JSON arrays of so many, in the form in which the package sends them."""
     now = datetime.now(UTC)
     made = [to_wire(event, now) for event in of]
     parts = (made[start : start + size] for start in range(0, len(made), size))

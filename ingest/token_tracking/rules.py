@@ -125,7 +125,7 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
 
     Args:
         fields: the event's fields by the column names of `usage_events`; None is as good as absent.
-        now: the aware time of the call, for `occurred_at` where the caller gives none.
+        now: the time of the call in UTC, for `occurred_at` where the caller gives none.
 
     Raises:
         InvalidUsageError: a rule is broken; the reason names field, what was found and rule.
@@ -329,6 +329,8 @@ def checked_instant(field: str, value: object) -> datetime:
     if naive:
         reason = f"{field}: a time without UTC offset; {_TIME_RULE}"
         raise InvalidUsageError(reason)
+    if instant.tzinfo is UTC:
+        return instant
     try:
         return instant.astimezone(UTC)
     except OverflowError as error:
@@ -357,8 +359,12 @@ def keepable(payload: object) -> bytes:
 
 def fields_of(event: Mapping[str, object]) -> dict[str, object]:
     """Return an event's fields as a dictionary of their own; not all, where there is no end."""
+    most = MAX_KEPT_BYTES // _KEPT_BESIDE_TEXT
+    kind = type(event)
+    if kind is dict and len(event) <= most:
+        return dict(event)  # the usual one
     members = dict[str, object].items(event) if isinstance(event, dict) else event.items()
-    return dict(islice(members, MAX_KEPT_BYTES // _KEPT_BESIDE_TEXT))
+    return dict(islice(members, most))
 
 
 def _checked_integer(field: str, value: object) -> int:

@@ -55,7 +55,7 @@ from .spool import default_folder
 from .writer import LATE, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
     from types import TracebackType
     from uuid import UUID
 
@@ -94,6 +94,18 @@ async def _settled(entry: Answer | Future) -> Answer:
     if isinstance(entry, Answer):
         return entry
     return entry.result() if isinstance(entry, BlockingFuture) else await entry
+
+
+async def _all_settled(entries: Sequence[Answer | Future]) -> list[Answer]:
+    # Those of one batch are answered together: after the first, hardly one is waited for.
+    return [
+        entry
+        if isinstance(entry, Answer)
+        else entry.result()
+        if entry.done()
+        else await _settled(entry)
+        for entry in entries
+    ]
 
 
 def _in_sync(
@@ -333,9 +345,9 @@ class UsageTracker:
             sent.append(self._submit(_event_request, event))
             # Two batches under way: one is written while the next one is made.
             if len(sent) == 2 * MAX_BATCH:
-                answers += [await _settled(entry) for entry in sent[:MAX_BATCH]]
+                answers += await _all_settled(sent[:MAX_BATCH])
                 del sent[:MAX_BATCH]
-        answers += [await _settled(entry) for entry in sent]
+        answers += await _all_settled(sent)
         errors = [self._error(answer) for answer in answers]
         told = [error is None for error in errors]
         if self.settings.on_error == "raise" and (first := next(filter(None, errors), None)):

@@ -4,7 +4,7 @@
     {% endif %}
     {% set finest = rollups[-1] %}
     {% set log_schemas = [finest.schema] %}
-    {% for schema in rollups | map(attribute='schema') | unique if execute %}
+    {% for schema in rollups | map(attribute='schema') | unique(true) if execute %}
         {% set state = build_table('build_state', schema) %}
         {% if run_query("select to_regclass('" ~ state ~ "')::text").columns[0][0] %}
             {#- A whole rebuild leaves no log of changes: it changed everything. Another build may have

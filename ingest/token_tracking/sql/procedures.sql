@@ -309,7 +309,8 @@ returns table (
     input_tokens bigint, output_tokens bigint, metadata jsonb, occurred_at timestamptz
 )
 language sql stable
--- No SET clause: the planner puts the body in the caller's statement. All names are built in.
+-- No SET clause: the planner puts the body in the caller's statement. All names are built in or
+-- qualified.
 as $$
     select
         event.position - 1,
@@ -349,8 +350,8 @@ $$;
 -- none of them null, no text that needs an escape, times in UTC without trailing zeros. The typed rows,
 -- written as JSON again, are then the very text that came, which proves the type of each value and that
 -- there is no other field; what is left are the tests of values. They let nothing through that
--- usage_event_problem refuses. total is the number of events, suspects are those that may differ from
--- what is recorded with their keys.
+-- usage_event_problem refuses. It is null, too, where other writers were quicker time and again. total
+-- is the number of events, suspects are those that may differ from what is recorded with their keys.
 create or replace function token_tracking_raw.record_canonical_batch(
     events json, moment timestamptz, latest timestamptz,
     out recorded bigint, out total bigint, out suspects jsonb
@@ -482,7 +483,7 @@ begin
                 from written
                 where
                     (select verdict.is_canonical from verdict)
-                    and written.stored is null -- "is not null" of a row means all its fields
+                    and written.stored is null
                 -- One order for all writers: two that share keys wait for each other and never both
                 -- at once.
                 order by
@@ -506,7 +507,10 @@ begin
                 select written.tenant_id, written.idempotency_key
                 from counts
                 cross join written
-                where counts.recorded < counts.fresh and written.stored is null
+                where
+                    (select verdict.is_canonical from verdict)
+                    and counts.recorded < counts.fresh
+                    and written.stored is null
                 group by written.tenant_id, written.idempotency_key
                 having count(*) > 1
             )
@@ -514,7 +518,7 @@ begin
             select
                 case when (select verdict.is_canonical from verdict) then counts.recorded end,
                 counts.total,
-                (
+                case when (select verdict.is_canonical from verdict) then (
                     select jsonb_agg(to_jsonb(written) - 'stored' order by written.position)
                     from written
                     where
@@ -522,7 +526,7 @@ begin
                         and (written.tenant_id, written.idempotency_key) in (
                             select repeated.tenant_id, repeated.idempotency_key from repeated
                         )
-                        or not (written.stored is null)
+                        or not (written.stored is null) -- "is not null" of a row means all its fields
                         and (
                             written.tokens, written.input_tokens, written.output_tokens,
                             token_tracking_raw.cleaned_label(written.token_type),
@@ -534,13 +538,15 @@ begin
                             (written.stored).operation, (written.stored).model,
                             (written.stored).agent_id
                         )
-                )
+                ) end
             into recorded, total, suspects
             from counts;
             return;
         exception
             when unique_violation then
-                null;  -- another writer was quicker: the next attempt finds what it has committed
+                -- Another writer was quicker. The next attempt finds what that one has committed; but
+                -- not with the one snapshot of REPEATABLE READ: the closer look says so to the caller.
+                null;
             when data_exception or program_limit_exceeded then
                 return;  -- a value that its column cannot hold
         end;

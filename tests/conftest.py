@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass
@@ -54,6 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in list(os.environ):
         if name.startswith(("PG", "TOKEN_TRACKING_", "DBT_")):
             del os.environ[name]
+    # In a shell's background Ctrl-C is ignored, and so it would be by whatever a test starts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -61,6 +61,7 @@ _TEXT_FIELDS: Final = {
 _OPTIONAL_TEXT_FIELDS: Final = ("model", "agent_id", "conversation_id", "collection_id")
 _KNOWN: Final = frozenset(EVENT_FIELDS)
 _INTEGER_RULE: Final = f"must be an integer from 0 to {MAX_TOKENS}"
+NO_TOKENS: Final = f"tokens: missing, and so are input_tokens and output_tokens; {_INTEGER_RULE}"
 _TIME_RULE: Final = "must be ISO 8601 text with a UTC offset"
 _RANGE_RULE: Final = "must be from 2000-01-01 UTC to 5 minutes ahead"
 _TOO_LARGE: Final = (
@@ -165,7 +166,8 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
         if value is not None:
             given[field] = part = _checked_integer(field, value)
             parts += part
-    tokens = _checked_integer("tokens", value) if (value := fields.get("tokens")) is not None else 0
+    told = fields.get("tokens")
+    tokens = 0 if told is None else _checked_integer("tokens", told)
     if tokens and tokens < parts:
         reason = (
             "tokens: less than input_tokens + output_tokens; "
@@ -201,6 +203,9 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
         raise
     if "\\u0000" in text:
         _refuse_unholdable(texts, metadata_text)
+    if told is None and not given:
+        # The last rule: whoever counts nothing learns of all else first.
+        raise InvalidUsageError(NO_TOKENS)
     return WireEvent(tenant_id, key, payload)
 
 

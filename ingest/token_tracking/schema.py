@@ -137,6 +137,12 @@ def apply_schema(
                 )
         procedures = resources.files("token_tracking") / "sql" / "procedures.sql"
         connection.execute(trusted(procedures.read_text("utf-8")))
+        # What the procedures of before wrote until now is older than that.
+        connection.execute(
+            "update token_tracking_raw.schema_versions set applied_at = clock_timestamp() "
+            "where version > %s",
+            (before,),
+        )
         stamped = sum(connection.execute(trusted(stamp)).rowcount for stamp in _STAMPS)
         if own_role is not None:
             connection.execute("select set_config('role', %s, true)", own_role[:1])

@@ -43,6 +43,7 @@ from .requests import (
 from .rules import (
     EARLIEST,
     MAX_TEXT,
+    NO_TOKENS,
     checked_holdable,
     checked_instant,
     checked_text,
@@ -490,7 +491,8 @@ def _event_request(event: object) -> Request | Answer:
         return RejectionRequest(keepable(event), reason)
     # Checked first: a misspelt field must not pass for an event without tokens.
     request = _request(fields)
-    return _NO_OP if _counts_nothing(fields) and isinstance(request, EventRequest) else request
+    refused = isinstance(request, RejectionRequest) and request.reason != NO_TOKENS
+    return request if refused or not _counts_nothing(fields) else _NO_OP
 
 
 def _counts_nothing(fields: Mapping[str, object]) -> bool:

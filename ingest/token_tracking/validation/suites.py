@@ -171,7 +171,8 @@ _TOKENS: Final = f"0 to {MAX_TOKENS}"
 _PARTS: Final = (
     "format('%s input + %s output, of %s', one.input_tokens, one.output_tokens, one.tokens)"
 )
-_SPACE: Final = r"e' \t\n\r\f\v'"
+# \x0b and not \v, which is the letter v before PostgreSQL 17.
+_SPACE: Final = r"e' \t\n\r\f\x0b'"
 _RAW_RULES: Final = (
     RowRule(
         "tenant_id_is_of_1_to_255_characters",

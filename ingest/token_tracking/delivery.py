@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .complaints import complaints
 from .logs import SafeLogger
 from .requests import Answer, EventRequest, Outcome, OwnerRequest, RejectionRequest, VoidRequest
+from .rules import keepable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -264,7 +265,14 @@ class Delivery:
         reason = f"{request.kind}: the database refuses it, {cause}; must be what a row can hold"
         answer = Answer(Outcome.REJECTED, reason)
         try:
-            self._try(database, [request], lambda: database.reject(request.payload, reason))
+            try:
+                self._try(database, [request], lambda: database.reject(request.payload, reason))
+            except Exception as second:
+                if fault_of(second, database) is not Fault.POISON:
+                    raise
+                # No JSON that the server reads, as what is nested too deep: its text.
+                text = keepable(request.payload.decode("utf-8", "replace"))
+                self._try(database, [request], lambda: database.reject(text, reason))
         except Exception as second:
             if fault_of(second, database) is not Fault.POISON:
                 raise

@@ -142,7 +142,9 @@ def test_a_writer_waits_for_a_row_of_its_instant_alone(each_emptied: Database, c
     with closing(psycopg.connect(each_emptied.url)) as holder:
         holder.execute(ONCE, ("A", uuid4()))
         other = ONCE.replace("2026-01-01Z", "2026-01-02Z")
-        assert each_emptied.value(other, ("C", uuid4())) is True
+        with closing(each_emptied.connect()) as writer:
+            writer.execute("set lock_timeout = '2s'")
+            assert writer.execute(other, ("C", uuid4())).fetchone() == (True,)
         waiter = threading.Thread(
             target=lambda: done.append(each_emptied.value(ONCE, ("B", uuid4())))
         )

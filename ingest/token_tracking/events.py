@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from .rules import to_wire
+from .decoration import event_of
 
 
 class UsageEvent(BaseModel):
@@ -47,4 +47,5 @@ class UsageEvent(BaseModel):
     @classmethod
     def _check(cls, data: object) -> object:
         # The rules' own result, as JSON has it: one place decides what an event is.
-        return json.loads(to_wire(data, datetime.now(UTC)).payload)
+        event, _ = event_of(data, datetime.now(UTC))
+        return json.loads(event.payload)

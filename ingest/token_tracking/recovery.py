@@ -163,8 +163,7 @@ class Recovery:
 
     def flushed(self) -> Counter[Outcome]:
         """Return what became of requests after their call had its answer."""
-        with self._changed:
-            return self._flushed.copy()
+        return self._flushed.copy()  # at once, whoever counts
 
     def wait_until_flushed(self, deadline: float) -> None:
         """Wait while what waits is being brought in, and something comes of it."""
@@ -196,7 +195,12 @@ class Recovery:
             fresh.close()
         self._worker.join(timeout)
         if not self._worker.runs():
-            self._let_go()
+            # A disk that hangs holds no caller.
+            ending = Worker("token-tracking-end", self._let_go)
+            if ending.start():
+                ending.join(timeout)
+            else:
+                self._let_go()
 
     def _wake(self) -> None:
         if not self._stopping and not self._worker.start():
@@ -229,8 +233,7 @@ class Recovery:
             if not self._stopping:
                 return True
             self._changed.notify_all()
-        self._let_go()
-        return False
+        return self._let_go()
 
     def _reconnected(self) -> bool:
         if not self._wanted:
@@ -363,13 +366,14 @@ class Recovery:
             self._told.add(about or message)
             logger.error("%s", message)
 
-    def _let_go(self) -> None:
+    def _let_go(self) -> bool:
         with self._changed:
             left, self._left = self._left, []
         for spool in left:
             spool.close()
         if dropped := self._limbo.drop():
             logger.error("%d request(s) of unknown outcome are not sent again: the end", dropped)
+        return False
 
 
 def flush(source: Spool | Limbo, database: Database) -> Iterator[Counter[Outcome]]:

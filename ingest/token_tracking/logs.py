@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from . import forks
-from .runtimes import can_start_threads, is_ending, is_in_task
+from .runtimes import is_ending, is_in_task, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,17 +62,14 @@ class Speaker:
 
     def _start(self) -> bool:
         while self._lines and self._seat.acquire(blocking=False):
-            try:
-                if not can_start_threads():
-                    raise RuntimeError
-                threading.Thread(target=self._run, name="token-tracking-log", daemon=True).start()
-            except RuntimeError:
-                if is_ending():
-                    self._write()
-                self._seat.release()
-                return is_ending()  # where the system is full, they wait for the next line
-            else:
+            if start_thread("token-tracking-log", self._run) is not None:
                 return True
+            is_end = is_ending()
+            if is_end:
+                self._write()
+            self._seat.release()
+            if not is_end:
+                return False  # the system is full: they wait for the next line
         return True
 
     def _run(self) -> None:

@@ -9,10 +9,10 @@ import asyncio
 import sys
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from types import ModuleType
 
     from .requests import Answer, Future
@@ -75,14 +75,31 @@ def is_in_task() -> bool:
     return _running_trio() is not None
 
 
+_told_so: Final[list[str]] = []
+
+
 def is_ending() -> bool:
     """Say whether the interpreter shuts down, from its exit handlers on."""
-    return sys.is_finalizing() or not threading.main_thread().is_alive()
+    return sys.is_finalizing() or not threading.main_thread().is_alive() or bool(_told_so)
 
 
 def can_start_threads() -> bool:
     """Say whether it is safe to try: past the exit handlers, starting one would wait for ever."""
     return not sys.is_finalizing()
+
+
+def start_thread(name: str, target: Callable[[], None]) -> threading.Thread | None:
+    """Start a daemon thread; None where the interpreter shuts down or the system is full."""
+    if not can_start_threads():
+        return None
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except Exception as error:  # noqa: BLE001  # of a full system, any
+        if "interpreter shutdown" in str(error):
+            _told_so.append(str(error))
+        return None
+    return thread
 
 
 def _running_trio() -> ModuleType | None:

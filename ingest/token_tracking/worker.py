@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from .complaints import complaints, where
 from .logs import SafeLogger, this_thread
-from .runtimes import can_start_threads
+from .runtimes import can_start_threads, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,13 +42,11 @@ class Worker:
     def start(self) -> bool:
         """Make sure that the thread runs; False where there is none to be had."""
         if not can_start_threads():
-            return False
+            return False  # nor does one that has started run any more
         if not self._seat.acquire(blocking=False):
             return True
-        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        try:
-            thread.start()
-        except Exception:  # noqa: BLE001  # the interpreter shuts down, the system is full
+        thread = start_thread(self._name, self._run)
+        if thread is None:
             self._seat.release()
             return False
         self._thread = thread

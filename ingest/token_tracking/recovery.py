@@ -195,12 +195,7 @@ class Recovery:
             fresh.close()
         self._worker.join(timeout)
         if not self._worker.runs():
-            # A disk that hangs holds no caller.
-            ending = Worker("token-tracking-end", self._let_go)
-            if ending.start():
-                ending.join(timeout)
-            else:
-                self._let_go()
+            self._let_go()
 
     def _wake(self) -> None:
         if not self._stopping and not self._worker.start():
@@ -233,7 +228,8 @@ class Recovery:
             if not self._stopping:
                 return True
             self._changed.notify_all()
-        return self._let_go()
+        self._let_go()
+        return False
 
     def _reconnected(self) -> bool:
         if not self._wanted:
@@ -366,14 +362,13 @@ class Recovery:
             self._told.add(about or message)
             logger.error("%s", message)
 
-    def _let_go(self) -> bool:
+    def _let_go(self) -> None:
         with self._changed:
             left, self._left = self._left, []
         for spool in left:
             spool.close()
         if dropped := self._limbo.drop():
             logger.error("%d request(s) of unknown outcome are not sent again: the end", dropped)
-        return False
 
 
 def flush(source: Spool | Limbo, database: Database) -> Iterator[Counter[Outcome]]:

@@ -16,6 +16,7 @@ class UsageEvent(BaseModel):
     The fields are the columns of `usage_events`. The key and `occurred_at` are fixed here, where
     they are not given, so that sending the same event again counts nothing twice. `tokens` is the
     sum of its parts where it is 0 or None; `occurred_at` is in UTC; ids may be given as `UUID`.
+    Metadata that breaks a rule is changed as little as that takes, and refuses nothing.
 
     Raises:
         InvalidUsageError: a rule is broken; the reason names field, what was found and the rule.

@@ -215,7 +215,7 @@ class UsageTracker:
         return self
 
     def close(self, timeout: float = _CLOSE_SECONDS) -> None:
-        """Write what waits and stop; later calls answer False."""
+        """Write what waits and stop; later calls answer False, unlike after the process's end."""
         if not self._writer.close(timeout):
             logger.error("%d event(s) still wait after %.1f s", self._writer.waiting(), timeout)
 
@@ -288,15 +288,17 @@ class UsageTracker:
 
         Args:
             tenant_id: the requester; ids are text of 1 to 255 characters or `UUID`.
-            tokens: tokens to count. 0 or None means the sum of its parts; without parts there is
-                nothing to count, and the answer is True. Given, at least the sum of its parts.
+            tokens: tokens to count, an integral number of any type. 0 or None means the sum of its
+                parts; without parts there is nothing to count, and the answer is True. Given, at
+                least the sum of its parts.
             model: name of the model.
             agent_id: the agent that made the call; its owner at that time pays.
             conversation_id: kept with the event.
             collection_id: kept with the event.
             token_type: a `TokenType` or its text; another text counts as unknown.
             operation: an `Operation` or its text; another text counts as unknown.
-            metadata: a JSON object of at most 16 KiB, 8 deep; UUIDs and times become text.
+            metadata: a JSON object of at most 16 KiB, 8 deep. It never costs the event: what JSON
+                has not becomes text, and of what is larger the beginnings are kept.
             idempotency_key: the caller's name for this call, the same at every retry of it and for
                 no other call; without one, each call is an event of its own.
             input_tokens: prompt tokens, a part of `tokens`.

@@ -239,11 +239,9 @@ class HostileMapping(dict):
     [
         {"tenant_id": Hostile()},
         {"tokens": Hostile()},
-        {"metadata": {"a": Hostile()}},
-        {"metadata": HostileMapping(a=1)},
         {"occurred_at": Hostile()},
         {"idempotency_key": Hostile()},
-        {"metadata": {"a": 10**5000}},
+        {"tenant_id": Hostile(), "metadata": {"a": Hostile()}},
     ],
 )
 def test_values_that_fail_are_refused_and_kept_never_raised(
@@ -254,6 +252,18 @@ def test_values_that_fail_are_refused_and_kept_never_raised(
             tracker.track_token_usage_sync(**{"tenant_id": "a", "tokens": 1, **arguments}) is False
         )  # type: ignore[arg-type]
         assert ended(tracker.stats()) == 1
+    assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"a": Hostile()}, {Hostile(): 1}, HostileMapping(a=1), {"a": 10**5000}], ids=type
+)
+def test_values_that_fail_in_metadata_cost_no_event(
+    database: Database, caplog: pytest.LogCaptureFixture, metadata: dict[str, object]
+):
+    with UsageTracker(dsn=database.url) as tracker:
+        assert tracker.track_token_usage_sync("a", 1, metadata=metadata) is True
+        assert tracker.stats().recorded == 1
     assert "canary" not in caplog.text
 
 

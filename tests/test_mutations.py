@@ -195,6 +195,41 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_tracker.py::test_track_many_answers_in_order_for_any_number",
         [("writer.py", "self._committed[0] if self._committed else ()", "()")],
     ),
+    "a line waits for its handler": (
+        "test_hangs.py::test_what_hangs_holds_nobody[a log handler, at a refused call on a loop]",
+        [("logs.py", "_LOOP_SECONDS if is_in_task() else _CALL_SECONDS", "-1")],
+    ),
+    "the first call waits for an import": (
+        "test_hangs.py::test_what_hangs_holds_nobody"
+        "[imports of other threads, at the first call of all on a loop]",
+        [
+            (
+                "tracker.py",
+                "        return UsageTracker()\n",
+                '        __import__("pydantic")\n        return UsageTracker()\n',
+            )
+        ],
+    ),
+    "a request that ended elsewhere goes on": (
+        "test_context.py::test_a_worker_that_began_a_request_keeps_nothing_of_it",
+        [("context.py", "block.is_left = not _undone(block, token)", "_undone(block, token)")],
+    ),
+    "metadata costs the event": (
+        "test_decoration.py::test_an_event_as_a_value_keeps_such_metadata_too",
+        [("decoration.py", "        why = error.reason\n", "        raise\n")],
+    ),
+    "trio is not known": (
+        "test_runtimes.py::test_many_tasks_of_trio_wait_for_one_batch",
+        [("runtimes.py", "        return TrioFuture(trio)\n", "        return None\n")],
+    ),
+    "nothing is written after the end": (
+        "test_exit.py::test_a_call_at_the_end[a handler that is called after ours-up]",
+        [("writer.py", "(refused is _CLOSED and self._ended)", "False")],
+    ),
+    "acknowledged at the end and kept nowhere": (
+        "test_exit.py::test_a_call_at_the_end[a handler that is called after ours-down]",
+        [("writer.py", "            self._spool.append([request])\n", "")],
+    ),
     "calls are counted when they are made": (
         "test_faults.py::test_a_thousand_cancelled_calls_are_all_recorded_and_counted",
         [

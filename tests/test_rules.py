@@ -66,7 +66,7 @@ def test_what_python_alone_can_say_is_refused_or_made_text():
     with pytest.raises(InvalidUsageError, match="occurred_at: a time without UTC offset"):
         to_wire({"tenant_id": "a", "tokens": 1, "occurred_at": datetime(2026, 1, 1)}, NOW)  # noqa: DTZ001
     with pytest.raises(InvalidUsageError, match="tokens: a value of type Decimal"):
-        to_wire({"tenant_id": "a", "tokens": Decimal(5)}, NOW)
+        to_wire({"tenant_id": "a", "tokens": Decimal("NaN")}, NOW)
     identifier = UUID(int=7)
     wire = to_wire(
         {

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .database import Database
+    from .runtimes import TrioFuture
 
-    Future = Union[asyncio.Future["Answer"], "BlockingFuture"]  # noqa: UP007
+    Future = Union[asyncio.Future["Answer"], TrioFuture, "BlockingFuture"]  # noqa: UP007
 
 
 _OCCURRED_AT: Final = b'"occurred_at":"'
@@ -77,10 +78,10 @@ class Request:
     """One thing to write. Its key and times are fixed, so it can be sent any number of times.
 
     `order` is its place among others: all writers send in the same order. `future` gets the answer;
-    it belongs to a waiting task's loop or to a waiting thread. `original` are the arguments of the
-    call, kept only where a fallback may need them. `since` is when the call was made, by the
-    monotonic clock. `uncertain` from the first attempt on that may have committed it without our
-    knowing.
+    it belongs to a waiting task's loop or to a waiting thread, and is None where nobody waits.
+    `original` are the arguments of the call, kept only where a fallback may need them. `since` is
+    when the call was made, by the monotonic clock. `uncertain` from the first attempt on that may
+    have committed it without our knowing.
     """
 
     __slots__ = ("future", "order", "original", "payload", "since", "uncertain")

@@ -14,6 +14,7 @@ import json
 import os
 import sqlite3
 import tempfile
+import threading
 import time
 import weakref
 from contextlib import closing
@@ -103,6 +104,8 @@ class Spool:
         self._lock = lock
         self._forgotten = 0
         self._unreadable: set[int] = set()
+        # Its owner's threads share the connection: one statement, or one transaction, at a time.
+        self._using = threading.RLock()
         self._connection = _opened(path, max_bytes)
         _open_spools.add(self)
 
@@ -185,7 +188,7 @@ class Spool:
 
         """
         try:
-            with forks.undivided:
+            with forks.undivided, self._using:
                 if self.is_gone():
                     message = "the spool's file is gone"
                     raise SpoolError(message)
@@ -238,7 +241,7 @@ class Spool:
         self, count: int, most_bytes: int, after: int
     ) -> list[tuple[int, str, str, str, str]]:
         try:
-            with forks.undivided:
+            with forks.undivided, self._using:
                 [text] = self._connection.execute(_OLDEST, (after, count, most_bytes)).fetchone()
             return json.loads(text)
         except (sqlite3.Error, ValueError) as error:
@@ -260,7 +263,7 @@ class Spool:
         self._forgotten = max(self._forgotten, min([through, *(n - 1 for n in self._unreadable)]))
         forgotten = "delete from requests where number in (select value from json_each(?))"
         try:
-            with forks.undivided, self._connection:
+            with forks.undivided, self._using, self._connection:
                 self._connection.execute(forgotten, (json.dumps(numbers),))
         except sqlite3.Error as error:
             logger.debug("not removed from the spool yet: %s", _said(error))
@@ -274,7 +277,7 @@ class Spool:
         """
         waiting = "select 1 from requests where number > ? limit 1"
         try:
-            with forks.undivided:
+            with forks.undivided, self._using:
                 return self._connection.execute(waiting, (self._forgotten,)).fetchone() is None
         except sqlite3.Error as error:
             raise self._failure(error) from error
@@ -282,7 +285,7 @@ class Spool:
     def shrink(self) -> None:
         """Give the disk back what the file no longer needs; quick, where nothing waits in it."""
         try:
-            with forks.undivided:
+            with forks.undivided, self._using:
                 self._connection.execute("vacuum")
                 self._connection.execute("pragma wal_checkpoint(truncate)")
         except sqlite3.Error as error:
@@ -291,7 +294,7 @@ class Spool:
     def close(self) -> None:
         """Give the file up: remove it where nothing waits in it, else leave it to an adopter."""
         failure: Exception | None = None
-        with forks.undivided:
+        with forks.undivided, self._using:
             _open_spools.discard(self)
             try:
                 empty = self.is_empty()

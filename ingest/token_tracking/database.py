@@ -160,7 +160,11 @@ class Database(psycopg.Connection[Row]):
             prepare_threshold=None,
         )
         database.patience = patience
-        database.compare_clocks()
+        try:
+            database.compare_clocks()
+        except BaseException:
+            database.close()
+            raise
         return database
 
     def is_idle(self) -> bool:

@@ -197,8 +197,8 @@ class Recovery:
                 self._set_aside_since.add(delivery)
                 self._aside = replace(before)
                 self._aside.add(delivery)
-                if self.held:
-                    self._look_at = min(self._look_at, time.monotonic() + _LOOK_SECONDS_WHILE_HELD)
+            if self.held:
+                self._look_at = min(self._look_at, time.monotonic() + _LOOK_SECONDS_WHILE_HELD)
             self._wake()
         self._say_aside(before)
 

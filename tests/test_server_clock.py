@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,51 +22,23 @@ from token_tracking.spool import Spool
 
 from .conftest import NOT_DURABLE, Database, debian_15, started_server
 from .faults.arena import ended, lasting_database, until
+from .faults.clock import Clock
 
 EVENTS = "select count(*)::int from token_tracking_raw.usage_events"
 REJECTED = "select count(*)::int from token_tracking_raw.usage_event_rejections"
 
 
-@dataclass
-class Clock:
-    """The clock of one server, in seconds off the right time; not its monotonic one."""
-
-    file: Path
-
-    def set(self, seconds: int) -> None:
-        # In place, at once: the server reads it whenever it asks for the time.
-        self.file.write_text(f"{seconds:+d}")
-
-
 @pytest.fixture(scope="module")
 def clock() -> Iterator[Clock]:
     folder = Path(tempfile.mkdtemp(prefix="tt-"))
-    folder.chmod(0o755)
-    clock = Clock(folder / "time")
-    clock.set(0)
-    clock.file.chmod(0o644)
-    yield clock
+    yield Clock(folder)
     shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
 def faked_server(clock: Clock) -> Iterator[Database]:
-    libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    if not libraries:
-        left_out = pytest.fail if os.environ.get("GITHUB_ACTIONS") else pytest.skip
-        left_out("libfaketime is not installed: apt-get install libfaketime")
-    programs = clock.file.parent / "bin"
-    programs.mkdir()
-    for name in ("initdb", "pg_ctl"):
-        (programs / name).write_text(
-            "#!/bin/sh\n"
-            f"export LD_PRELOAD={libraries[0]} FAKETIME_TIMESTAMP_FILE={clock.file}"
-            " FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1\n"
-            f'exec {debian_15() / name} "$@"\n'
-        )
-        (programs / name).chmod(0o755)
     settings = {**NOT_DURABLE, "shared_preload_libraries": ""}
-    for server in started_server(programs, settings):
+    for server in started_server(clock.programs(debian_15()), settings):
         yield lasting_database(server)
 
 

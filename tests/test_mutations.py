@@ -127,10 +127,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "delivery.py",
-                "                self._refuse(database, part[0], error)\n",
-                "                self._events.pop()\n"
-                "                self._refuse(database, part[0], error)\n"
-                "                continue\n",
+                "                    self._refuse(database, part[0], error)\n",
+                "                    self._events.pop()\n"
+                "                    self._refuse(database, part[0], error)\n"
+                "                    continue\n",
             )
         ],
     ),
@@ -171,14 +171,15 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_held_locks.py::test_owners_of_a_held_agent_keep_their_order",
         [("delivery.py", "        self._leave(same)\n        return True", "        return False")],
     ),
-    "a flush gives up where all of a batch waits": (
-        "test_held_locks.py::test_the_way_back_after_an_outage_passes_by_what_waits",
+    "a flush stops at what waits": (
+        "test_held_locks.py::test_a_flush_passes_by_what_waits",
         [
             (
                 "delivery.py",
-                "                        if self._retries:\n",
-                "                        if False:\n",
-            )
+                "            if self._put_off(part, error, waited_briefly):\n",
+                "            raise error\n",
+            ),
+            ("delivery.py", "                self._events.pop()\n            return\n", ""),
         ],
     ),
     "nothing is written at the end": (

@@ -127,10 +127,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "delivery.py",
-                "                self._refuse(database, part[0], error)\n",
-                "                self._events.pop()\n"
-                "                self._refuse(database, part[0], error)\n"
-                "                continue\n",
+                "                    self._refuse(database, part[0], error)\n",
+                "                    self._events.pop()\n"
+                "                    self._refuse(database, part[0], error)\n"
+                "                    continue\n",
             )
         ],
     ),
@@ -140,7 +140,47 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "what is ahead of the server's clock is sent": (
         "test_delivery.py::test_events_ahead_of_the_servers_clock_wait_until_it_has_come",
-        [("delivery.py", "        self._hold_back(database.latest_occurrence())\n", "")],
+        [
+            ("delivery.py", "if event.occurred_at() > latest]", "if False]"),
+            ("delivery.py", 'problem.kind == "early" and', "False and"),
+        ],
+    ),
+    "what a server whose clock was set back refuses is not sent again": (
+        "test_server_clock.py::test_the_servers_clock_set_back_in_a_flush_refuses_nothing",
+        [("delivery.py", 'problem.kind == "early" and', "False and")],
+    ),
+    "a server keeps what is early as refused": (
+        "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
+        [("sql/procedures.sql", "        where refused.kind = 'rejection'\n", "")],
+    ),
+    "a server's clock is asked for once": (
+        "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
+        [
+            (
+                "delivery.py",
+                "if time.monotonic() - database.compared_at > _COMPARE_AGAIN_SECONDS:",
+                "if False:",
+            )
+        ],
+    ),
+    "what waits for a lock is tried until the bound": (
+        "test_held_locks.py::test_a_held_key_sends_no_other_event_to_the_spool",
+        [("delivery.py", "        return Fault.WAITING", "        return Fault.PASSING")],
+    ),
+    "a later owner does not wait behind an earlier one": (
+        "test_held_locks.py::test_owners_of_a_held_agent_keep_their_order",
+        [("delivery.py", "        self._leave(same)\n        return True", "        return False")],
+    ),
+    "a flush stops at what waits": (
+        "test_held_locks.py::test_a_flush_passes_by_what_waits",
+        [
+            (
+                "delivery.py",
+                "            if self._put_off(part, error, waited_briefly):\n",
+                "            raise error\n",
+            ),
+            ("delivery.py", "                self._events.pop()\n            return\n", ""),
+        ],
     ),
     "nothing is written at the end": (
         "test_delivery.py::test_the_end_of_the_interpreter_writes_what_waits_in_any_tracker",

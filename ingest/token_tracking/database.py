@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     RV = TypeVar("RV")
 
 Row = tuple[object, ...]
-Kind = Literal["conflict", "rejection"]
+Kind = Literal["conflict", "rejection", "early"]
 
 # What is ours when nobody says otherwise.
 _DEFAULTS: dict[str, str | int | None] = {
@@ -44,31 +44,37 @@ _CLOCK_STEP_SECONDS = 1.0
 _BATCH = """
     select *
     from token_tracking_raw.track_token_usage_batch(
-        case set_config('lock_timeout', '5s', true) when '5s' then $1::json end
+        case
+            when set_config('lock_timeout', $2, true) is not null
+                and set_config('token_tracking.keeps_early', 'on', true) is not null
+                then $1::json
+        end
     )
 """
 _REJECT = """
     select token_tracking_raw.reject_usage_event(
-        case set_config('lock_timeout', '5s', true) when '5s' then %s::json end, %s
+        case when set_config('lock_timeout', %s, true) is not null then %s::json end, %s
     )
 """
 _REJECT_ALL = """
     select token_tracking_raw.reject_usage_event(
-        case set_config('lock_timeout', '5s', true) when '5s' then payload::json end, reason
+        case when set_config('lock_timeout', %s, true) is not null then payload::json end, reason
     )
     from unnest(%s::text[], %s::text[]) as refused (payload, reason)
 """
 _VOID = """
     select token_tracking_raw.void_token_usage(
-        case set_config('lock_timeout', '5s', true) when '5s' then %s end, %s, %s
+        case when set_config('lock_timeout', %s, true) is not null then %s end, %s, %s
     )
 """
 _OWNER = """
     select token_tracking_raw.record_agent_owner_once(
-        case set_config('lock_timeout', '5s', true) when '5s' then %s end,
+        case when set_config('lock_timeout', %s, true) is not null then %s end,
         %s, %s::timestamptz, %s::uuid
     )
 """
+# How a schema of before says it, which does not know of early events and keeps a rejection.
+_EARLY_REASON = "occurred_at: a time in the future"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +88,16 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What became of the events of one batch; the four counts add up to their number."""
+    """What became of the events of one batch; the five counts add up to their number.
+
+    Early ones are ahead of the server's clock: it kept nothing of them, they can be sent again.
+    """
 
     recorded: int
     duplicates: int
     conflicts: int
     rejected: int
+    early: int
     problems: tuple[Problem, ...]
 
 
@@ -104,6 +114,12 @@ def _completed(conninfo: str, patience: float | None) -> str:
     return make_conninfo(conninfo, **{**wanted, **given, "client_encoding": "utf8"})
 
 
+def _problem(entry: dict[str, object]) -> Problem:
+    reason = cast("str", entry["reason"])
+    kind = "early" if reason.startswith(_EARLY_REASON) else cast("Kind", entry["kind"])
+    return Problem(cast("int | None", entry["index"]), kind, reason)
+
+
 def _clock_since_boot() -> float:
     """Return what stays the same until somebody sets this machine's clock, or it was asleep."""
     return time.time() - time.monotonic()
@@ -113,12 +129,15 @@ class Database(psycopg.Connection[Row]):
     """A connection whose every wait ends: a server gone silent answers no timeout of its own.
 
     `patience` is the most that one statement may take, in seconds; past it the wait raises, and the
-    connection is good for nothing but `close()`.
+    connection is good for nothing but `close()`. `lock_timeout` is the most that it may wait for
+    one lock, in milliseconds; past it the statement fails, and the connection is as good as before.
     """
 
     patience: float | None = None
+    lock_timeout: int = 5000
     # Seconds that this machine's clock is ahead of the server's, as far as the connection shows.
     clock_ahead: float = 0.0
+    compared_at: float = 0.0
     _clock_at_comparison: float = 0.0
 
     @classmethod
@@ -141,7 +160,11 @@ class Database(psycopg.Connection[Row]):
             prepare_threshold=None,
         )
         database.patience = patience
-        database._compare_clocks()
+        try:
+            database.compare_clocks()
+        except BaseException:
+            database.close()
+            raise
         return database
 
     def is_idle(self) -> bool:
@@ -155,14 +178,16 @@ class Database(psycopg.Connection[Row]):
     def latest_occurrence(self) -> bytes:
         """Return the latest `occurred_at` that the server takes by its own clock, in ISO 8601."""
         if self.clock_was_set():
-            self._compare_clocks()
+            self.compare_clocks()
         ahead = timedelta(seconds=self.clock_ahead + 1)  # and a second for what that leaves out
         return (datetime.now(UTC) - ahead + CLOCK_TOLERANCE).isoformat().encode()
 
-    def _compare_clocks(self) -> None:
+    def compare_clocks(self) -> None:
+        """Ask the server for its time; `compared_at` is when, by the monotonic clock."""
         row = self.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
         self.clock_ahead = time.time() - cast("float", cast("Row", row)[0])
         self._clock_at_comparison = _clock_since_boot()
+        self.compared_at = time.monotonic()
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         """Wait as psycopg does, for `patience` at most."""
@@ -175,7 +200,11 @@ class Database(psycopg.Connection[Row]):
 
     def begin_to_record(self, payload: bytes) -> None:
         """Do as `record`, but do not wait: `end_of_record` is what has to be called next."""
-        self.pgconn.send_query_params(_BATCH.encode(), [payload], param_formats=[Format.BINARY])
+        self.pgconn.send_query_params(
+            _BATCH.encode(),
+            [payload, b"%d" % self.lock_timeout],
+            param_formats=[Format.BINARY, Format.TEXT],
+        )
 
     def end_of_record(self) -> BatchResult:
         """Wait for the commit of what `begin_to_record` sent, and say what became of its events.
@@ -192,35 +221,25 @@ class Database(psycopg.Connection[Row]):
         recorded, duplicates, conflicts, rejected = (
             int(answer.get_value(0, column) or 0) for column in range(4)
         )
-        problems: list[dict[str, object]] = json.loads(answer.get_value(0, 4) or b"[]")
-        return BatchResult(
-            recorded,
-            duplicates,
-            conflicts,
-            rejected,
-            tuple(
-                Problem(
-                    cast("int | None", problem["index"]),
-                    cast("Kind", problem["kind"]),
-                    cast("str", problem["reason"]),
-                )
-                for problem in problems
-            ),
-        )
+        problems = tuple(_problem(entry) for entry in json.loads(answer.get_value(0, 4) or b"[]"))
+        early = sum(problem.kind == "early" for problem in problems)
+        return BatchResult(recorded, duplicates, conflicts, rejected - early, early, problems)
 
     def reject(self, payload: bytes, reason: str) -> None:
         """Keep a payload that was refused before it became an event."""
-        self.execute(_REJECT, (payload.decode(), reason))
+        self.execute(_REJECT, (self._lock_timeout(), payload.decode(), reason))
 
     def reject_all(self, refused: Sequence[tuple[bytes, str]]) -> None:
         """Keep many payloads that were refused, in one order for all writers."""
         ordered = sorted(refused)
         payloads = [payload.decode() for payload, _ in ordered]
-        self.execute(_REJECT_ALL, (payloads, [reason for _, reason in ordered]))
+        reasons = [reason for _, reason in ordered]
+        self.execute(_REJECT_ALL, (self._lock_timeout(), payloads, reasons))
 
     def void(self, tenant_id: str, idempotency_key: str, reason: str) -> bool:
         """Take an event out of all totals; False where the procedure refuses the input."""
-        return self._truth(self.execute(_VOID, (tenant_id, idempotency_key, reason)))
+        given = (self._lock_timeout(), tenant_id, idempotency_key, reason)
+        return self._truth(self.execute(_VOID, given))
 
     def record_owner(
         self, agent_id: str, owner_tenant_id: str | None, valid_from: str, call_id: str
@@ -229,7 +248,11 @@ class Database(psycopg.Connection[Row]):
 
         A call that is known by its id, a UUID, changes nothing.
         """
-        return self._truth(self.execute(_OWNER, (agent_id, owner_tenant_id, valid_from, call_id)))
+        given = (self._lock_timeout(), agent_id, owner_tenant_id, valid_from, call_id)
+        return self._truth(self.execute(_OWNER, given))
+
+    def _lock_timeout(self) -> str:
+        return str(self.lock_timeout)
 
     @staticmethod
     def _truth(cursor: psycopg.Cursor[Row]) -> bool:

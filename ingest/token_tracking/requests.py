@@ -95,6 +95,10 @@ class Request:
         self.since = 0.0
         self.uncertain = False
 
+    def lock_key(self) -> str:
+        """Return the name of the row that it may have to wait for: equal ones keep their order."""
+        return json.dumps((self.kind, *self.order))
+
 
 class EventRequest(Request):
     """An accepted usage event, as the JSON text that the procedure takes; sent with many others."""
@@ -130,6 +134,9 @@ class RejectionRequest(SingleRequest):
         # It may quote a name that the caller made up.
         self.reason = reason.replace("\0", "?").encode(errors="replace").decode()
 
+    def lock_key(self) -> str:
+        return json.dumps((self.kind, hash(self.payload)))
+
     def send(self, database: Database) -> Answer:
         database.reject(self.payload, self.reason)
         return Answer(Outcome.REJECTED, self.reason)
@@ -160,6 +167,9 @@ class OwnerRequest(SingleRequest):
     def of(cls, agent_id: str, owner_tenant_id: str | None, valid_from: str) -> OwnerRequest:
         call_id = new_event_key()
         return cls((agent_id, valid_from), _array(agent_id, owner_tenant_id, valid_from, call_id))
+
+    def lock_key(self) -> str:
+        return json.dumps((self.kind, self.order[0]))  # one writer an agent at a time
 
     def send(self, database: Database) -> Answer:
         agent_id, owner, valid_from, call_id = cast(

@@ -100,18 +100,25 @@ def spool_flush() -> None:
 
 def _flush(spool: Spool, database: Database, outcomes: Counter[Outcome]) -> None:
     from .errors import SpoolError
-    from .recovery import flush
+    from .held import HeldKeys
+    from .recovery import Aside, flush
     from .terminal import Terminal
 
     try:
-        for ended in flush(spool, database):
-            outcomes.update(ended)
+        held, aside, moved = HeldKeys(), Aside(untried=True), True
+        while aside.untried and moved:
+            held.begin_pass()
+            aside, before = Aside(), outcomes.total()
+            for ended in flush(spool, database, held, aside):
+                outcomes.update(ended)
+            moved = outcomes.total() > before
         if complaint := spool.complaint():
             Terminal().warn(complaint)
         elif not spool.is_empty():
             Terminal().warn(
-                f"{spool.path.name}: what is left is named above, or more than 5 minutes ahead of "
-                "the database's clock, and waits for it"
+                f"{spool.path.name}: of what is left, {aside.early:,} are more than 5 minutes "
+                f"ahead of the database's clock, {aside.locked:,} wait for a lock that another "
+                "transaction holds; others are named above"
             )
     except SpoolError as error:
         Terminal().warn(str(error))

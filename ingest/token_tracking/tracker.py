@@ -136,7 +136,9 @@ class TrackerStats:
     """How the calls so far ended, each in exactly one of the first eight, and what waits now.
 
     `flushed` tells, by outcome, what became later of what was spooled, in this process's time:
-    also of what another process had left.
+    also of what another process had left. Of what still is in this process's spool, `early` is
+    ahead of the database's clock, and `locked` waits for a lock that another transaction holds, or
+    behind what does: both as of the last attempt.
     """
 
     recorded: int
@@ -149,6 +151,8 @@ class TrackerStats:
     no_op: int
     waiting: int
     flushed: Mapping[str, int]
+    early: int = 0
+    locked: int = 0
 
 
 class UsageTracker:
@@ -250,6 +254,7 @@ class UsageTracker:
     def stats(self) -> TrackerStats:
         """Return how the calls so far ended and how many wait."""
         ended = self._writer.outcomes()
+        aside = self._writer.set_aside()
         return TrackerStats(
             recorded=ended[Outcome.RECORDED],
             duplicate=ended[Outcome.DUPLICATE],
@@ -261,6 +266,8 @@ class UsageTracker:
             no_op=ended[Outcome.NO_OP],
             waiting=self._writer.waiting(),
             flushed={str(outcome): n for outcome, n in self._writer.flushed().items() if n},
+            early=aside.early,
+            locked=aside.locked,
         )
 
     async def track_token_usage(

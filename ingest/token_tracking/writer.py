@@ -28,7 +28,7 @@ from .delivery import (
 from .errors import SpoolError
 from .fallback import Fallback
 from .logs import SafeLogger
-from .recovery import Recovery
+from .recovery import Aside, Recovery
 from .requests import Answer, Outcome, Request
 from .runtimes import can_start_threads, is_ending
 from .spool import Spool
@@ -181,6 +181,10 @@ class Writer:
         """Return what became of requests after their call had ended: from the spool or limbo."""
         return self._recovery.flushed()
 
+    def set_aside(self) -> Aside:
+        """Return how much of what is spooled waits for a clock or for a lock."""
+        return self._recovery.set_aside()
+
     def waiting(self) -> int:
         """Return how many requests wait for their answer."""
         fallback = 0 if self._fallback is None else self._fallback.waiting()
@@ -292,7 +296,7 @@ class Writer:
         return next(in_slices(waiting, count, size)) if waiting else []
 
     def _write(self, batch: list[Request]) -> None:
-        delivery = Delivery(batch)
+        delivery = Delivery(batch, self._recovery.held)
         cause: str | None = None
         try:
             if len(batch) <= MAX_BATCH:
@@ -302,7 +306,7 @@ class Writer:
             if not pending:
                 self._committed = batch, delivery
                 return
-            cause = self._spool_up(pending)
+            cause = self._spool_up(pending, delivery)
             if cause is None:
                 delivery.take_as_kept()
             elif len(batch) > MAX_BATCH:
@@ -417,7 +421,9 @@ class Writer:
                     return
             try:
                 self._database.patience = max(0.01, deadline - time.monotonic())
-                delivery.send(self._database, lambda until=deadline: self._use_time(until))
+                delivery.send(
+                    self._database, lambda until=deadline: self._use_time(until), deadline
+                )
             except Exception as error:  # noqa: BLE001  # whatever it is, the callers get an answer
                 fault = fault_of(error, self._database)
                 self._settle_committed()
@@ -427,14 +433,15 @@ class Writer:
                 if fault is not Fault.PASSING:
                     self._database.close()
                     self._database = None
-                if fault is Fault.OUTAGE:
-                    self._recovery.failed()
+                # It says of a wait only that nothing else gets through.
+                if fault in {Fault.OUTAGE, Fault.WAITING}:
+                    self._recovery.failed(error)
                     return
                 pause = min(0.2, 0.005 * 2**delivery.attempts) * random.uniform(0.5, 1)  # noqa: S311
                 # One more attempt that the deadline cuts off would only make it uncertain.
                 if time.monotonic() + pause >= deadline:
                     if fault is Fault.UNKNOWN:
-                        self._recovery.failed()
+                        self._recovery.failed(error)
                     return
                 time.sleep(pause)
             else:
@@ -446,7 +453,7 @@ class Writer:
         if self._database is not None:
             self._database.patience = max(0.01, deadline - time.monotonic())
 
-    def _spool_up(self, requests: list[Request]) -> str | None:
+    def _spool_up(self, requests: list[Request], delivery: Delivery) -> str | None:
         """Put the requests into the spool; return why that cannot be, None where they are there."""
         cause = ""
         for _ in range(2):
@@ -463,12 +470,15 @@ class Writer:
                     break
             else:
                 self._spool_fails = False
-                self._recovery.spooled()
+                self._recovery.held.keep(one.lock_key() for one in delivery.set_aside())
+                self._recovery.spooled(delivery=delivery)
                 logger.debug("spooled %d request(s)", len(requests))
                 return None
         if not self._spool_fails:
             logger.error("%s", cause)
         self._spool_fails = True
+        if delivery.set_aside():
+            self._recovery.spooled()  # so that a pass finds that none of their keys waits
         return cause
 
     def _left_spool(self, error: SpoolError) -> bool:

@@ -23,6 +23,7 @@ from token_tracking import TrackerStats, UsageTracker
 from token_tracking.server import Server
 
 from ..conftest import TEMPLATE, Database
+from .clock import Clock
 from .proxy import Proxy, socket_path
 
 CLIENT = Path(__file__).with_name("client.py")
@@ -65,8 +66,9 @@ def lasting_database(server: Server) -> Database:
 class Arena:
     """Everything of one schedule."""
 
-    def __init__(self, server: Server, database: Database, folder: Path) -> None:
+    def __init__(self, server: Server, database: Database, folder: Path, clock: Clock) -> None:
         self.server = server
+        self.clock = clock
         self.database = database
         self.name = database.env["PGDATABASE"]
         self.proxy = Proxy(socket_path(server.host))
@@ -111,6 +113,32 @@ class Arena:
             return False
         return True
 
+    def hold_keys(self, name: str, seconds: float) -> None:
+        """Hold keys that a client is about to use, as a session that idles in its transaction."""
+        path = self.notes / f"{name}.acknowledged"
+        calls = len(path.read_text().splitlines()) if path.exists() else 0
+        batch = json.dumps(
+            [
+                {"tenant_id": f"t{call % 3}", "tokens": 7, "idempotency_key": f"{name}-{call}"}
+                for call in range(calls + 1 | 1, calls + 60, 6)
+            ]
+        )
+        self._hold("select token_tracking_raw.track_token_usage_batch(%s)", (batch,), seconds)
+
+    def hold_the_table(self, seconds: float) -> None:
+        """Hold a lock on the table that each batch waits for."""
+        self._hold("lock table token_tracking_raw.usage_events in share mode", None, seconds)
+
+    def _hold(self, statement: str, values: tuple[str] | None, seconds: float) -> None:
+        with (
+            contextlib.suppress(psycopg.Error),
+            closing(psycopg.connect(self.database.url)) as connection,
+        ):
+            connection.execute("set lock_timeout = '1s'")
+            connection.execute(statement, values)  # type: ignore[arg-type]
+            time.sleep(seconds)
+            connection.rollback()
+
     def terminate_backends(self) -> None:
         with contextlib.suppress(psycopg.Error):
             self.database.rows(
@@ -152,6 +180,8 @@ class Arena:
         assert recorded & old_calls.keys() == set(), "recorded, and by the fallback too"
         acknowledged = self.noted("acknowledged")
         assert len(acknowledged) == len(set(acknowledged))
+        rejections = "select count(*)::int from token_tracking_raw.usage_event_rejections"
+        assert self.database.value(rejections) == 0, "refused what was accepted"
         missing = set(acknowledged) - recorded - old_calls.keys()
         assert missing == set(), f"{len(missing)} of {len(acknowledged)} acknowledged are lost"
         for path in self.notes.glob("*.report"):
@@ -165,6 +195,7 @@ class Arena:
         return len(acknowledged)
 
     def close(self) -> None:
+        self.clock.set(0)
         for client in self.clients.values():
             if client.poll() is None:
                 client.kill()
@@ -212,6 +243,15 @@ def run_schedule(arena: Arena, seed: int, steps: int, **options: object) -> int:
         time.sleep(chance.random() * 0.5)
         arena.proxy.refusing = False
 
+    def set_the_clock() -> None:
+        arena.clock.set(chance.choice([-86400, -900, -310, 60, 3600, 0]))
+
+    def hold_keys() -> None:
+        arena.hold_keys(chance.choice(living), 0.2 + chance.random())
+
+    def hold_the_table() -> None:
+        arena.hold_the_table(0.1 + 0.7 * chance.random())
+
     new_client()
     new_client()
     for name in living:
@@ -225,12 +265,18 @@ def run_schedule(arena: Arena, seed: int, steps: int, **options: object) -> int:
         refuse,
         kill_a_client,
         kill_the_server,
+        set_the_clock,
+        set_the_clock,
+        hold_keys,
+        hold_keys,
+        hold_the_table,
     ]
     for _ in range(steps):
         time.sleep(0.05 + chance.random() * 0.3)
         chance.choice(faults)()
     arena.proxy.drop_answers = 0
     arena.end_clients()
+    arena.clock.set(0)
     arena.drain()
     return arena.check()
 

@@ -673,6 +673,8 @@ $$;
 -- Records an array of usage events, each an object with the column names of usage_events.
 -- One bad element never stops the others. recorded + duplicates + conflicts + rejected is the number
 -- of elements; problems says which (zero-based), what (conflict or rejection) and why.
+-- Who sets token_tracking.keeps_early to on keeps by itself what is ahead of this server's clock, and
+-- sends it again: it is counted in rejected, its problem's kind is early, and nothing is kept here.
 create or replace function token_tracking_raw.track_token_usage_batch(
     events json,
     out recorded bigint, out duplicates bigint, out conflicts bigint, out rejected bigint,
@@ -690,6 +692,7 @@ declare
     total bigint;
     unreadable jsonb;
     found jsonb;
+    future_kind text;
 begin
     perform token_tracking_raw.require_durable_commit();
     recorded := 0;
@@ -739,11 +742,19 @@ begin
         cross join lateral token_tracking_raw.try_jsonb(element.event) as attempt;
     end;
     total := jsonb_array_length(elements);
+    future_kind := case
+        when current_setting('token_tracking.keeps_early', true) = 'on' then 'early' else 'rejection'
+    end;
 
     select
         count(*),
         jsonb_agg(jsonb_build_object(
-            'index', examined.place, 'kind', 'rejection', 'reason', examined.reason
+            'index', examined.place,
+            'kind', case
+                when examined.reason like 'occurred_at: a time in the future;%' then future_kind
+                else 'rejection'
+            end,
+            'reason', examined.reason
         ))
     into rejected, problems
     from (
@@ -765,8 +776,9 @@ begin
             refused.reason
         -- Not events -> place, which fails at an escape that jsonb cannot hold.
         from json_array_elements(events) with ordinality as element (event, position)
-        inner join jsonb_to_recordset(problems) as refused (index bigint, reason text)
+        inner join jsonb_to_recordset(problems) as refused (index bigint, kind text, reason text)
             on element.position - 1 = refused.index
+        where refused.kind = 'rejection'
         order by 1
         on conflict do nothing;
 

@@ -253,6 +253,7 @@ class Delivery:
             else:
                 self._got_through(part)
                 if early:
+                    logger.debug("kept %d event(s) that the server calls early", early)
                     database.compare_clocks()
                     self._hold_back(database)
         self._send_rejections(database)
@@ -437,15 +438,15 @@ class Delivery:
 
     def _record(
         self, database: Database, events: Sequence[EventRequest], meanwhile: Callable[[], object]
-    ) -> bool:
-        """Record the events; say whether some of them are ahead of the server's clock."""
+    ) -> int:
+        """Record the events; return how many of them are ahead of the server's clock."""
         started = time.perf_counter()
         database.begin_to_record(b"[" + b",".join([event.payload for event in events]) + b"]")
         meanwhile()
         result = database.end_of_record()
         logger.debug(
             "committed a batch of %d event(s) in %.1f ms, attempt %d: "
-            "%d recorded, %d known, %d in conflict, %d rejected, %d early",
+            "%d recorded, %d known, %d in conflict, %d rejected",
             len(events),
             (time.perf_counter() - started) * 1000,
             self.attempts,
@@ -453,10 +454,9 @@ class Delivery:
             result.duplicates,
             result.conflicts,
             result.rejected,
-            result.early,
         )
         self._take(events, result)
-        return result.early > 0
+        return result.early
 
     def _take(self, events: Sequence[EventRequest], result: BatchResult) -> None:
         problems: dict[int | None, Answer] = {}

@@ -481,3 +481,27 @@ def test_a_build_reads_no_table_from_end_to_end(project: DbtProject, warehouse: 
     project.must("source", "freshness")
     assert sequential_scans("raw$") == before
     warehouse.check()
+
+
+def test_many_owners_of_one_agent_cost_a_build_little(
+    database: Database, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    project = DbtProject({**database.env, "PGOPTIONS": "-c statement_timeout=20s"}, tmp_path)
+    project.must("seed")
+    warehouse.insert(
+        Event(str(number), NOON + timedelta(seconds=number), agent="bot") for number in range(2000)
+    )
+    project.must("run")
+    execute(
+        warehouse,
+        "insert into token_tracking_raw.agent_owners"
+        " (agent_id, valid_from, revision, owner_tenant_id, recorded_by)"
+        " select 'bot', '2026-01-01', number, 'often-' || number % 2, 'test'"
+        " from generate_series(1, 50000) as number"
+        " union all select 'bot', '2026-02-01'::timestamptz + number * interval '1 second', 1,"
+        " 'late-' || number % 2, 'test' from generate_series(1, 50000) as number",
+    )
+    project.must("run")
+    project.must("test", "--exclude", "test_type:unit")
+    paid = warehouse.rows("select tenant_id, event_count from token_tracking.tenant_token_usage")
+    assert paid == [("late-0", 2000)]

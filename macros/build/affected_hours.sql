@@ -20,7 +20,14 @@
 
     -- An owner's row decides until the agent's next instant, whichever row that is of.
     select date_trunc('hour', events.occurred_at, 'UTC') as usage_hour
-    from {{ owners }} as owners
+    from (
+        -- Once for each instant, however often it was corrected: each row of it covers the same events.
+        select distinct
+            owners.agent_id,
+            owners.valid_from
+        from {{ owners }} as owners
+        where {{ is_new('owners.ingest_xid', saved_snapshot) }}
+    ) as owners
     cross join lateral (
         select coalesce(min(later.valid_from), 'infinity') as valid_to
         from {{ owners }} as later
@@ -33,5 +40,4 @@
             events.agent_id = owners.agent_id
             and events.occurred_at >= owners.valid_from
             and events.occurred_at < period.valid_to
-    where {{ is_new('owners.ingest_xid', saved_snapshot) }}
 {% endmacro %}

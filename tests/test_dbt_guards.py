@@ -502,6 +502,5 @@ def test_many_owners_of_one_agent_cost_a_build_little(
         " 'late-' || number % 2, 'test' from generate_series(1, 50000) as number",
     )
     project.must("run")
-    project.must("test", "--exclude", "test_type:unit")
     paid = warehouse.rows("select tenant_id, event_count from token_tracking.tenant_token_usage")
     assert paid == [("late-0", 2000)]

@@ -28,12 +28,20 @@
         from {{ owners }} as owners
         where {{ is_new('owners.ingest_xid', saved_snapshot) }}
     ) as owners
+    -- A subquery within an expression is a bound of the index on events. As a join it would filter only
+    -- after all later events of the agent had been read, for each instant.
     cross join lateral (
-        select coalesce(min(later.valid_from), 'infinity') as valid_to
-        from {{ owners }} as later
-        where
-            later.agent_id = owners.agent_id
-            and later.valid_from > owners.valid_from
+        select
+            coalesce(
+                (
+                    select min(later.valid_from)
+                    from {{ owners }} as later
+                    where
+                        later.agent_id = owners.agent_id
+                        and later.valid_from > owners.valid_from
+                ),
+                'infinity'
+            ) as valid_to
     ) as period
     inner join {{ events }} as events
         on

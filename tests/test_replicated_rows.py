@@ -87,7 +87,7 @@ def test_rows_of_two_publishers_are_counted_once(
     project.must("run")
     assert sum(row[-1] for row in warehouse.check()["hourly_token_usage"]) == 2
 
-    # The rows' own transactions are older than the snapshot of the build that they are too late for.
+    # Their own transactions are older than the snapshot of the build that they are too late for.
     order("disable")
     north.insert([Event("north-late", HOUR)], voids=[("acme", "south-copied")])
     south.insert([Event("south-late", HOUR)], owners=[("bot", HOUR, "owner")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -10,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, cast
 
 import psycopg
-from psycopg import generators
+from psycopg import capabilities, generators
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import error_from_result
+from psycopg.errors import TransactionResolutionUnknown, error_from_result
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.rows import tuple_row
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Self, TypeVar
 
     from psycopg.abc import PQGen
+    from psycopg.errors import Diagnostic
 
     RV = TypeVar("RV")
 
@@ -37,6 +39,9 @@ _DEFAULTS: dict[str, str | int | None] = {
     "keepalives_count": 3,
 }
 _CLOCK_STEP_SECONDS = 1.0
+_CANCEL_SECONDS = 1.0
+# Where the server says that it has committed, but that somebody ended its wait for the standby.
+_WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 
 # A statement that we gave up must not stay behind on the server, waiting for a lock. The bound is
 # set within the statement, for it alone: the session may be a pooler's, and so somebody else's in a
@@ -139,6 +144,7 @@ class Database(psycopg.Connection[Row]):
     clock_ahead: float = 0.0
     compared_at: float = 0.0
     _clock_at_comparison: float = 0.0
+    _is_only_local: bool = False
 
     @classmethod
     def open(cls, dsn: str | None = None, *, patience: float | None = None) -> Self:
@@ -160,6 +166,7 @@ class Database(psycopg.Connection[Row]):
             prepare_threshold=None,
         )
         database.patience = patience
+        database.add_notice_handler(database._note)
         try:
             database.compare_clocks()
         except BaseException:
@@ -170,6 +177,17 @@ class Database(psycopg.Connection[Row]):
     def is_idle(self) -> bool:
         """Say whether the connection is whole and nothing is under way on it."""
         return self.pgconn.transaction_status == TransactionStatus.IDLE
+
+    def abandon(self) -> None:
+        """Close it, and end what the server may still be doing for it.
+
+        A backend that waits for a synchronous standby sees no client go: without this each attempt
+        would leave one more behind.
+        """
+        if capabilities.has_cancel_safe():  # the older way could hang
+            with contextlib.suppress(Exception):
+                self.cancel_safe(timeout=_CANCEL_SECONDS)
+        self.close()
 
     def clock_was_set(self) -> bool:
         """Say whether `latest_occurrence` has to ask the server for its time again."""
@@ -190,8 +208,23 @@ class Database(psycopg.Connection[Row]):
         self.compared_at = time.monotonic()
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """Wait as psycopg does, for `patience` at most."""
-        return super().wait(gen, interval, timeout if timeout is not None else self.patience)
+        """Wait as psycopg does, for `patience` at most.
+
+        Raises:
+            psycopg.errors.TransactionResolutionUnknown: it is committed, but the wait for the
+                synchronous standby was cancelled: a failover may lose it.
+
+        """
+        result = super().wait(gen, interval, timeout if timeout is not None else self.patience)
+        if self._is_only_local:
+            message = "committed, and not known to have reached the synchronous standby"
+            raise TransactionResolutionUnknown(message)
+        return result
+
+    def _note(self, notice: Diagnostic) -> None:
+        # A warning beside an answer that reads like any other one.
+        if notice.source_function == _WAIT_FOR_STANDBY:
+            self._is_only_local = True
 
     def record(self, payload: bytes) -> BatchResult:
         """Record a JSON array of events, each with the column names of `usage_events`."""

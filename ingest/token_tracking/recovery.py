@@ -366,7 +366,7 @@ class Recovery:
                 except SpoolError as error:
                     logger.debug("%s", error)
         except BaseException:
-            database.close()
+            database.abandon()
             raise
         if database.clock_ahead > _WRONG_CLOCK_SECONDS:
             self._tell(
@@ -399,7 +399,8 @@ class Recovery:
                     if spool.is_empty():
                         continue
                     if database is None:
-                        database = stack.enter_context(closing(self._connect()))
+                        database = self._connect()
+                        stack.callback(database.abandon)
                         database.patience = _FLUSH_SECONDS
                     self._flush(spool, database, aside)
                     if isinstance(spool, Spool) and (complaint := spool.complaint()):

@@ -287,6 +287,12 @@ begin
     if current_setting('synchronous_commit') in ('off', 'local', 'remote_write') then
         perform set_config('synchronous_commit', 'on', true);
     end if;
+    -- A transaction that writes nothing waits for no standby. But the row that a repeated call finds
+    -- may not have reached one: its own transaction's wait can have been cancelled. So each call
+    -- writes something to the log, and its commit waits for all that came before.
+    if current_setting('synchronous_standby_names', true) <> '' then
+        perform pg_logical_emit_message(true, 'token_tracking', '');
+    end if;
 end
 $$;
 

@@ -1,5 +1,8 @@
 """Loggers that harm nobody: no handler's error comes out, and a fork cuts no line in two.
 
+What is logged can show a caller's text, such as a label: it is `escaped`, so that it ends no line
+and commands no terminal.
+
 The lock of a stream such as stderr is not renewed in a child; who forks while another thread writes
 to it has a child that hangs at its first line.
 """
@@ -8,8 +11,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import dataclass
 
 from . import forks
+from .escapes import escaped
+
+
+@dataclass(frozen=True)
+class Lines:
+    """An argument of several lines, of which none is a caller's text."""
+
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def _shown(argument: object) -> object:
+    return argument if isinstance(argument, (int, float, Lines)) else escaped(str(argument))
 
 
 class SafeLogger:
@@ -44,7 +63,7 @@ class SafeLogger:
         try:
             # A handler that raises must end neither a thread of ours nor somebody's call.
             with contextlib.suppress(Exception):
-                self._logger.log(level, message, *arguments, stacklevel=3)
+                self._logger.log(level, message, *map(_shown, arguments), stacklevel=3)
         finally:
             if held:
                 speaking.release()

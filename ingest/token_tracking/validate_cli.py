@@ -57,7 +57,7 @@ def validate_command(
         terminal.fail(str(error))
         raise typer.Exit(NOTHING_TO_CHECK) from None
     if output is Format.JSON:
-        terminal.result(report.json())
+        terminal.json(report.as_json(), indent=2)
     else:
         _print_report(report, terminal)
     if not report.success:
@@ -78,7 +78,7 @@ def _run_with_progress(out: Path, schema: str, terminal: Terminal) -> Report:
 
 
 def _print_report(report: Report, terminal: Terminal) -> None:
-    terminal.out.print(report.summary())
+    terminal.table(report.summary())
     for suite, finding in report.unsuccessful():
         _print_finding(suite, finding, terminal)
     checked = sum(len(suite.findings) for suite in report.suites)
@@ -97,11 +97,10 @@ def _print_finding(suite: str, finding: Finding, terminal: Terminal) -> None:
 
     said = "fails" if finding.fails else "warns"
     if finding.problem is not None:
-        terminal.result(f"\n{suite}: {finding.name} was not checked: {finding.problem}")
+        terminal.result("", f"{suite}: {finding.name} was not checked: {finding.problem}")
         return
     count = "1 row" if finding.row_count == 1 else f"{finding.row_count:,} rows"
-    terminal.result(f"\n{suite}: {finding.name} {said}, {count}")
-    terminal.result(finding.otherwise)
-    terminal.out.print(rows_table(finding))
+    terminal.result("", f"{suite}: {finding.name} {said}, {count}", finding.otherwise)
+    terminal.table(rows_table(finding))
     if finding.row_count > len(finding.rows):
         terminal.result(f"... and {finding.row_count - len(finding.rows):,} more")

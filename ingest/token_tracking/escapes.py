@@ -24,16 +24,24 @@ _UNSEEN: Final = re.compile(f"[{_WITHOUT_INK}]")
 _SPACES: Final = re.compile(r"^ +| +$|(?<= ) +")
 
 
-def escaped(text: str, *, keep: str = "") -> str:
+class Escaped(str):
+    """A text that has this form."""
+
+    __slots__ = ()
+
+
+def escaped(text: str, *, keep: str = "") -> Escaped:
     """Return a text in which every character is seen; those of `keep` stay as they are."""
-    if text.isascii() and text.isprintable() and "\\" not in text:
+    if isinstance(text, Escaped):
         return text
-    return "".join(one if one in keep or _is_seen(one) else _escape(one) for one in text)
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return Escaped(text)
+    return Escaped("".join(one if one in keep or _is_seen(one) else _escape(one) for one in text))
 
 
-def spelled_out(text: str) -> str:
+def spelled_out(text: str) -> Escaped:
     """Return a text in ASCII, without a space that nobody notices: it is like no other text."""
-    return _SPACES.sub(lambda found: r"\x20" * len(found.group()), _escape(text))
+    return Escaped(_SPACES.sub(lambda found: r"\x20" * len(found.group()), _escape(text)))
 
 
 def likeness(text: str) -> str:

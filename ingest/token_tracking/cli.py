@@ -16,6 +16,7 @@ from .errors import TokenTrackingError
 from .escapes import escaped
 from .refresh_cli import refresh_command
 from .report_cli import report_command
+from .schema_name import schema_name
 from .spool_cli import spool_app
 from .validate_cli import validate_command
 
@@ -158,7 +159,10 @@ def schema_apply(
         ),
     ] = "token_tracking_",
     warehouse: Annotated[
-        str, typer.Option(envvar="DBT_SCHEMA", help="The schema that dbt builds in.")
+        str,
+        typer.Option(
+            envvar="DBT_SCHEMA", callback=schema_name, help="The schema that dbt builds in."
+        ),
     ] = "token_tracking",
 ) -> None:
     """Create the raw schema, or bring an older one to this version. Doing it again is harmless.

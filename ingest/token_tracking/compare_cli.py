@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from .schema_name import schema_name
+
 DIFFERENT = 1
 NOTHING_TO_COMPARE = 3
 ALIKE_SHOWN = 10
@@ -37,7 +39,8 @@ def compare_command(
         typer.Option(help="The day after the last one, as 2026-04-01.", show_default=False),
     ] = None,
     schema: Annotated[
-        str, typer.Option(help="The schema of the marts.", envvar="DBT_SCHEMA")
+        str,
+        typer.Option(envvar="DBT_SCHEMA", callback=schema_name, help="The schema of the marts."),
     ] = "token_tracking",
     output: Annotated[Format, typer.Option("--format", help="For people, or for programs.")] = (
         Format.TABLE

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .schema_name import schema_name
+
 if TYPE_CHECKING:
     from .terminal import Terminal
     from .validation.report import Finding, Report
@@ -31,7 +33,8 @@ def validate_command(
         Format, typer.Option("--format", help="A table for people, JSON for machines.")
     ] = Format.TABLE,
     schema: Annotated[
-        str, typer.Option(envvar="DBT_SCHEMA", help="The warehouse's schema.")
+        str,
+        typer.Option(envvar="DBT_SCHEMA", callback=schema_name, help="The warehouse's schema."),
     ] = "token_tracking",
 ) -> None:
     """Check raw events and marts from outside of dbt, and say what is wrong (Great Expectations).

@@ -1,5 +1,8 @@
 """Loggers that harm nobody: no handler's error comes out, and a fork cuts no line in two.
 
+What is logged can show a caller's text, such as a label: it is `escaped`, so that it ends no line
+and commands no terminal.
+
 The lock of a stream such as stderr is not renewed in a child; who forks while another thread writes
 to it has a child that hangs at its first line. And a handler may hang: a full pipe, a dead host. So
 a caller's lines are handed to a thread that writes them, and waited for only briefly.
@@ -14,10 +17,12 @@ import threading
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from . import forks
+from .escapes import escaped
 from .runtimes import is_ending, is_in_task, start_thread
 
 if TYPE_CHECKING:
@@ -94,6 +99,20 @@ class Speaker:
 speaker = Speaker()
 
 
+@dataclass(frozen=True)
+class Lines:
+    """An argument of several lines, of which none is a caller's text."""
+
+    lines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+def _shown(argument: object) -> object:
+    return argument if isinstance(argument, (int, float, Lines)) else escaped(str(argument))
+
+
 class SafeLogger:
     """Logs as the module's logger does."""
 
@@ -123,9 +142,10 @@ class SafeLogger:
         with suppress(Exception):
             logger = self._logger
             # Made here: it names this thread, this task and the line that logs.
+            shown = tuple(map(_shown, arguments))
             file, line, function, _ = logger.findCaller(stacklevel=3)
             record = logger.makeRecord(
-                logger.name, level, file, line, message, arguments, None, function
+                logger.name, level, file, line, message, shown, None, function
             )
             if this_thread.writes:
                 with forks.undivided:

@@ -56,7 +56,7 @@ def spool_status() -> None:
             "unreadable" if file.requests is None else f"{file.requests:,}",
             f"{file.bytes_on_disk / 1024:,.0f}",
         )
-    terminal.out.print(table)
+    terminal.table(table)
 
 
 @spool_app.command("flush")

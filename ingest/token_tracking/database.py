@@ -17,6 +17,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.rows import tuple_row
 
 from .rules import CLOCK_TOLERANCE
+from .target import Target, given_dsn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +69,15 @@ _OWNER = """
         case set_config('lock_timeout', '5s', true) when '5s' then %s end,
         %s, %s::timestamptz, %s::uuid
     )
+"""
+# The counter is never set back where it is the same database: what is behind is a copy, or lost.
+_IDENTITY = """
+    select
+        format('%s/%s/%s', control.system_identifier, pg_database.oid, pg_database.datname),
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+    from pg_control_system() as control
+    cross join pg_database
+    where pg_database.datname = current_database()
 """
 
 
@@ -131,18 +141,37 @@ class Database(psycopg.Connection[Row]):
             psycopg.OperationalError: there is no connection to be had.
 
         """
-        given = dsn if dsn is not None else os.environ.get("TOKEN_TRACKING_DSN", "")
+        given = given_dsn(dsn)
         # Nothing is set in the session or prepared on the server: poolers hand the next statement
         # to another one, and this one to somebody else.
-        database = cls.connect(
-            _completed(given, patience),
-            autocommit=True,
-            row_factory=tuple_row,
-            prepare_threshold=None,
-        )
+        try:
+            database = cls.connect(
+                _completed(given, patience),
+                autocommit=True,
+                row_factory=tuple_row,
+                prepare_threshold=None,
+            )
+        except psycopg.OperationalError as error:
+            if said := Target.of(given).said(error):
+                error.add_note(said)
+            raise
         database.patience = patience
         database._compare_clocks()
         return database
+
+    def identity(self) -> tuple[str, int]:
+        """Return what names this database, however it is reached, and how far its counter is.
+
+        A standby that takes over has the same name; so has a copy of the whole cluster's files. A
+        database restored from a dump has another one. Empty where the server does not tell.
+        """
+        try:
+            name, transaction = cast("tuple[str, int]", self.execute(_IDENTITY).fetchone())
+        except psycopg.Error:
+            if not self.is_idle():
+                raise
+            return "", 0
+        return name, transaction
 
     def is_idle(self) -> bool:
         """Say whether the connection is whole and nothing is under way on it."""

@@ -21,15 +21,15 @@ from .delivery import (
 from .errors import SpoolError
 from .logs import SafeLogger
 from .requests import Outcome
-from .spool import Spool
+from .spool import Spool, is_in_use
 from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
-    from pathlib import Path
 
     from .database import Database
     from .requests import Request
+    from .spool_folder import SpoolFolder
 
 logger = SafeLogger(__name__)
 
@@ -95,7 +95,7 @@ class Recovery:
     def __init__(
         self,
         connect: Callable[[], Database],
-        folder: Callable[[], Path],
+        folder: Callable[[], SpoolFolder],
         own_spool: Callable[[], Spool | None],
     ) -> None:
         self._connect = connect
@@ -111,6 +111,8 @@ class Recovery:
         self._waits = False
         self._added = False
         self._look_at = 0.0
+        # Of the database that answered last, and the transaction that it had reached.
+        self._identity = ("", 0)
         self._pause = _FIRST_PAUSE
         self._stuck = False
         self._stopping = False
@@ -243,7 +245,8 @@ class Recovery:
                 known, self.is_down = self.is_down, True
                 self._changed.notify_all()
             if not known:
-                logger.warning("the database cannot be reached: %s", cause_of(error))
+                said = "; ".join([cause_of(error), *getattr(error, "__notes__", ())])
+                logger.warning("the database cannot be reached: %s", said)
             return False
         with self._changed:
             if self._stopping:
@@ -265,6 +268,7 @@ class Recovery:
         database = self._connect()
         try:
             database.record(b"[]")
+            self._identify(database)
             if spool := self._own_spool():
                 database.patience = _FLUSH_SECONDS
                 try:
@@ -283,6 +287,12 @@ class Recovery:
                 "clock",
             )
         return database
+
+    def _identify(self, database: Database) -> None:
+        """Take note of which database this way leads to, for what waits under other ways to it."""
+        self._identity = database.identity()
+        if self._identity[0]:
+            self._folder().belongs_to(*self._identity)
 
     def _bring_in(self) -> None:
         """Send what waits, in whatever it waits.
@@ -337,12 +347,19 @@ class Recovery:
                 spool.close()
         if time.monotonic() < self._look_at:
             return
-        try:
-            for orphan in Spool.adopt(self._folder()):
-                with closing(orphan):
-                    yield orphan
-        except SpoolError as error:
-            self._tell(str(error))
+        for folder in [self._folder(), *same_database(self._folder(), *self._identity)]:
+            try:
+                for orphan in Spool.adopt(folder):
+                    with closing(orphan):
+                        yield orphan
+            except SpoolError as error:
+                self._tell(str(error))
+        for folder in self._folder().others():
+            if not folder.note()[1]:
+                self._tell(
+                    f"what waits in {folder.path} is for a database that is not known by now: "
+                    "see token-tracking spool status"
+                )
         self._look_at = time.monotonic() + _LOOK_SECONDS
 
     def _flush(self, spool: Spool | Limbo, database: Database) -> None:
@@ -370,6 +387,13 @@ class Recovery:
             spool.close()
         if dropped := self._limbo.drop():
             logger.error("%d request(s) of unknown outcome are not sent again: the end", dropped)
+
+
+def same_database(folder: SpoolFolder, identity: str, transaction: int) -> Iterator[SpoolFolder]:
+    """Yield what waits for a database by other ways to it, where nobody goes these ways now."""
+    for other in folder.of_same_database(identity, transaction):
+        if not is_in_use(other):
+            yield other
 
 
 def flush(source: Spool | Limbo, database: Database) -> Iterator[Counter[Outcome]]:

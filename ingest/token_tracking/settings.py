@@ -6,7 +6,16 @@ import os
 from pathlib import Path  # noqa: TC003  # pydantic needs it at run time
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from .errors import SettingsError
 
@@ -24,6 +33,19 @@ class TrackerSettings(BaseModel):
     dsn: SecretStr | None = Field(
         default=None, description="libpq connection string or URL; default: libpq's PG* variables"
     )
+
+    @field_validator("dsn", mode="after")
+    @classmethod
+    def _is_readable(cls, dsn: SecretStr | None) -> SecretStr | None:
+        if dsn is None:
+            return None
+        from .target import dsn_problem  # the driver's import, which libpq's variables do not need
+
+        given = dsn.get_secret_value().strip()
+        if problem := dsn_problem(given):
+            raise PydanticCustomError("dsn", "{problem}", {"problem": problem})
+        return SecretStr(given)
+
     max_wait: float = Field(
         default=2.0, gt=0, le=60, description="seconds that a call waits at most"
     )

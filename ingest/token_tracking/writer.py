@@ -35,10 +35,10 @@ from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from .database import Database
     from .fallback import FallbackFunction
+    from .spool_folder import SpoolFolder
 
 logger = SafeLogger(__name__)
 
@@ -80,7 +80,7 @@ class Writer:
         connect: Callable[[], Database],
         *,
         max_wait: float,
-        spool_folder: Callable[[], Path],
+        spool_folder: Callable[[], SpoolFolder],
         spool_max_bytes: int,
         fallback: FallbackFunction | None = None,
     ) -> None:
@@ -449,7 +449,8 @@ class Writer:
                 return False
             self._spool = None
             if spool.is_gone():
-                # Only this process can still read it.
+                # Perhaps only this process can still read it.
+                logger.error("%s: what waits in it goes to a new one", error)
                 self._spool = Spool.create(self._spool_folder(), self._spool_max_bytes)
                 spool.move_to(self._spool)
         except SpoolError as second:

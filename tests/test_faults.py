@@ -24,6 +24,7 @@ from .conftest import NOT_DURABLE, Database, debian_15, started_server
 from .faults.arena import (
     SEED,
     SOAK_SECONDS,
+    TAKINGS,
     Arena,
     ended,
     lasting_database,
@@ -109,6 +110,21 @@ def test_schedules_for_as_long_as_asked(
         schedules += 1
         print(f"seed {seed}: {total} acknowledged in {schedules} schedules", flush=True)  # noqa: T201
     tally(total, schedules)
+
+
+def test_spool_files_taken_from_their_owner_lose_nothing(arena: Arena, tally):
+    """Each way in turn; then the owner is killed."""
+    arena.start_client("owner")
+    arena.wait_for("owner")
+    arena.proxy.refusing = True
+    arena.proxy.cut()
+    for taking in TAKINGS:
+        arena.take_a_spool_file(["owner"], taking)
+    arena.kill_client("owner")
+    arena.drain()
+    acknowledged = arena.check()
+    assert acknowledged > 20
+    tally(acknowledged)
 
 
 def test_an_answer_lost_after_its_commit_counts_once(arena: Arena, tally):

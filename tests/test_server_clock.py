@@ -152,7 +152,8 @@ def test_sql_callers_are_told_of_a_time_in_the_future(database: Database, clock:
     """It is a rejection, which says so, but for who asks to keep it himself."""
     now = canonical_time(datetime.now(UTC))
     clock.set(-600)
-    text = f'[{{"tenant_id": "a", "tokens": 1, "occurred_at": "{now}"}}, {{"tenant_id": "a", "tokens": 1}}]'
+    one = '"tenant_id": "a", "tokens": 1'
+    text = f'[{{{one}, "occurred_at": "{now}"}}, {{{one}}}]'
     batch = (
         "select recorded, rejected, problems from token_tracking_raw.track_token_usage_batch(%s)"
     )

@@ -17,7 +17,9 @@ from psycopg.errors import TransactionResolutionUnknown, error_from_result
 from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.rows import tuple_row
 
+from .errors import SettingsError
 from .rules import CLOCK_TOLERANCE
+from .target import Target, dsn_problem, given_dsn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +82,15 @@ _OWNER = """
 """
 # How a schema of before says it, which does not know of early events and keeps a rejection.
 _EARLY_REASON = "occurred_at: a time in the future"
+# The counter is never set back where it is the same database: what is behind is a copy, or lost.
+_IDENTITY = """
+    select
+        format('%s/%s/%s', control.system_identifier, pg_database.oid, pg_database.datname),
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+    from pg_control_system() as control
+    cross join pg_database
+    where pg_database.datname = current_database()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +164,28 @@ class Database(psycopg.Connection[Row]):
         Without `dsn` the setting TOKEN_TRACKING_DSN decides, then libpq's variables.
 
         Raises:
+            SettingsError: the connection string cannot be read.
             psycopg.OperationalError: there is no connection to be had.
 
         """
-        given = dsn if dsn is not None else os.environ.get("TOKEN_TRACKING_DSN", "")
+        given = given_dsn(dsn)
+        if problem := dsn_problem(given):
+            error = SettingsError(f"setting dsn (TOKEN_TRACKING_DSN): {problem}")
+            error.add_note(str(error))
+            raise error
         # Nothing is set in the session or prepared on the server: poolers hand the next statement
         # to another one, and this one to somebody else.
-        database = cls.connect(
-            _completed(given, patience),
-            autocommit=True,
-            row_factory=tuple_row,
-            prepare_threshold=None,
-        )
+        try:
+            database = cls.connect(
+                _completed(given, patience),
+                autocommit=True,
+                row_factory=tuple_row,
+                prepare_threshold=None,
+            )
+        except psycopg.OperationalError as error:
+            if said := Target.of(given).said(error):
+                error.add_note(said)
+            raise
         database.patience = patience
         database.add_notice_handler(database._note)
         try:
@@ -173,6 +194,20 @@ class Database(psycopg.Connection[Row]):
             database.close()
             raise
         return database
+
+    def identity(self) -> tuple[str, int]:
+        """Return what names this database, however it is reached, and how far its counter is.
+
+        A standby that takes over has the same name; so has a copy of the whole cluster's files. A
+        database restored from a dump has another one. Empty where the server does not tell.
+        """
+        try:
+            name, transaction = cast("tuple[str, int]", self.execute(_IDENTITY).fetchone())
+        except psycopg.Error:
+            if not self.is_idle():
+                raise
+            return "", 0
+        return name, transaction
 
     def is_idle(self) -> bool:
         """Say whether the connection is whole and nothing is under way on it."""

@@ -26,15 +26,15 @@ from .errors import SpoolError
 from .held import HeldKeys
 from .logs import SafeLogger
 from .requests import Outcome
-from .spool import Spool
+from .spool import Spool, is_in_use
 from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
-    from pathlib import Path
 
     from .database import Database
     from .requests import Request
+    from .spool_folder import SpoolFolder
 
 logger = SafeLogger(__name__)
 
@@ -118,7 +118,7 @@ class Recovery:
     def __init__(
         self,
         connect: Callable[[], Database],
-        folder: Callable[[], Path],
+        folder: Callable[[], SpoolFolder],
         own_spool: Callable[[], Spool | None],
     ) -> None:
         self._connect = connect
@@ -140,6 +140,8 @@ class Recovery:
         self._spooled_since = False
         self._cause: str | None = None
         self._look_at = 0.0
+        # Of the database that answered last, and the transaction that it had reached.
+        self._identity = ("", 0)
         self._pause = _FIRST_PAUSE
         self._stuck = False
         self._stopping = False
@@ -333,7 +335,8 @@ class Recovery:
                 is_news = self._is_news(error)
                 self._changed.notify_all()
             if is_news:
-                logger.warning("the database cannot be reached: %s", explained(error))
+                said = "; ".join([explained(error), *getattr(error, "__notes__", ())])
+                logger.warning("the database cannot be reached: %s", said)
             return False
         with self._changed:
             if self._stopping:
@@ -357,6 +360,7 @@ class Recovery:
         try:
             database.lock_timeout = _PROBE_LOCK_TIMEOUT
             database.record(b"[]")
+            self._identify(database)
             if spool := self._own_spool():
                 database.patience = _FLUSH_SECONDS
                 try:
@@ -375,6 +379,12 @@ class Recovery:
                 "clock",
             )
         return database
+
+    def _identify(self, database: Database) -> None:
+        """Take note of which database this way leads to, for what waits under other ways to it."""
+        self._identity = database.identity()
+        if self._identity[0]:
+            self._folder().belongs_to(*self._identity)
 
     def _bring_in(self) -> None:
         """Send what waits, in whatever it waits.
@@ -441,12 +451,19 @@ class Recovery:
                 spool.close()
         if time.monotonic() < self._look_at:
             return
-        try:
-            for orphan in Spool.adopt(self._folder()):
-                with closing(orphan):
-                    yield orphan
-        except SpoolError as error:
-            self._tell(str(error))
+        for folder in [self._folder(), *same_database(self._folder(), *self._identity)]:
+            try:
+                for orphan in Spool.adopt(folder):
+                    with closing(orphan):
+                        yield orphan
+            except SpoolError as error:
+                self._tell(str(error))
+        for folder in self._folder().others():
+            if not folder.note()[1]:
+                self._tell(
+                    f"what waits in {folder.path} is for a database that is not known by now: "
+                    "see token-tracking spool status"
+                )
         seconds = _LOOK_SECONDS_WHILE_HELD if self.held else _LOOK_SECONDS
         self._look_at = time.monotonic() + min(seconds, _LOOK_SECONDS)
 
@@ -475,6 +492,13 @@ class Recovery:
             spool.close()
         if dropped := self._limbo.drop():
             logger.error("%d request(s) of unknown outcome are not sent again: the end", dropped)
+
+
+def same_database(folder: SpoolFolder, identity: str, transaction: int) -> Iterator[SpoolFolder]:
+    """Yield what waits for a database by other ways to it, where nobody goes these ways now."""
+    for other in folder.of_same_database(identity, transaction):
+        if not is_in_use(other):
+            yield other
 
 
 def flush(

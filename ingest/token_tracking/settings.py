@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from .errors import SettingsError
+from .runtimes import is_in_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 PREFIX = "TOKEN_TRACKING_"
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
+
+
+class _BadValueError(ValueError):
+    """A value that breaks a rule, in words that show nothing secret."""
 
 
 class SecretText:
@@ -77,9 +83,10 @@ class TrackerSettings:
                 continue
             try:
                 checked = _CHECKS[field.name](value)
-            except (TypeError, ValueError, OverflowError):
+            except (TypeError, ValueError, OverflowError) as error:
                 name = field.name
-                message = f"setting {name} ({PREFIX}{name.upper()}): {_RULES[name]}"
+                rule = str(error) if isinstance(error, _BadValueError) else _RULES[name]
+                message = f"setting {name} ({PREFIX}{name.upper()}): {rule}"
                 raise SettingsError(message) from None
             object.__setattr__(self, field.name, checked)
 
@@ -93,6 +100,17 @@ def _truth(value: object) -> bool:
 
 def _secret(value: object) -> SecretText:
     return value if isinstance(value, SecretText) else SecretText(_text(value))
+
+
+def _dsn(value: object) -> SecretText:
+    given = _secret(value).get_secret_value().strip()
+    # Where a loop runs, it does not wait for the driver's import: the thread that connects checks.
+    if "psycopg" in sys.modules or not is_in_task():
+        from .target import dsn_problem
+
+        if problem := dsn_problem(given):
+            raise _BadValueError(problem)
+    return SecretText(given)
 
 
 def _text(value: object) -> str:
@@ -127,7 +145,7 @@ def _on_error(value: object) -> str:
 
 _CHECKS: Final[dict[str, Callable[[object], object]]] = {
     "enabled": _truth,
-    "dsn": _secret,
+    "dsn": _dsn,
     "max_wait": _wait,
     "spool_dir": _folder,
     "spool_max_bytes": _bytes,

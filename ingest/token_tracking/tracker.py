@@ -52,7 +52,7 @@ from .rules import (
 )
 from .runtimes import can_start_threads, new_future, next_turn
 from .settings import TrackerSettings, load_settings
-from .spool import default_folder
+from .spool_folder import SpoolFolder, default_base
 from .worker import Worker
 from .writer import LATE, Writer, deliver_answers
 
@@ -195,7 +195,7 @@ class UsageTracker:
         self._writer = Writer(
             partial(_connect, self.settings),
             max_wait=self.settings.max_wait,
-            spool_folder=partial(_spool_folder, self.settings),
+            spool_folder=partial(spool_folder_of, self.settings),
             spool_max_bytes=self.settings.spool_max_bytes,
             fallback=fallback,
         )
@@ -466,7 +466,7 @@ class UsageTracker:
 
     def spool_folder(self) -> Path:
         """Return the folder of what waits on local disk for this tracker's database."""
-        return _spool_folder(self.settings)
+        return spool_folder_of(self.settings).path
 
 
 async def _apart(work: Callable[[], object]) -> None:
@@ -489,17 +489,15 @@ async def _apart(work: Callable[[], object]) -> None:
         work()
 
 
-def _spool_folder(settings: TrackerSettings) -> Path:
+def spool_folder_of(settings: TrackerSettings) -> SpoolFolder:
+    """Return the folder of what waits on local disk for the database of these settings."""
     if settings.spool_dir is not None:
-        return settings.spool_dir
+        return SpoolFolder(settings.spool_dir)
     with forks.undivided:
         from .target import Target
     dsn = settings.dsn
-    try:
-        name = Target.of(None if dsn is None else dsn.get_secret_value()).folder_name
-    except SettingsError:
-        name = "unreadable-dsn"
-    return default_folder() / name
+    target = Target.of(None if dsn is None else dsn.get_secret_value())
+    return SpoolFolder(default_base() / target.folder_name, str(target), default_base())
 
 
 def _connect(settings: TrackerSettings) -> Database:

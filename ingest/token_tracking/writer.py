@@ -25,7 +25,7 @@ from .delivery import (
     fault_of,
     in_slices,
 )
-from .errors import SpoolError
+from .errors import SettingsError, SpoolError
 from .fallback import Fallback
 from .logs import SafeLogger
 from .recovery import Aside, Recovery
@@ -36,10 +36,10 @@ from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from .database import Database
     from .fallback import FallbackFunction
+    from .spool_folder import SpoolFolder
 
 logger = SafeLogger(__name__)
 
@@ -81,7 +81,7 @@ class Writer:
         connect: Callable[[], Database],
         *,
         max_wait: float,
-        spool_folder: Callable[[], Path],
+        spool_folder: Callable[[], SpoolFolder],
         spool_max_bytes: int,
         fallback: FallbackFunction | None = None,
     ) -> None:
@@ -90,7 +90,7 @@ class Writer:
         for_spool = max(_SPOOL_SHARE * max_wait, min(_SPOOL_SECONDS, 0.5 * max_wait))
         self._database_wait = max_wait - for_spool
         self._find_spool_folder = spool_folder
-        self._known_folder: Path | None = None
+        self._known_folder: SpoolFolder | None = None
         self._spool_max_bytes = spool_max_bytes
         self._fallback_function = fallback
         # Whether a request must carry the arguments of its call.
@@ -249,9 +249,11 @@ class Writer:
         self._set_up()
         self._closing, self._ended = closing, ended
 
-    def _spool_folder(self) -> Path:
+    def _spool_folder(self) -> SpoolFolder:
         try:
             self._known_folder = self._find_spool_folder()
+        except SettingsError as error:  # no folder is that of a database which has no name
+            raise SpoolError(str(error)) from error
         except ImportError:  # past the exit handlers nothing can be imported
             if self._known_folder is None:
                 raise
@@ -491,7 +493,8 @@ class Writer:
                 return False
             self._spool = None
             if spool.is_gone():
-                # Only this process can still read it.
+                # Perhaps only this process can still read it.
+                logger.error("%s: what waits in it goes to a new one", error)
                 self._spool = Spool.create(self._spool_folder(), self._spool_max_bytes)
                 spool.move_to(self._spool)
         except SpoolError as second:

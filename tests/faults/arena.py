@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import psycopg
 
 from token_tracking import TrackerStats, UsageTracker
 from token_tracking.server import Server
+from token_tracking.spool import spool_files
 
 from ..conftest import TEMPLATE, Database
 from .clock import Clock
@@ -63,6 +65,28 @@ def lasting_database(server: Server) -> Database:
     return Database(server.url(name), server.environment(name))
 
 
+def _put_a_link(path: Path) -> None:
+    copy = path.with_suffix(".copy")
+    shutil.copy(path, copy)
+    path.unlink()
+    path.symlink_to(copy)
+
+
+def _put_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+# What can be done at any moment to a file that its process has open, so that all of it is there.
+TAKINGS: list[Callable[[Path], object]] = [
+    lambda path: Path(f"{path}-wal").unlink(),
+    lambda path: path.unlink(),
+    lambda path: path.rename(path.with_suffix(".taken")),
+    _put_a_link,
+    _put_a_folder,
+]
+
+
 class Arena:
     """Everything of one schedule."""
 
@@ -77,6 +101,7 @@ class Arena:
         self.notes.mkdir()
         self.clients: dict[str, subprocess.Popen[bytes]] = {}
         self.killed: set[str] = set()
+        self.taken: list[Path] = []
 
     def start_client(self, name: str, **options: object) -> subprocess.Popen[bytes]:
         given = {
@@ -146,6 +171,35 @@ class Arena:
                 " where application_name = 'token-tracking' and datname = current_database()"
             )
 
+    def take_a_spool_file(self, living: list[str], taking: Callable[[Path], object]) -> None:
+        """Do that to a file in use, and wait until every client has gone on since then."""
+
+        def sizes() -> list[int]:
+            notes = [self.notes / f"{name}.acknowledged" for name in living]
+            return [note.stat().st_size if note.exists() else 0 for note in notes]
+
+        def files() -> set[Path]:
+            return set(self.spool.glob("*.sqlite"))
+
+        def owned() -> list[Path]:
+            return [file.path for file in spool_files(self.spool) if file.owned and file.requests]
+
+        until(lambda: bool(owned()), what="something is spooled")
+        taken = min(owned())
+        before = files()
+        taking(taken)
+        self.taken.append(taken)
+        until(lambda: bool(files() - before), what="a new spool file")
+        # Their next answers come after what waited was moved.
+        for _ in range(2):
+            reached = sizes()
+            until(
+                lambda reached=reached: all(
+                    now > then for now, then in zip(sizes(), reached, strict=True)
+                ),
+                what="every client goes on",
+            )
+
     def end_clients(self) -> None:
         for name, client in self.clients.items():
             if name not in self.killed:
@@ -158,6 +212,11 @@ class Arena:
 
     def drain(self) -> None:
         """Bring in what ended processes left, as the next process does."""
+        for path in self.taken:  # what was put in its place is nobody's
+            if path.is_symlink():
+                path.unlink()
+            elif path.is_dir():
+                path.rmdir()
         if not self.spool.exists() or not list(self.spool.glob("*.sqlite")):
             return
         with UsageTracker(dsn=self.database.url, spool_dir=self.spool):
@@ -252,6 +311,13 @@ def run_schedule(arena: Arena, seed: int, steps: int, **options: object) -> int:
     def hold_the_table() -> None:
         arena.hold_the_table(0.1 + 0.7 * chance.random())
 
+    def take_a_spool_file() -> None:
+        """In an outage: calls go on in a new file, with all that waited in this one."""
+        arena.proxy.refusing = True
+        arena.proxy.cut()
+        arena.take_a_spool_file(living, chance.choice(TAKINGS))
+        arena.proxy.refusing = False
+
     new_client()
     new_client()
     for name in living:
@@ -271,6 +337,8 @@ def run_schedule(arena: Arena, seed: int, steps: int, **options: object) -> int:
         hold_keys,
         hold_the_table,
     ]
+    if not options.get("fallback"):
+        faults.append(take_a_spool_file)
     for _ in range(steps):
         time.sleep(0.05 + chance.random() * 0.3)
         chance.choice(faults)()

@@ -190,6 +190,32 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_spool.py::test_a_file_is_adopted_only_when_its_process_has_ended",
         [("spool.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB")],
     ),
+    "a file that others can write is adopted": (
+        "test_spool_folder.py::test_what_others_could_have_written_is_not_sent[others write it]",
+        [("spool_folder.py", "    if found.st_mode & _OTHERS_WRITE:", "    if False:")],
+    ),
+    "whatever SQLite has opened is taken": (
+        "test_spool_folder.py::test_a_file_swapped_while_it_is_opened_is_refused",
+        [("spool_folder.py", "        if not missing:\n", "        if True:\n")],
+    ),
+    "a changed spool file is taken for ours": (
+        "test_spool_folder.py"
+        "::test_a_changed_spool_file_is_left_for_a_new_one[one bit of the log flipped]",
+        [("spool.py", "seen != self._looks or seen[0] is None", "seen[0] is None")],
+    ),
+    "what waits for another database is sent": (
+        "test_spool_folder.py::test_what_waits_is_sent_to_no_other_database[another database]",
+        [("spool_folder.py", "known == identity and reached", "reached")],
+    ),
+    "what waits for a database is sent to a copy that is behind": (
+        "test_spool_folder.py::test_what_waits_is_sent_to_no_other_database[a copy that is behind]",
+        [("spool_folder.py", " and reached <= transaction", "")],
+    ),
+    "another host's lock is taken": (
+        "test_spool_folder.py"
+        "::test_another_hosts_lock_is_taken_only_where_it_is_seen[cifs-rw-False]",
+        [("spool_folder.py", "if shared is None or not written", "if True or not written")],
+    ),
     "a queue without end": (
         "test_delivery.py::test_what_waits_in_memory_is_bounded_when_nobody_takes_anything",
         [("writer.py", "self._bytes_in - self._bytes_out + size > _MOST_BYTES or", "False or")],

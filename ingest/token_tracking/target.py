@@ -47,7 +47,7 @@ def dsn_problem(dsn: str) -> str | None:
     except psycopg.Error as error:
         if scheme := _SCHEME.match(dsn):
             said = f"{scheme[0]} is SQLAlchemy's form, write postgresql://"
-        elif dsn[0] in "'\"":
+        elif dsn.startswith(("'", '"')):
             said = "it begins with a quotation mark"
         else:
             said = re.sub(r'"(.*?)"', _quoted_if_foreign, str(error).strip(), flags=re.DOTALL)
@@ -87,7 +87,7 @@ class Target:
         """
         given = given_dsn(dsn)
         if problem := dsn_problem(given):
-            message = f"setting dsn (TOKEN_TRACKING_DSN): {problem}"
+            message = f"TOKEN_TRACKING_DSN is no connection string: {problem}"
             raise SettingsError(message)
         options = conninfo_to_dict(given)
         read = _resolved(given)
@@ -175,4 +175,5 @@ def _one_line(text: str) -> str:
     """Return what libpq says of its last attempt, without its advice."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     failures = [line for line in lines if "failed" in line or "error" in line] or lines[:1]
-    return failures[-1].removeprefix("- ") if failures else "no reason given"
+    said = failures[-1] if failures else "no reason given"
+    return said.removeprefix("connection is bad: ").removeprefix("- ")

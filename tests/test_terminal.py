@@ -30,7 +30,7 @@ EVIL = "\x1b]0;pwned\x07\x1b[2J\x9b31m\r\n\t\x7fa\u202eb\u2066c\u200bd\u2028e"
 SHOWN = r"\x1b]0;pwned\x07\x1b[2J\x9b31m\r\n\t\x7fa\u202eb\u2066c\u200bd\u2028e"
 FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 # What rich itself writes to a terminal: colours, the cursor of a progress bar, its line's end.
-OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[(?:1A|2K|\?25[lh])|\r(?=\n|\x1b\[2K)")
+OURS = re.compile(r"\x1b\[[0-9;]*m|\r?\x1b\[(?:1A|2K|\?25[lh])|\r(?=\n)")
 COLUMNS = (
     "(tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id, occurred_at)"
 )
@@ -92,7 +92,10 @@ COMMANDS: dict[str, list[str]] = {
     "load, a column": ["load", "columns.csv", "--columns", "tokens=other"],
     "no command": [EVIL],
     "refresh": ["refresh", "--once", "--vars", json.dumps({"billing_timezone": EVIL})],
-    "refresh, for programs": ["refresh", "--once", "--format", "json", "--vars", EVIL],
+    "refresh, for programs": [
+        *("refresh", "--once", "--format", "json"),
+        *("--vars", json.dumps({"billing_timezone": EVIL})),
+    ],
     "report": ["report", "--out", f"{EVIL}.html"],
     "report, a tenant": ["report", "--out", "report.html", "--tenant", EVIL + EVIL],
     "report, a validation": ["report", "--out", "x.html", "--validation", f"{EVIL}.csv"],

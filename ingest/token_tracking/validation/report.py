@@ -44,6 +44,12 @@ class SuiteReport:
     name: str
     findings: tuple[Finding, ...]
 
+    @property
+    def only_warns(self) -> bool:
+        """Say whether something does not hold, and nothing fails."""
+        not_held = [finding for finding in self.findings if not finding.success]
+        return bool(not_held) and not any(finding.fails for finding in not_held)
+
 
 @dataclass(frozen=True)
 class Report:

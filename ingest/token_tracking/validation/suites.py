@@ -333,6 +333,14 @@ def _raw_to_marts() -> Suite:
                 "or the label to the lists of dbt_project.yml, and run dbt build.",
                 "warning",
             ),
+            _found_by(
+                "ids_do_not_look_alike",
+                "These ids differ in nothing but case, white space, invisible characters or how "
+                "Unicode writes a letter: possible, but each is counted by itself. Find the service "
+                "that writes the wrong one, and void and record again what is to move.",
+                "warning",
+                "id_kind, likeness, id",
+            ),
         ),
     )
 

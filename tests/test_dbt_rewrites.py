@@ -1,0 +1,137 @@
+"""Raw tables that are written again while a build, a check or a report begins."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.dbt_directed import until_waiting_for
+from tests.dbt_project import DbtProject, Edit
+from tests.dbt_warehouse import Event, Warehouse
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Database
+
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+RAW = "token_tracking_raw.usage_events"
+OWNERS = "token_tracking_raw.agent_owners"
+ROLLUPS_ALONE = ("run", "--select", "config.materialized:incremental")
+GENERATED = "alter table {0} add column day date generated always as (date '2026-01-01') stored"
+PURGE = (
+    "create temporary table kept on commit drop as select * from {0};"
+    " truncate {0}; insert into {0} select * from kept"
+)
+REWRITES = [(RAW, GENERATED), (RAW, PURGE), (OWNERS, GENERATED), (OWNERS, PURGE)]
+REWRITE_IDS = ["alter events", "purge events", "alter owners", "purge owners"]
+
+
+@pytest.fixture
+def warehouse(database: Database) -> Warehouse:
+    return Warehouse(database)
+
+
+@pytest.fixture
+def project(database: Database, tmp_path: Path) -> DbtProject:
+    return DbtProject({**database.env, "PGTZ": "Asia/Kolkata"}, tmp_path)
+
+
+def usage(warehouse: Warehouse, mark: str = "") -> None:
+    warehouse.insert(
+        [Event(f"{mark}{number}", NOON + number * DAY, agent="bot") for number in range(20)],
+        owners=[("bot", NOON - DAY, "owner")],
+    )
+
+
+def rewrite_as_a_build_begins(
+    project: DbtProject,
+    warehouse: Warehouse,
+    table: str,
+    rewrite: str,
+    *words: str,
+) -> None:
+    """Let a table be written again by a transaction that ends while the build waits for it."""
+    with closing(warehouse.connect(autocommit=False)) as other:
+        other.execute(rewrite.format(table))  # type: ignore[arg-type]
+        build = project.start(*words)
+        until_waiting_for(warehouse, table)
+        other.commit()
+    result = build.wait()
+    assert result.green, result.said
+
+
+@pytest.mark.parametrize(
+    ("table", "rewrite", "words"),
+    [*((*rewrite, ROLLUPS_ALONE) for rewrite in REWRITES), (RAW, PURGE, ("build",))],
+    ids=[*REWRITE_IDS, "whole build"],
+)
+def test_a_rewrite_as_a_build_begins_changes_no_total(
+    project: DbtProject, warehouse: Warehouse, table: str, rewrite: str, words: tuple[str, ...]
+) -> None:
+    usage(warehouse)
+    project.must("run", "--exclude", "monthly_token_usage")
+    warehouse.insert([Event("new", NOON)])
+    rewrite_as_a_build_begins(project, warehouse, table, rewrite, *words)
+    warehouse.check()
+    project.must("build")
+    assert len(warehouse.check()["daily_token_usage"]) == 20 + 1
+
+
+@pytest.mark.parametrize("rewrite", [GENERATED, PURGE], ids=["alter", "purge"])
+def test_a_rewrite_as_a_check_begins_is_no_difference(
+    project: DbtProject, warehouse: Warehouse, rewrite: str
+) -> None:
+    """Also where a session's own transactions have one snapshot each."""
+    usage(warehouse)
+    project.must("build")
+    options = {"PGOPTIONS": "-c default_transaction_isolation=serializable"}
+    project = DbtProject({**project.env, **options}, project.scratch)
+    rewrite_as_a_build_begins(project, warehouse, RAW, rewrite, "test", "--select", "tag:full")
+
+
+def test_a_view_is_not_replaced_under_a_build(project: DbtProject, warehouse: Warehouse) -> None:
+    """What the base read of it, and what the state says of it, are one."""
+    usage(warehouse)
+    project.must("run")
+    warehouse.insert([Event("new", NOON)])
+    with (
+        closing(warehouse.connect(autocommit=False)) as gate,
+        closing(warehouse.connect(autocommit=False)) as other,
+    ):
+        gate.execute("lock table token_tracking.int_usage__hourly in share mode")
+        build = project.start("run", "--select", "int_usage__hourly")
+        until_waiting_for(warehouse, "token_tracking.int_usage__hourly")
+        other.execute("set local lock_timeout = '100ms'")
+        with pytest.raises(Exception, match="lock timeout"):
+            other.execute(
+                "create or replace view token_tracking.stg_usage__voids as select tenant_id"
+                " as requester_tenant_id, idempotency_key, reason, voided_by, recorded_at,"
+                " ingest_xid from token_tracking_raw.usage_voids where false"
+            )
+        gate.rollback()
+    assert build.wait().green
+    project.must("run")
+    warehouse.check()
+
+
+def test_a_wait_for_a_change_of_a_table_ends_in_a_sentence(
+    project: DbtProject, warehouse: Warehouse
+) -> None:
+    usage(warehouse)
+    project.must("run")
+    hasty = Edit("macros/build/wait_for_inputs.sql", "lock_timeout = '60s'", "lock_timeout = '1s'")
+    project = DbtProject(project.env, project.scratch, (hasty,))
+    with closing(warehouse.connect(autocommit=False)) as other:
+        other.execute("set application_name = 'nightly'; lock table token_tracking_raw.usage_voids")
+        refused = project.run(*ROLLUPS_ALONE)
+    assert not refused.green
+    says = "usage_voids\" is locked for a change by process "
+    assert says in refused.said
+    assert "application nightly" in refused.said
+    project.must("build")
+    warehouse.check()

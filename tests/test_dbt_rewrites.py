@@ -10,7 +10,7 @@ import pytest
 
 from tests.dbt_directed import until_waiting_for
 from tests.dbt_project import DbtProject, Edit
-from tests.dbt_warehouse import Event, Warehouse
+from tests.dbt_warehouse import Event, Warehouse, WrongTotalsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,8 +130,109 @@ def test_a_wait_for_a_change_of_a_table_ends_in_a_sentence(
         other.execute("set application_name = 'nightly'; lock table token_tracking_raw.usage_voids")
         refused = project.run(*ROLLUPS_ALONE)
     assert not refused.green
-    says = "usage_voids\" is locked for a change by process "
+    says = 'usage_voids" is locked for a change by process '
     assert says in refused.said
     assert "application nightly" in refused.said
     project.must("build")
     warehouse.check()
+
+
+# Without the locks a build's snapshot may be older than the file that it reads.
+UNLOCKED = (
+    Edit(
+        "macros/build/begin_snapshot.sql",
+        "lock table {{ inputs | join(', ') }} in access share mode;",
+        "",
+    ),
+    Edit("macros/build/begin_snapshot.sql", "{{ wait_for_inputs(inputs) }}", ""),
+)
+# Without a look at the ends of the raw tables.
+BLIND = Edit(
+    "macros/build/build_base.sql",
+    "(found['is_unforeseen'] or not saved['read_to'])",
+    "not saved['read_to']",
+)
+
+
+@pytest.mark.parametrize(("table", "rewrite"), REWRITES, ids=REWRITE_IDS)
+def test_a_build_mends_totals_of_a_snapshot_older_than_its_file(
+    project: DbtProject, warehouse: Warehouse, table: str, rewrite: str
+) -> None:
+    usage(warehouse)
+    project.must("build")
+    unlocked = DbtProject(project.env, project.scratch, UNLOCKED)
+    rewrite_as_a_build_begins(unlocked, warehouse, table, rewrite, *ROLLUPS_ALONE)
+    with pytest.raises(WrongTotalsError):
+        warehouse.check()
+    warehouse.insert([Event("since", NOON)])
+    project.must("build")
+    warehouse.check()
+
+
+@pytest.mark.parametrize("table", [RAW, OWNERS], ids=["events", "owners"])
+def test_builds_are_red_until_wrong_totals_are_mended(
+    project: DbtProject, warehouse: Warehouse, table: str
+) -> None:
+    """Also where some were built on top without tests, and no build looks at the tables' ends."""
+    usage(warehouse)
+    project.must("build")
+    unlocked = DbtProject(project.env, project.scratch, (*UNLOCKED, BLIND))
+    rewrite_as_a_build_begins(unlocked, warehouse, table, GENERATED, *ROLLUPS_ALONE)
+    for number in range(2):
+        warehouse.insert([Event(f"since-{number}", NOON + 40 * DAY)])
+        unlocked.must(*ROLLUPS_ALONE)
+    for _ in range(2):
+        refused = project.run("build")
+        assert refused.statuses["each_event_is_billed_to_the_owner_of_its_time"] == "fail"
+    project.must("build", "--full-refresh")
+    warehouse.check()
+
+
+def test_what_was_built_without_tests_is_compared_by_the_next(
+    project: DbtProject, warehouse: Warehouse
+) -> None:
+    usage(warehouse)
+    project.must("build")
+    for number in range(3):
+        warehouse.insert([Event(f"untested-{number}", NOON + 40 * DAY + number * DAY)])
+        project.must("run")
+    with closing(warehouse.connect()) as connection:
+        connection.execute(
+            "update token_tracking.int_usage__hourly set tokens = tokens + 1"
+            " where usage_date = '2026-04-19'"
+        )
+    test = "base_equals_raw_as_of_its_snapshot"
+    for _ in range(2):
+        assert project.run("test").statuses[test] == "fail"
+    with closing(warehouse.connect()) as connection:
+        connection.execute(
+            "update token_tracking.int_usage__hourly set tokens = tokens - 1"
+            " where usage_date = '2026-04-19'"
+        )
+    project.must("build")
+    proofs = warehouse.rows("select distinct run_no from token_tracking.build_proofs")
+    assert proofs == warehouse.rows(
+        "select distinct run_no from token_tracking.build_state where run_no is not null"
+    )
+
+
+def test_rows_under_old_numbers_are_counted(project: DbtProject, warehouse: Warehouse) -> None:
+    """As a restore of rows alone or a replication leaves them, in each raw table."""
+    usage(warehouse)
+    project.must("build")
+    inserts = (
+        "insert into token_tracking_raw.usage_events (tenant_id, idempotency_key, tokens,"
+        " token_type, operation, occurred_at, ingest_xid)"
+        f" values ('acme', 'restored', 7, 'llm', 'query', '{NOON}', 3)",
+        "insert into token_tracking_raw.usage_voids (tenant_id, idempotency_key, reason,"
+        " voided_by, ingest_xid) values ('acme', '1', 'test', 'test', 3)",
+        "insert into token_tracking_raw.agent_owners (agent_id, valid_from, revision,"
+        f" owner_tenant_id, recorded_by, ingest_xid) values ('bot', '{NOON}', 1, 'buyer', 'x', 3)",
+    )
+    for insert in inserts:
+        with closing(warehouse.connect()) as connection:
+            connection.execute(insert)  # type: ignore[arg-type]
+        project.must("build")
+        warehouse.check()
+    # Nothing is new, and nothing is repeated.
+    assert project.must("run").messages["int_usage__hourly"] == "UNCHANGED"

@@ -8,10 +8,6 @@
     {% set saved = prepared['saved'] %}
     {% set found = read_to(saved) %}
     {% if saved is not none and (found['is_unforeseen'] or not saved['read_to']) %}
-        {% do log(
-            "The raw tables are not what the saved snapshot saw, and rows that it did not see: all is"
-            ~ " counted anew.", info=true
-        ) %}
         {% set saved = none %}
     {% endif %}
 

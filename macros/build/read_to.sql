@@ -15,8 +15,15 @@
             ~ " from " ~ source('token_tracking_raw', table) ~ " where ctid > '" ~ end ~ "'::tid"
         ) %}
     {% endfor %}
-    {{ return(run_query(
+    {% set found = run_query(
         "select jsonb_object_agg(name, read_to)::text as read_to, bool_or(is_unforeseen) as is_unforeseen"
         ~ " from (" ~ tables | join(" union all ") ~ ") as tables"
-    ).rows[0]) }}
+    ).rows[0] %}
+    {% if found['is_unforeseen'] %}
+        {% do log(
+            "Raw rows came that are not new by their transaction numbers: everything is counted.",
+            info=true
+        ) %}
+    {% endif %}
+    {{ return(found) }}
 {% endmacro %}

@@ -4,7 +4,7 @@
 {%- set marts = {'base': model, 'hourly': ref('hourly_token_usage')} -%}
 {%- set coarser = {'daily': ref('daily_token_usage'), 'monthly': ref('monthly_token_usage')} -%}
 {#- The hours that a build changed are no whole days: these have tests of their own. -#}
-{%- do marts.update(coarser if not changes.log else {}) -%}
+{%- do marts.update(coarser if 'full' in config.get('tags', []) else {}) -%}
 with
 
 raw_events as (

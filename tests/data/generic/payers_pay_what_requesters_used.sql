@@ -5,7 +5,7 @@
     'usage_date': ref('daily_token_usage'),
     'usage_hour': ref('hourly_token_usage'),
 } -%}
-{%- set period = 'usage_date' if not changes.log else 'usage_hour' -%}
+{%- set period = 'usage_date' if 'full' in config.get('tags', []) else 'usage_hour' -%}
 with
 
 requesters as (

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
+from tests.conftest import NOT_DURABLE, TEMPLATE, Database, debian_15, started_server
 from tests.dbt_directed import until_waiting_for
 from tests.dbt_project import DbtProject, Edit
 from tests.dbt_warehouse import Event, Warehouse, WrongTotalsError
+from token_tracking.schema import apply_schema
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import Database
+    from token_tracking.server import Server
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -236,3 +242,64 @@ def test_rows_under_old_numbers_are_counted(project: DbtProject, warehouse: Ware
         warehouse.check()
     # Nothing is new, and nothing is repeated.
     assert project.must("run").messages["int_usage__hourly"] == "UNCHANGED"
+
+
+@pytest.fixture
+def server_of_its_own() -> Iterator[Server]:
+    yield from started_server(debian_15(), {**NOT_DURABLE, "shared_preload_libraries": ""})
+
+
+def set_back(server: Server, warehouse: Warehouse, transactions: int) -> None:
+    """Set the transaction counter back, as a repair with pg_resetwal may."""
+    for database in ("postgres", "template1", TEMPLATE):
+        with closing(psycopg.connect(server.url(database), autocommit=True)) as connection:
+            connection.execute("vacuum freeze")
+    [(counter,)] = warehouse.rows("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+    server.stop()
+    owner = server.data_dir.stat().st_uid
+    subprocess.run(
+        [server.bin_dir / "pg_resetwal", "-x", str(counter - transactions), server.data_dir],
+        user=owner if os.geteuid() == 0 else None,
+        cwd="/",
+        check=True,
+        capture_output=True,
+    )
+    server.start()
+
+
+def let_transactions_pass(warehouse: Warehouse, number: int) -> None:
+    with closing(warehouse.connect()) as connection:
+        connection.execute(
+            f"do $$ begin for number in 1..{number} loop"  # type: ignore[arg-type]
+            " perform pg_current_xact_id(); commit; end loop; end $$"
+        )
+
+
+@pytest.mark.parametrize("has_passed", [False, True], ids=["behind", "past"])
+def test_a_counter_that_was_set_back_leaves_no_event_out(
+    server_of_its_own: Server, tmp_path: Path, *, has_passed: bool
+) -> None:
+    """Once a build says what to do; once the counter has passed the saved snapshot by then."""
+    server = server_of_its_own
+    database = Database(server.url(TEMPLATE), server.environment(TEMPLATE))
+    warehouse = Warehouse(database)
+    project = DbtProject(dict(database.env), tmp_path)
+    let_transactions_pass(warehouse, 25_000)
+    usage(warehouse)
+    project.must("build")
+    warehouse.insert([Event(f"unseen-{number}", NOON) for number in range(5)])
+    set_back(server, warehouse, 20_000)
+    if has_passed:
+        warehouse.insert([Event(f"early-{number}", NOON) for number in range(4)])
+        let_transactions_pass(warehouse, 20_100)
+    else:
+        refused = project.run("run")
+        assert "token-tracking schema apply" in refused.said
+    with closing(warehouse.connect()) as connection:
+        assert apply_schema(connection).stamped == (0 if has_passed else 20 + 1 + 5)
+    warehouse.insert([Event(f"since-{number}", NOON) for number in range(3)])
+    for _ in range(2):
+        project.must("build")
+        warehouse.check()
+    counted = "select sum(event_count)::int from token_tracking.monthly_token_usage"
+    assert warehouse.rows(counted) == [(20 + 5 + 3 + 4 * has_passed,)]

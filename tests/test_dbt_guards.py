@@ -446,7 +446,7 @@ def test_a_build_reads_no_table_from_end_to_end(project: DbtProject, warehouse: 
         # To freshness the newest 1,000 transactions are news.
         *["select pg_current_xact_id()"] * 1000,
     )
-    project.must("run")
+    project.must("build")
 
     def sequential_scans(schemas: str) -> list[tuple[str, int]]:
         execute(warehouse, "select pg_stat_force_next_flush()")

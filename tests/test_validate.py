@@ -482,7 +482,7 @@ CASES: dict[str, Case] = {
                 "id": "Acme \u200b",
                 "spelling": r'"Acme \342\200\213"',
                 "likeness": "acme",
-                "tokens": 200,
+                "tokens": 500,
             }
         },
         {

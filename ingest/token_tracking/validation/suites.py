@@ -336,8 +336,8 @@ def _raw_to_marts() -> Suite:
             _found_by(
                 "ids_do_not_look_alike",
                 "These ids differ in nothing but case, white space, invisible characters or how "
-                "Unicode writes a letter: possible, but each is counted by itself. Find the service "
-                "that writes the wrong one, and void and record again what is to move.",
+                "Unicode writes a letter: possible, but each is counted by itself. Find the "
+                "service that writes the wrong one, and void and record again what is to move.",
                 "warning",
                 "id_kind, likeness, id",
             ),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
+    from great_expectations.data_context.store.store import DataDocsSiteConfigTypedDict
     from sqlalchemy.engine import Connection, Engine
 
     from .snapshot import Snapshot
@@ -161,9 +162,8 @@ def _run(folder: Path, snapshot: Snapshot, on_progress: Callable[[int, int], obj
             used.dispose()
     results = {result.suite_name: result for result in found.run_results.values()}
     reports = tuple(_report(suite, results[suite.name].results) for suite in wanted)
-    context.update_data_docs_site(
-        SITE, site(folder, [report.name for report in reports if report.only_warns])
-    )
+    warned = [report.name for report in reports if report.only_warns]
+    context.update_data_docs_site(SITE, cast("DataDocsSiteConfigTypedDict", site(folder, warned)))
     # Once, where the checkpoint's own action would do it after each suite.
     context.build_data_docs()
     tidy(folder, [suite.name for suite in wanted])

@@ -57,7 +57,7 @@ class OfflineIndexPage(DefaultJinjaIndexPageView):
     def __init__(self, warned: Sequence[str] = (), **directories: Any) -> None:
         super().__init__(**directories)
         self.env.loader = _ours_first(self.env.loader)
-        self.env.globals.update(warned=warned)
+        cast("dict[str, object]", self.env.globals)["warned"] = warned
 
 
 def site(folder: Path, warned: Sequence[str] = ()) -> dict[str, object]:

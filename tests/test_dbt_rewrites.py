@@ -15,6 +15,7 @@ from tests.conftest import NOT_DURABLE, TEMPLATE, Database, debian_15, started_s
 from tests.dbt_directed import until_waiting_for
 from tests.dbt_project import DbtProject, Edit
 from tests.dbt_warehouse import Event, Warehouse, WrongTotalsError
+from token_tracking.report.reading import Reading
 from token_tracking.schema import apply_schema
 
 if TYPE_CHECKING:
@@ -303,3 +304,18 @@ def test_a_counter_that_was_set_back_leaves_no_event_out(
         warehouse.check()
     counted = "select sum(event_count)::int from token_tracking.monthly_token_usage"
     assert warehouse.rows(counted) == [(20 + 5 + 3 + 4 * has_passed,)]
+
+
+def test_no_table_is_written_again_under_a_report(
+    project: DbtProject, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage(warehouse)
+    project.must("run")
+    for name, value in warehouse.database.env.items():
+        monkeypatch.setenv(name, value)
+    with (
+        Reading.of("token_tracking"),
+        closing(warehouse.connect(autocommit=False)) as other,
+        pytest.raises(psycopg.errors.LockNotAvailable),
+    ):
+        other.execute("set local lock_timeout = '100ms'; " + GENERATED.format(RAW))  # type: ignore[arg-type]

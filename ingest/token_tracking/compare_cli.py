@@ -68,6 +68,8 @@ def compare_command(
     first, end = _day("since", since), _day("until", until)
     with psycopg.connect("") as connection:
         connection.read_only = True
+        # A snapshot each statement, younger than its locks, whatever the role's default is.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         days = list(compared(connection, OldTable(daily, tenant, day, tokens), schema, first, end))
     terminal = Terminal()
     different = [one for one in days if one.difference]

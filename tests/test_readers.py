@@ -640,7 +640,8 @@ NAMES_OF_LOCKS = (
             "token_tracking_dbt_test__audit grants",
         )
     ),
-    "select pg_advisory_lock(hashtext('token_tracking'), hashtext(format('%I.%I', nspname, relname)))"
+    "select pg_advisory_lock("
+    "hashtext('token_tracking'), hashtext(format('%I.%I', nspname, relname)))"
     " from pg_class inner join pg_namespace on relnamespace = pg_namespace.oid"
     " where nspname ~ '^token_tracking'",
     "select pg_advisory_lock(hashtext('token_tracking'), hashtext(format('\"%s\".\"%s\"', nspname,"

@@ -1,10 +1,16 @@
-{% macro affected_hours(saved_snapshot) %}
+{% macro affected_hours(saved) %}
     {%- set events = source('token_tracking_raw', 'usage_events') -%}
     {%- set voids = source('token_tracking_raw', 'usage_voids') -%}
     {%- set owners = source('token_tracking_raw', 'agent_owners') -%}
+    {%- set snapshot = saved['snapshot'] -%}
+    {#- Each by an access of its own: by the index on numbers, and from a place in the file on. -#}
+    {%- for by_number in [true, false] %}
+    {{ "union" if not loop.first }}
     select date_trunc('hour', events.occurred_at, 'UTC') as usage_hour
     from {{ events }} as events
-    where {{ is_new('events.ingest_xid', saved_snapshot) }}
+    where
+        {{ is_new('events.ingest_xid', snapshot) if by_number
+            else lies_behind('events', 'usage_events', saved) }}
 
     union
 
@@ -14,7 +20,9 @@
         on
             events.tenant_id = voids.tenant_id
             and events.idempotency_key = voids.idempotency_key
-    where {{ is_new('voids.ingest_xid', saved_snapshot) }}
+    where
+        {{ is_new('voids.ingest_xid', snapshot) if by_number
+            else lies_behind('voids', 'usage_voids', saved) }}
 
     union
 
@@ -33,5 +41,8 @@
             events.agent_id = owners.agent_id
             and events.occurred_at >= owners.valid_from
             and events.occurred_at < period.valid_to
-    where {{ is_new('owners.ingest_xid', saved_snapshot) }}
+    where
+        {{ is_new('owners.ingest_xid', snapshot) if by_number
+            else lies_behind('owners', 'agent_owners', saved) }}
+    {%- endfor %}
 {% endmacro %}

@@ -6,8 +6,7 @@
     {% set fingerprint = input_fingerprint() %}
     {% set prepared = prepare_rollup(relation, sql, fingerprint) %}
     {% set saved = prepared['saved'] %}
-    {% set found = read_to(saved) %}
-    {% if saved is not none and (found['is_unforeseen'] or not saved['read_to']) %}
+    {% if saved is not none and not saved['read_to'] %}
         {% set saved = none %}
     {% endif %}
 
@@ -24,7 +23,7 @@
             "set local enable_hashjoin = off; set local enable_mergejoin = off;"
             ~ " set local enable_material = off;"
             ~ " create temporary table affected_hours (usage_hour timestamptz primary key)"
-            ~ " on commit drop; insert into affected_hours " ~ affected_hours(saved['snapshot'])
+            ~ " on commit drop; insert into affected_hours " ~ affected_hours(saved)
         ) %}
         {% set run_no = saved['run_no'] + 1 %}
         {% if run_query("select 1 from affected_hours limit 1").rows %}
@@ -70,7 +69,7 @@
         'as_of': as_of,
         'billing_timezone': "'" ~ var('billing_timezone') ~ "'",
         'aliases': aliases_digest(),
-        'read_to': "'" ~ found['read_to'] ~ "'",
+        'read_to': read_to(saved),
     } %}
     {% do save_state(relation, dict(state, rebuilt_as_of=state["as_of"]) if saved is none else state) %}
 {% endmacro %}

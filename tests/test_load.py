@@ -44,7 +44,7 @@ REJECTIONS = (
 
 
 def plan(
-    columns: str = "", constants: str = "tenant_id=acme", zone: str = "UTC", **rest: str
+    columns: str = "", constants: str = "tenant_id=acme", zone: str = "UTC", **rest: object
 ) -> Plan:
     return Plan(
         columns_of([columns] if columns else []),
@@ -82,6 +82,7 @@ def test_a_real_trace_is_loaded_once_and_reaches_the_monthly_totals(database, tm
     how = plan(
         "occurred_at=TIMESTAMP,input_tokens=ContextTokens,output_tokens=GeneratedTokens",
         "tenant_id=acme,model=gpt-4o",
+        is_whole=True,  # its last line has no line end
     )
     assert counts(load(database, REAL, how).files[0]) == (19_366, 0, 0, 0)
     assert counts(load(database, REAL, how).files[0]) == (0, 19_366, 0, 0)
@@ -192,13 +193,13 @@ def test_every_field_arrives(database, write):
 
 
 def test_empty_cells_are_absent(database, write):
-    load(database, write("input_tokens,model,agent_id,metadata,occurred_at\n3,,,,\n , ,,,\n"))
-    [first, second] = database.rows(
+    load(database, write("input_tokens,model,agent_id,metadata,occurred_at\n3,,,,\n0, , ,,\n"))
+    [second, first] = database.rows(
         "select input_tokens, model, agent_id, metadata, tokens"
         " from token_tracking_raw.usage_events order by input_tokens"
     )
     assert first == (3, None, None, {}, 3)
-    assert second == (None, " ", None, {}, 0)
+    assert second == (0, None, None, {}, 0)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_empty_cells_are_absent(database, write):
 def test_a_bad_cell_is_kept_with_its_reason_and_the_others_go_on(
     database, write, field, cell, reason
 ):
-    name = "tokens" if field != "tokens" else "model"
+    name = "tokens" if field != "tokens" else "output_tokens"
     file = write("")
     with file.open("w", newline="") as stream:
         csv.writer(stream).writerows([(name, field), ("1", ""), ("2", cell), ("3", "")])
@@ -261,7 +262,8 @@ def test_rows_of_bad_form(database, write):
         '7,"e" f\n'  # 10
         "8,g"  # no newline at the end
     )
-    report = load(database, write(text)).files[0]
+    whole = plan(is_whole=True)
+    report = load(database, write(text), whole).files[0]
     assert counts(report) == (4, 0, 0, 4)
     assert [problem.line for problem in report.problems] == [3, 5, 8, 10]
     assert [tokens for _, tokens, _ in database.rows(EVENTS)] == [1, 4, 6, 8]
@@ -271,18 +273,67 @@ def test_rows_of_bad_form(database, write):
         ('5,"stray\n', "line: quotes that do not match; must be CSV"),
         ('7,"e" f\n', "line: quotes that do not match; must be CSV"),
     ]
-    assert counts(load(database, write(text)).files[0]) == (0, 4, 0, 4)
+    assert counts(load(database, write(text), whole).files[0]) == (0, 4, 0, 4)
     assert len(database.rows(REJECTIONS)) == 4
 
 
-def test_a_last_line_that_is_cut_off_is_refused_and_known_when_it_is_whole(database, write):
-    assert counts(load(database, write('tokens,model\n5,a\n7,"b')).files[0]) == (1, 0, 0, 1)
-    assert counts(load(database, write('tokens,model\n5,a\n7,"b"\n')).files[0]) == (1, 1, 0, 0)
-    cut = '{"tenant_id": "x", "tokens": 3}\n{"tenant_id": "x", "tok'
-    report = load(database, write(cut, "a.jsonl"), plan(constants="")).files[0]
+@pytest.mark.parametrize(
+    ("part", "rest"),
+    [
+        ("2026-05-01T10:01:00Z,grow,12", "34"),
+        ("2026-05-01T10:01:00Z,gr", "ow,1234"),
+        ('2026-05-01T10:01:00Z,grow,"12', '34"'),
+        ('"2026-05-01T10:01:00Z', '",grow,1234'),
+        ("2026-05-01T10:01:00Z,grow,1234", ""),
+    ],
+)
+def test_a_half_written_last_line_waits(database, write, part, rest):
+    log = "occurred_at,tenant_id,tokens\n2026-05-01T10:00:00Z,grow,5\n"
+    report = load(database, write(log + part), plan(constants="")).files[0]
+    assert (counts(report), report.unread) == ((1, 0, 0, 0), 3)
+    whole = log + part + rest + "\n"
+    report = load(database, write(whole), plan(constants="")).files[0]
+    assert (counts(report), report.unread) == ((1, 1, 0, 0), None)
+    assert [tokens for _, tokens, _ in database.rows(EVENTS)] == [5, 1234]
+    assert not database.rows(REJECTIONS)
+
+
+def test_a_cut_utc_offset_is_no_event(database, write):
+    log = "tenant_id,tokens,occurred_at\nx,5,2026-05-01T10:01:00"
+    load(database, write(log), plan(constants=""))
+    load(database, write(log + "+02:00\n"), plan(constants=""))
+    times = "select occurred_at from token_tracking_raw.usage_events"
+    assert database.rows(times) == [(datetime(2026, 5, 1, 8, 1, tzinfo=UTC),)]
+
+
+def test_a_half_written_quoted_text_gives_no_rows(database, write):
+    """Its inner lines look like rows, whether the file ends in the middle of one or after one."""
+    log = 'tokens,model\n5,a\n7,"b\n6,c\n'
+    for text in (log, log + "8,d"):
+        report = load(database, write(text)).files[0]
+        assert (report.rows, report.unread) == (1, 3)
+    assert counts(load(database, write(log + '8,d"\n')).files[0]) == (1, 1, 0, 0)
+    assert [tokens for _, tokens, _ in database.rows(EVENTS)] == [5, 7]
+
+
+def test_the_word_that_a_file_is_complete_takes_its_last_line(database, write):
+    report = load(database, write("tokens\n5\n7"), plan(is_whole=True)).files[0]
+    assert (counts(report), report.unread) == ((2, 0, 0, 0), None)
+    cut = write('{"tokens": 3}\n{"tok', "a.jsonl")
+    report = load(database, cut, plan(is_whole=True)).files[0]
     assert counts(report) == (1, 0, 0, 1)
-    assert report.problems[0].line == 2
     assert report.problems[0].reason.startswith("line: no JSON at column")
+
+
+def test_a_whole_object_needs_no_line_end(database, write):
+    """No beginning of a JSON object is one, so nothing can be missing."""
+    line = '{"tenant_id": "x", "tokens": 3}'
+    report = load(database, write(line, "a.jsonl"), plan(constants="")).files[0]
+    assert (counts(report), report.unread) == ((1, 0, 0, 0), None)
+    grown = line + '\n{"tenant_id": "x", "tokens": 4'
+    report = load(database, write(grown, "a.jsonl"), plan(constants="")).files[0]
+    assert (counts(report), report.unread) == ((0, 1, 0, 0), 2)
+    assert not database.rows(REJECTIONS)
 
 
 def test_json_lines(database, write):

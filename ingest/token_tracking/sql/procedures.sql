@@ -940,3 +940,204 @@ set search_path = pg_catalog, pg_temp
 as $$
     select token_tracking_raw.record_agent_owner_once(p_agent_id, p_owner_tenant_id, p_valid_from, null)
 $$;
+
+-- For loads of files. Says whether an event of a period was recorded by a transaction before p_before;
+-- true, too, where too many younger ones are in the way to tell it quickly.
+create or replace function token_tracking_raw.has_usage_between(
+    p_from timestamptz, p_to timestamptz, p_before bigint
+) returns boolean
+language sql stable
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+    select count(*) = 1000 or coalesce(bool_or(event.ingest_xid < p_before), false)
+    from (
+        select usage_events.ingest_xid
+        from token_tracking_raw.usage_events
+        where usage_events.occurred_at between p_from and p_to
+        limit 1000
+    ) as event
+$$;
+
+-- For loads of files. Returns what is recorded of an array of events, by their zero-based index:
+-- other_time (its key is recorded with this time), voided (its key is), alike (its key is not recorded,
+-- but before p_before there was an event from which nothing tells it apart), spaced_key (the same, and
+-- the keys differ in outer space alone). p_own are further keys of the array's file.
+create or replace function token_tracking_raw.recorded_usage(
+    events json, p_before bigint, p_own text[]
+) returns table (index bigint, kind text, occurred_at timestamptz)
+language sql stable
+security definer
+set search_path = pg_catalog, pg_temp
+-- Look-ups of what is recorded, and no comparison of each event with each.
+set enable_seqscan = off
+set enable_nestloop = off
+set jit = off
+as $$
+    with given as materialized (
+        select event.*, stored.occurred_at as recorded_at_time
+        from token_tracking_raw.usage_event_rows(events::jsonb) as event
+        left join lateral (
+            select usage_events.occurred_at
+            from token_tracking_raw.usage_events
+            where
+                usage_events.tenant_id = event.tenant_id
+                and usage_events.idempotency_key = event.idempotency_key
+            limit 1
+        ) as stored on true
+    ),
+
+    fresh as materialized (
+        select * from given where given.recorded_at_time is null
+    ),
+
+    times as materialized (
+        select distinct fresh.occurred_at from fresh
+    ),
+
+    others as materialized (
+        select stored.*
+        from times
+        cross join lateral (
+            select usage_events.*
+            from token_tracking_raw.usage_events
+            where usage_events.occurred_at = times.occurred_at and usage_events.ingest_xid < p_before
+            offset 0
+        ) as stored
+        left join lateral (
+            select true as is_void
+            from token_tracking_raw.usage_voids
+            where
+                usage_voids.tenant_id = stored.tenant_id
+                and usage_voids.idempotency_key = stored.idempotency_key
+            limit 1
+        ) as void on true
+        where
+            void.is_void is null
+            and not exists (
+                select from given
+                where
+                    given.tenant_id = stored.tenant_id
+                    and given.idempotency_key = stored.idempotency_key
+            )
+            and not exists (
+                select from unnest(p_own) as own (key) where own.key = stored.idempotency_key
+            )
+    ),
+
+    alike as (
+        select
+            fresh.place,
+            bool_or(btrim(others.idempotency_key) = fresh.idempotency_key) as is_same_key
+        from fresh
+        inner join others
+            on
+                fresh.occurred_at = others.occurred_at
+                and fresh.tenant_id = btrim(others.tenant_id)
+        where
+            coalesce(fresh.input_tokens = others.input_tokens, true)
+            and coalesce(fresh.output_tokens = others.output_tokens, true)
+            and (
+                fresh.tokens = others.tokens
+                -- Only one of them was told the other part.
+                or fresh.input_tokens = others.input_tokens
+                and (fresh.output_tokens is null) <> (others.output_tokens is null)
+                or fresh.output_tokens = others.output_tokens
+                and (fresh.input_tokens is null) <> (others.input_tokens is null)
+            )
+            -- The first of each is what stands for one that was not told.
+            and (fresh.token_type = others.token_type or 'llm' in (fresh.token_type, others.token_type))
+            and (fresh.operation = others.operation or 'query' in (fresh.operation, others.operation))
+            and coalesce(fresh.model = btrim(others.model), true)
+            and coalesce(fresh.agent_id = btrim(others.agent_id), true)
+            and coalesce(fresh.conversation_id = btrim(others.conversation_id), true)
+            and coalesce(fresh.collection_id = btrim(others.collection_id), true)
+        group by fresh.place
+    )
+
+    select given.place, 'other_time', given.recorded_at_time
+    from given
+    where given.occurred_at <> given.recorded_at_time
+    union all
+    select given.place, 'voided', null
+    from given
+    cross join lateral (
+        select
+        from token_tracking_raw.usage_voids
+        where
+            usage_voids.tenant_id = given.tenant_id
+            and usage_voids.idempotency_key = given.idempotency_key
+        limit 1
+    ) as void
+    where given.recorded_at_time is not null
+    union all
+    select alike.place, case when alike.is_same_key then 'spaced_key' else 'alike' end, null
+    from alike
+$$;
+
+-- For loads of files. Voids the events of an array that are recorded as the array says, or only counts
+-- them. The times of those at the places p_untimed are not compared. The four counts add up to the number
+-- of events: voided, voided_before, other (recorded in another way) and missing.
+create or replace function token_tracking_raw.void_recorded_usage(
+    events json, p_untimed bigint[], p_reason text, p_is_trial boolean,
+    out voided bigint, out voided_before bigint, out other bigint, out missing bigint
+)
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+    perform token_tracking_raw.require_durable_commit();
+    if token_tracking_raw.text_problem('reason', p_reason, 1000) is not null then
+        raise invalid_parameter_value using message = token_tracking_raw.text_problem('reason', p_reason, 1000);
+    end if;
+    with given as materialized (
+        select
+            event.tenant_id,
+            event.idempotency_key,
+            stored.tenant_id is not null as is_recorded,
+            coalesce(void.is_void, false) as is_void,
+            coalesce(stored.tenant_id is not null and (
+                event.tokens, event.input_tokens, event.output_tokens, event.token_type,
+                event.operation, event.model, event.agent_id
+            ) is not distinct from (
+                stored.tokens, stored.input_tokens, stored.output_tokens, stored.token_type,
+                stored.operation, stored.model, stored.agent_id
+            ) and (event.occurred_at = stored.occurred_at or event.place = any(p_untimed)), false) as is_same
+        from token_tracking_raw.usage_event_rows(events::jsonb) as event
+        left join token_tracking_raw.usage_events as stored
+            on
+                event.tenant_id = stored.tenant_id
+                and event.idempotency_key = stored.idempotency_key
+        left join lateral (
+            select true as is_void
+            from token_tracking_raw.usage_voids
+            where
+                usage_voids.tenant_id = event.tenant_id
+                and usage_voids.idempotency_key = event.idempotency_key
+            limit 1
+        ) as void on true
+    ),
+
+    written as (
+        insert into token_tracking_raw.usage_voids (tenant_id, idempotency_key, reason, voided_by)
+        select distinct given.tenant_id, given.idempotency_key, p_reason, session_user
+        from given
+        where given.is_same and not given.is_void and not p_is_trial
+        order by given.tenant_id, given.idempotency_key
+        on conflict do nothing
+    )
+
+    select
+        count(*) filter (where given.is_same and not given.is_void),
+        count(*) filter (where given.is_recorded and given.is_void),
+        count(*) filter (where given.is_recorded and not given.is_void and not given.is_same),
+        count(*) filter (where not given.is_recorded)
+    into voided, voided_before, other, missing
+    from given;
+end
+$$;

@@ -140,7 +140,7 @@ def _csv_rows(
             yield record
             continue
         line, cells = record
-        if not cells[0].strip(_BLANK) and not any(cell.strip() for cell in cells[1:]):
+        if _is_blank(cells):
             lines.blank_rows += 1
         elif len(cells) == width:
             yield Row(line, {field: cells[place] for field, place in places if cells[place]})
@@ -174,11 +174,15 @@ def _csv_records(
             if lines.taken:
                 yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
             continue
-        if not is_whole and lines.is_cut():
+        if not is_whole and lines.is_cut() and not _is_blank(cells):
             lines.unread = line
             return
         if cells:
             yield line, cells
+
+
+def _is_blank(cells: Sequence[str]) -> bool:
+    return not cells[0].strip(_BLANK) and not any(cell.strip() for cell in cells[1:])
 
 
 def _too_long(line: int, error: LineTooLongError) -> BadRow:

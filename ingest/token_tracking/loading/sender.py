@@ -33,6 +33,10 @@ BACK_OFF: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before each further 
 SECONDS_TO_STOP: Final = 10.0
 _QUEUED: Final = 2  # slices; more would only cost memory
 PROBLEMS_KEPT: Final = 5
+_OLD_SCHEMA: Final = (
+    "what is recorded under other keys was not looked for, since the raw schema or its roles are of an "
+    "earlier version: token-tracking schema apply"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +233,8 @@ class Sender:
             found = recorded.look(database, events)
         _count(file, kept, result)
         file.known += len(left_out)
+        if not recorded.is_able and _OLD_SCHEMA not in file.notes:
+            file.notes.append(_OLD_SCHEMA)
         file.add_found(events, found)
 
     def _look(

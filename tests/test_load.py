@@ -758,17 +758,18 @@ def test_a_part_that_was_not_told_before_stops_the_load(database, write):
 
 
 def test_a_grown_file_in_another_form_can_go_on(database, write):
+    # The second row names no model, so its key is the same.
     load(database, write(LOG), plan(BASE, ""))
     grown = write(LOG + "2026-05-01T12:00:00Z,acme,1,m,chat\n")
     how = plan(f"{BASE},model=Model", "")
     for expected in ((1, 2, 0, 0), (0, 3, 0, 0)):
         done = Load(how, database.url, Alike.SKIP)
         done.run([Source.of(str(grown))])
-        assert (counts(done.files[0]), done.files[0].alike) == (expected, 2)
+        assert (counts(done.files[0]), done.files[0].alike) == (expected, 1)
     assert database.value("select sum(tokens) from token_tracking_raw.usage_events") == 17
     done = Load(how, database.url, Alike.RECORD)
     done.run([Source.of(str(grown))])
-    assert (counts(done.files[0]), done.files[0].alike) == ((2, 1, 0, 0), 2)
+    assert (counts(done.files[0]), done.files[0].alike) == ((1, 2, 0, 0), 1)
 
 
 def test_other_calls_at_the_same_time_are_new(database, write):
@@ -798,9 +799,10 @@ def test_a_source_is_the_word_that_equal_rows_are_two(database, write):
 
 
 def test_two_files_of_one_load_are_compared(database, write):
+    csv_text = "occurred_at,tenant_id,tokens\n2026-05-01T10:00:00Z,acme,7\n"
     lines = '{"tenant_id":"acme","tokens":7,"occurred_at":"2026-05-01T10:00:00Z"}\n'
     with pytest.raises(LoadError, match=r"b.jsonl, line 1: recorded already"):
-        load(database, [write(LOG, "a.csv"), write(lines, "b.jsonl")], plan(BASE, ""))
+        load(database, [write(csv_text, "a.csv"), write(lines, "b.jsonl")], plan(constants=""))
 
 
 def test_a_file_that_an_earlier_version_loaded_is_known(database, write):
@@ -829,9 +831,10 @@ def test_ids_with_outer_space_that_an_earlier_version_kept_stop_the_load(databas
 
 
 def test_a_raw_schema_of_before_is_loaded_as_before(database, write):
-    database.connect().execute(
-        "drop function token_tracking_raw.has_usage_between, token_tracking_raw.recorded_usage"
-    )
+    with closing(database.connect()) as connection:
+        connection.execute(
+            "drop function token_tracking_raw.has_usage_between, token_tracking_raw.recorded_usage"
+        )
     assert counts(load(database, write(LOG), plan(BASE, "")).files[0]) == (2, 0, 0, 0)
     report = load(database, write(LOG), plan(BASE, "")).files[0]
     assert counts(report) == (0, 2, 0, 0)
@@ -898,9 +901,11 @@ def test_a_load_is_taken_back_and_done_right(database, write):
 def test_undo_with_other_options_or_files_voids_nothing(database, write):
     file = write(LOG.replace("Z", ""))
     load(database, file, plan(BASE, ""))
-    load(database, write("idempotency_key,tokens,occurred_at\nk,5,2026-05-01T10:00:00Z\n"))
+    keyed = "idempotency_key,tokens,occurred_at\nk,5,2026-05-01T10:00:00Z\n"
+    load(database, write(keyed, "k.csv"))
     assert undo(database, file, plan(BASE, "", zone="Asia/Kolkata")) == (0, 0, 2, 0)
-    assert undo(database, file, plan(BASE, "tenant_id=other")) == (0, 0, 0, 2)
+    other_tenant = plan(BASE.replace("tenant_id=Tenant,", ""), "tenant_id=other")
+    assert undo(database, file, other_tenant) == (0, 0, 0, 2)
     assert undo(database, file, plan(BASE, "", source="x")) == (0, 0, 0, 2)
     other = write("idempotency_key,tokens,occurred_at\nk,5,2026-05-01T10:00:01Z\n", "k.csv")
     assert undo(database, other, plan()) == (0, 0, 1, 0)
@@ -1042,7 +1047,7 @@ def test_rows_of_nothing_are_no_rows(database, write):
     text = "tokens,model,agent_id\r\n5,a,\r\n   \r\n,,\r\n , ,\r\n\r\n6,b,\r\n\x1a"
     done = load(database, write(text))
     assert counts(done.files[0]) == (2, 0, 0, 0)
-    assert "3 rows of nothing but empty cells" in done.files[0].notes
+    assert "4 rows of nothing but empty cells" in done.files[0].notes
     assert not done.has_problems
     assert not done.has_unread
     done = load(database, write('{"tokens": 1}\n  \n\x1a', "a.jsonl"))

@@ -447,8 +447,8 @@ def _warn_of(file: FileReport, terminal: Terminal) -> None:
     if file.unread is not None:
         terminal.warn(
             f"{file.name}, line {file.unread}: the last line has no line end, or an open quote: "
-            "from here on it is not read yet; it will be when the file has grown, or with --complete "
-            "(--growing: that is as it should be)"
+            "from here on it is not read yet; it will be when the file has grown, or with "
+            "--complete (--growing: that is as it should be)"
         )
     if file.other_times:
         terminal.warn(

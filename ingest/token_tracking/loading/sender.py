@@ -34,8 +34,8 @@ SECONDS_TO_STOP: Final = 10.0
 _QUEUED: Final = 2  # slices; more would only cost memory
 PROBLEMS_KEPT: Final = 5
 _OLD_SCHEMA: Final = (
-    "what is recorded under other keys was not looked for, since the raw schema or its roles are of an "
-    "earlier version: token-tracking schema apply"
+    "what is recorded under other keys was not looked for, as the raw schema or its roles are of "
+    "an earlier version: token-tracking schema apply"
 )
 
 

@@ -53,13 +53,14 @@ class Texts:
     """Texts of one file as the rules take them, and what people should know of their spelling.
 
     Outer space is cut off. `nulls` are the texts that mean an empty cell; without any, those that
-    programs write there are refused, for a tenant or an agent would be called so.
+    programs write there are refused, for a tenant or an agent would be called so. `known` holds what
+    `of` has answered, by field and text.
     """
 
     def __init__(self, nulls: Collection[str] = ()) -> None:
         self.unusual_ids: dict[str, int] = {}  # the first line, by field
         self.nulls = frozenset(nulls)
-        self._known: dict[str, dict[str, str]] = {field: {} for field in TEXT_FIELDS}
+        self.known: dict[str, dict[str, str]] = {field: {} for field in TEXT_FIELDS}
 
     def of(self, field: str, text: str, line: int) -> str:
         """Return what a cell says, "" where it is empty.
@@ -68,10 +69,7 @@ class Texts:
             InvalidUsageError: the text stands for a missing value.
 
         """
-        known = self._known[field]
-        cleaned = known.get(text)
-        if cleaned is not None:
-            return cleaned
+        known = self.known[field]
         cleaned = text.strip()
         if self.nulls:
             cleaned = "" if cleaned in self.nulls else cleaned

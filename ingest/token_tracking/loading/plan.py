@@ -29,7 +29,6 @@ _NO_TOKENS: Final = (
 )
 _TYPED: Final = ("occurred_at", "tokens", "input_tokens", "output_tokens", "metadata")
 
-_NUMBERS: Final = ("tokens", "input_tokens", "output_tokens")
 _LONGEST_TIME: Final = -len('2026-01-02T03:04:05.123456+00:00"}')
 
 _canonical: Final = json.JSONEncoder(
@@ -143,19 +142,22 @@ class Plan:
         now = datetime.now(UTC)
         typed = _TYPED if source.format is Format.CSV else _TYPED[:1]
         typed = tuple(name for name in typed if name not in self.constants)
-        named = tuple(name for name in TEXT_FIELDS if name not in self.constants)
+        known = {name: texts.known[name] for name in TEXT_FIELDS if name not in self.constants}
         for row, key in zip(rows, self._keys(rows, ordinals, texts), strict=True):
             try:
                 if isinstance(row, BadRow):
                     raise InvalidUsageError(row.reason)
                 fields = self._given(row, key)
-                get = row.fields.get
-                for name in named:
-                    text = get(name)
-                    if isinstance(text, str) and (name != "idempotency_key" or key is None):
-                        fields[name] = texts.of(name, text, row.line) or None
+                for name, text in row.fields.items():
+                    if name in known and type(text) is str:
+                        cleaned = known[name].get(text)
+                        if cleaned is None:
+                            cleaned = texts.of(name, text, row.line)
+                        fields[name] = cleaned or None
+                if key is not None:
+                    fields["idempotency_key"] = key
                 for name in typed:
-                    text = get(name)
+                    text = row.fields.get(name)
                     if text is not None:
                         fields[name] = (
                             None
@@ -163,10 +165,10 @@ class Plan:
                             else value_of(name, text, self.timezone)
                         )
                 payload = to_wire(fields, now).payload
-                if all(fields.get(name) is None for name in _NUMBERS):
+                get = fields.get
+                if get("tokens") is get("input_tokens") is get("output_tokens") is None:
                     raise InvalidUsageError(_NO_TOKENS)
-                is_timed = fields.get("occurred_at") is not None
-                yield Accepted(row.line, payload, key is None, is_timed)
+                yield Accepted(row.line, payload, key is None, get("occurred_at") is not None)
             except InvalidUsageError as error:
                 given = self._given(row, key)
                 yield Refused(row.line, keepable(given), _reason(error.reason, given))

@@ -140,7 +140,7 @@ def _csv_rows(
             yield record
             continue
         line, cells = record
-        if _is_blank(cells):
+        if cells[0][:1] <= " " and _is_blank(cells):
             lines.blank_rows += 1
         elif len(cells) == width:
             yield Row(line, {field: cells[place] for field, place in places if cells[place]})
@@ -155,6 +155,7 @@ def _csv_records(
     """Return the cells of each record with its first line."""
     csv.field_size_limit(LONGEST_LINE)  # of the process; the default refuses long prompts
     reader = csv.reader(lines, strict=True)
+    taken = lines.taken
     while True:
         lines.begin()
         line = lines.number + 1
@@ -174,7 +175,7 @@ def _csv_records(
             if lines.taken:
                 yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
             continue
-        if not is_whole and lines.is_cut() and not _is_blank(cells):
+        if taken[-1][-1] != "\n" and not is_whole and lines.is_cut() and not _is_blank(cells):
             lines.unread = line
             return
         if cells:

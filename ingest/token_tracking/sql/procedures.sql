@@ -996,7 +996,7 @@ as $$
         select distinct fresh.occurred_at from fresh
     ),
 
-    others as materialized (
+    near as materialized (
         select stored.*
         from times
         cross join lateral (
@@ -1005,6 +1005,12 @@ as $$
             where usage_events.occurred_at = times.occurred_at and usage_events.ingest_xid < p_before
             offset 0
         ) as stored
+        where btrim(stored.tenant_id) in (select fresh.tenant_id from fresh)
+    ),
+
+    others as materialized (
+        select stored.*
+        from near as stored
         left join lateral (
             select true as is_void
             from token_tracking_raw.usage_voids

@@ -57,10 +57,10 @@ class OfflineIndexPage(DefaultJinjaIndexPageView):
     def __init__(self, warned: Sequence[str] = (), **directories: Any) -> None:
         super().__init__(**directories)
         self.env.loader = _ours_first(self.env.loader)
-        self.env.globals["warned"] = warned
+        self.env.globals.update(warned=warned)
 
 
-def site(folder: Path, warned: Sequence[str] = ()) -> dict[str, object]:
+def site(folder: Path, warned: Sequence[str] = ()) -> Any:
     """Return Great Expectations' configuration of a site in a folder.
 
     Args:

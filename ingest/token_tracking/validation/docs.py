@@ -57,7 +57,7 @@ class OfflineIndexPage(DefaultJinjaIndexPageView):
     def __init__(self, warned: Sequence[str] = (), **directories: Any) -> None:
         super().__init__(**directories)
         self.env.loader = _ours_first(self.env.loader)
-        self.env.globals.update(warned=warned)
+        self.env.globals.update({"warned": warned})  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def site(folder: Path, warned: Sequence[str] = ()) -> Any:

@@ -56,7 +56,6 @@ EVENTS = "macros/attributed_events.sql"
 FINGERPRINT = "macros/build/input_fingerprint.sql"
 PREPARE = "macros/build/prepare_rollup.sql"
 BEGIN = "macros/build/begin_build.sql"
-SNAPSHOT = "macros/build/begin_snapshot.sql"
 IS_NEW = "macros/build/is_new.sql"
 
 MISTAKES = [
@@ -98,7 +97,7 @@ MISTAKES = [
     Mistake.of(
         "each statement sees other data, the horizon is read last",
         directed.commit_during_build,
-        SNAPSHOT,
+        BEGIN,
         "set transaction isolation level repeatable read;",
         "",
     ),
@@ -106,15 +105,15 @@ MISTAKES = [
         "the horizon is read before the lock is there",
         directed.two_builds_wait,
         BEGIN,
-        "begin_snapshot(lock_builds())",
-        "begin_snapshot('select pg_current_snapshot(); ' ~ lock_builds())",
+        "{{ lock_builds() }};",
+        "select pg_current_snapshot(); {{ lock_builds() }};",
         stops="duplicate key value violates unique constraint",
     ),
     # Each statement sees other data, but counts only what one snapshot sees: that is right.
     Mistake.of(
         "the affected set is computed twice, of different data",
         directed.commit_during_build,
-        SNAPSHOT,
+        BEGIN,
         "set transaction isolation level repeatable read;",
         "",
         BASE,

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from .compare_cli import compare_command
 from .errors import TokenTrackingError
-from .escapes import escaped
 from .refresh_cli import refresh_command
 from .report_cli import report_command
-from .schema_name import schema_name
 from .spool_cli import spool_app
 from .validate_cli import validate_command
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from .demo.demo import Demo, Story
     from .loading.load import Load
     from .loading.source import Source
@@ -35,33 +29,7 @@ INTERRUPTED = 130
 FOLDER = Path(".token-tracking")
 DATABASE = "token_tracking"
 
-
-class Commands(TyperGroup):
-    """All commands; what they say of a wrong use can show an argument, such as a file's name."""
-
-    def make_context(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401  # as typer's
-        with _escaped_complaints():
-            return super().make_context(*arguments, **options)
-
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401
-        with _escaped_complaints():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _escaped_complaints() -> Generator[None]:
-    try:
-        yield
-    except Exception as error:
-        # The class is not among those that typer exports.
-        said = vars(error).get("message")
-        if hasattr(error, "format_message") and isinstance(said, str):
-            vars(error)["message"] = escaped(said, keep="\\")
-        raise
-
-
 app = typer.Typer(
-    cls=Commands,
     name="token-tracking",
     help="Exact token metering: services record usage events, dbt computes all totals.\n\n"
     "The database is the one of libpq's variables (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE "
@@ -99,26 +67,23 @@ def main() -> None:
     try:
         app()
     except TokenTrackingError as error:
-        _fail(str(error), *getattr(error, "__notes__", ()))
+        _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
-    except Exception as error:  # noqa: BLE001  # told below
+    except Exception as error:
         import psycopg
 
         if not isinstance(error, psycopg.Error):
-            # A fault of ours, told in full; but the text of an error can hold somebody's data.
-            import traceback
-
-            _fail("a fault in token-tracking", *traceback.format_exc().split("\n"))
+            raise
         from .target import Target
 
         _fail(Target.of().explain(error))
 
 
-def _fail(sentence: str, *more: str) -> NoReturn:
+def _fail(sentence: str) -> None:
     from .terminal import Terminal
 
-    Terminal().fail(sentence, *more)
+    Terminal().fail(sentence)
     sys.exit(FAILED)
 
 
@@ -126,12 +91,10 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import PackageNotFoundError, version
 
-        from .terminal import Terminal
-
         try:
-            Terminal().result(f"token-tracking {version('token-tracking')}")
+            typer.echo(f"token-tracking {version('token-tracking')}")
         except PackageNotFoundError:
-            Terminal().result("token-tracking, not installed")
+            typer.echo("token-tracking, not installed")
         raise typer.Exit
 
 
@@ -159,10 +122,7 @@ def schema_apply(
         ),
     ] = "token_tracking_",
     warehouse: Annotated[
-        str,
-        typer.Option(
-            envvar="DBT_SCHEMA", callback=schema_name, help="The schema that dbt builds in."
-        ),
+        str, typer.Option(envvar="DBT_SCHEMA", help="The schema that dbt builds in.")
     ] = "token_tracking",
 ) -> None:
     """Create the raw schema, or bring an older one to this version. Doing it again is harmless.
@@ -324,7 +284,7 @@ def _print_load(load: Load, terminal: Terminal) -> None:
             )
         )
         table.add_row("all", *(f"{count:,}" for count in sums))
-    terminal.table(table)
+    terminal.out.print(table)
     for file in load.files:
         for note in file.notes:
             terminal.say(f"{file.name}: {note}")
@@ -485,11 +445,12 @@ def _build_totals(demo: Demo, warehouse: Warehouse, terminal: Terminal) -> None:
 def _show_totals(demo: Demo, story: Story, terminal: Terminal) -> None:
     from .demo import tables as demo_tables
 
-    terminal.table(demo_tables.last_week(demo.rows("last_week", {"end_date": story.end_date})))
-    terminal.table(demo_tables.months(demo.rows("months")))
-    terminal.table(demo_tables.shared_agents(demo.rows("shared_agents")))
-    terminal.table(demo_tables.doubtful(demo.rows("doubtful")))
-    terminal.result(demo_tables.proof(demo.rows("proof")))
+    out = terminal.out
+    out.print(demo_tables.last_week(demo.rows("last_week", {"end_date": story.end_date})))
+    out.print(demo_tables.months(demo.rows("months")))
+    out.print(demo_tables.shared_agents(demo.rows("shared_agents")))
+    out.print(demo_tables.doubtful(demo.rows("doubtful")))
+    out.print(demo_tables.proof(demo.rows("proof")))
 
 
 def _show_way_on(demo: Demo, warehouse: Warehouse, folder: Path, terminal: Terminal) -> None:
@@ -498,21 +459,17 @@ def _show_way_on(demo: Demo, warehouse: Warehouse, folder: Path, terminal: Termi
     option = "" if folder == FOLDER else f" --folder {folder}"
     project = warehouse.project
     ours, dbt = (_typed(name) for name in ("token-tracking", "dbt"))
-    terminal.result(
-        "",
-        f"The database {demo.database!r} runs in {folder}. To look further:",
-        "",
-        f'  {embedded_bin_dir() / "psql"} "{demo.url}"',
-        "",
+    lines = (
+        f"\nThe database {demo.database!r} runs in {folder}. To look further:\n",
+        f'  {embedded_bin_dir() / "psql"} "{demo.url}"\n',
         "    select * from token_tracking.monthly_token_usage order by usage_month, tokens desc;",
         "    select * from token_tracking.usage_events where agent_id = 'support-triage' limit 10;",
-        "    select * from token_tracking_raw.usage_event_rejections;",
-        "",
+        "    select * from token_tracking_raw.usage_event_rejections;\n",
         f'  eval "$({ours} db url --env --database {demo.database}{option})"',
-        f"  {dbt} build --project-dir {project} --profiles-dir {project}",
-        "",
+        f"  {dbt} build --project-dir {project} --profiles-dir {project}\n",
         f"  {ours} db stop{option}",
     )
+    terminal.result("\n".join(lines))
 
 
 def _typed(program: str) -> str:

@@ -20,32 +20,18 @@
 
     -- An owner's row decides until the agent's next instant, whichever row that is of.
     select date_trunc('hour', events.occurred_at, 'UTC') as usage_hour
-    from (
-        -- Once for each instant, however often it was corrected: each row of it covers the same events.
-        select distinct
-            owners.agent_id,
-            owners.valid_from
-        from {{ owners }} as owners
-        where {{ is_new('owners.ingest_xid', saved_snapshot) }}
-    ) as owners
-    -- A subquery within an expression is a bound of the index on events. As a join it would filter only
-    -- after all later events of the agent had been read, for each instant.
+    from {{ owners }} as owners
     cross join lateral (
-        select
-            coalesce(
-                (
-                    select min(later.valid_from)
-                    from {{ owners }} as later
-                    where
-                        later.agent_id = owners.agent_id
-                        and later.valid_from > owners.valid_from
-                ),
-                'infinity'
-            ) as valid_to
+        select coalesce(min(later.valid_from), 'infinity') as valid_to
+        from {{ owners }} as later
+        where
+            later.agent_id = owners.agent_id
+            and later.valid_from > owners.valid_from
     ) as period
     inner join {{ events }} as events
         on
             events.agent_id = owners.agent_id
             and events.occurred_at >= owners.valid_from
             and events.occurred_at < period.valid_to
+    where {{ is_new('owners.ingest_xid', saved_snapshot) }}
 {% endmacro %}

@@ -6,10 +6,6 @@
     {% set fingerprint = input_fingerprint() %}
     {% set prepared = prepare_rollup(relation, sql, fingerprint) %}
     {% set saved = prepared['saved'] %}
-    {% set found = read_to(saved) %}
-    {% if saved is not none and (found['is_unforeseen'] or not saved['read_to']) %}
-        {% set saved = none %}
-    {% endif %}
 
     {% if saved is none %}
         {% do run_query("set local enable_seqscan = on; delete from " ~ log) %}
@@ -70,7 +66,6 @@
         'as_of': as_of,
         'billing_timezone': "'" ~ var('billing_timezone') ~ "'",
         'aliases': aliases_digest(),
-        'read_to': "'" ~ found['read_to'] ~ "'",
     } %}
     {% do save_state(relation, dict(state, rebuilt_as_of=state["as_of"]) if saved is none else state) %}
 {% endmacro %}

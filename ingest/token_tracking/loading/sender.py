@@ -27,10 +27,6 @@ BACK_OFF: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before each further 
 SECONDS_TO_STOP: Final = 10.0
 _QUEUED: Final = 2  # slices; more would only cost memory
 PROBLEMS_KEPT: Final = 5
-_EARLY: Final = (
-    "occurred_at: more than 5 minutes ahead of the database's clock, which is behind this "
-    "machine's; set it right and load the file again"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +184,7 @@ def _count(file: FileReport, rows: Sequence[Accepted], result: BatchResult) -> N
     file.recorded += result.recorded
     file.known += result.duplicates
     file.conflicts += result.conflicts
-    # A row that is early stays where it is, in the file: the next load brings it in.
-    file.refused += result.rejected + result.early
+    file.refused += result.rejected
     for problem in result.problems:
         if problem.index is not None:
-            reason = _EARLY if problem.kind == "early" else problem.reason
-            file.add_problem(rows[problem.index].line, problem.kind, reason)
+            file.add_problem(rows[problem.index].line, problem.kind, problem.reason)

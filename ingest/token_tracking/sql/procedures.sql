@@ -1,7 +1,5 @@
 -- The unified procedures: the only way into the raw tables, from any language. They run with their
--- owner's rights and a fixed search path, so a caller needs nothing but the right to execute them. And
--- without jit: where a planner setting is off (enable_nestloop, enable_sort), PostgreSQL before 18 takes the
--- plan of a few rows for one that costs enough to be compiled, for half a second.
+-- owner's rights and a fixed search path, so a caller needs nothing but the right to execute them.
 
 -- Returns why an event is refused, null where it is fine: '<field>: <what was found>; <the rule>'.
 -- It never shows a value. Python's UsageEvent gives the same verdicts, which a test proves.
@@ -16,7 +14,6 @@ declare
     field text;
     kind text;
     size integer;
-    has_number boolean := false;
     part numeric;
     total numeric := 0;
     parts numeric := 0;
@@ -59,7 +56,6 @@ begin
             if kind <> 'number' then
                 return format('%s: %s; must be an integer from 0 to 1099511627776', field, token_tracking_raw.json_kind(event -> field));
             end if;
-            has_number := true;
             part := (event -> field)::numeric;
             if part <> trunc(part) then
                 return format('%s: a number with a fraction; must be an integer from 0 to 1099511627776', field);
@@ -120,11 +116,6 @@ begin
         elsif instant > latest then
             return 'occurred_at: a time in the future; must be from 2000-01-01 UTC to 5 minutes ahead';
         end if;
-    end if;
-
-    -- The last rule, as in Python, where such a call is good for all else and counts nothing.
-    if not has_number then
-        return 'tokens: missing, and so are input_tokens and output_tokens; must be an integer from 0 to 1099511627776';
     end if;
     return null;
 end
@@ -264,7 +255,6 @@ returns void
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set jit = off
 as $$
 begin
     perform token_tracking_raw.require_durable_commit();
@@ -287,12 +277,6 @@ begin
     if current_setting('synchronous_commit') in ('off', 'local', 'remote_write') then
         perform set_config('synchronous_commit', 'on', true);
     end if;
-    -- A transaction that writes nothing waits for no standby. But the row that a repeated call finds
-    -- may not have reached one: its own transaction's wait can have been cancelled. So each call
-    -- writes something to the log, and its commit waits for all that came before.
-    if current_setting('synchronous_standby_names', true) <> '' then
-        perform pg_logical_emit_message(true, 'token_tracking', '');
-    end if;
 end
 $$;
 
@@ -313,21 +297,7 @@ create or replace function token_tracking_raw.cleaned_label(label text) returns 
 language sql immutable
 -- No SET clause: the planner puts the body in the caller's statement.
 as $$
-    -- \x0b and not \v, which is the letter v before PostgreSQL 17.
-    select lower(btrim(label, e' \t\n\r\f\x0b') collate "C")
-$$;
-
--- Says whether a label is the recorded one. Up to version 3 of the schema PostgreSQL 15 and 16 took outer
--- letters v away and left vertical tabs, so a row of before can have that form of the label, also where
--- a dump has brought it to another server.
-create or replace function token_tracking_raw.is_recorded_label(
-    recorded text, label text, recorded_before_version_4 boolean
-) returns boolean
-language sql immutable
-as $$
-    select
-        recorded = token_tracking_raw.cleaned_label(label)
-        or recorded_before_version_4 and recorded = lower(btrim(label, e' \t\n\r\fv') collate "C")
+    select lower(btrim(label, e' \t\n\r\f\v') collate "C")
 $$;
 
 -- Returns the typed rows of an array of objects, cleaned, with their zero-based place. An element
@@ -391,7 +361,6 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 -- The plan is kept: made while the table was small, it would read all of it for each look-up.
 set enable_seqscan = off
-set enable_indexscan = on
 as $$
 begin
     for attempt in 1..3 loop
@@ -594,7 +563,6 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 -- Look-ups, whatever the plan that is kept was made for.
 set enable_seqscan = off
-set enable_indexscan = on
 set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
@@ -610,8 +578,8 @@ begin
                 case when event.tokens <> stored.tokens then 'tokens' end,
                 case when event.input_tokens is distinct from stored.input_tokens then 'input_tokens' end,
                 case when event.output_tokens is distinct from stored.output_tokens then 'output_tokens' end,
-                case when not labels.is_same_token_type then 'token_type' end,
-                case when not labels.is_same_operation then 'operation' end,
+                case when event.token_type <> stored.token_type then 'token_type' end,
+                case when event.operation <> stored.operation then 'operation' end,
                 case when event.model is distinct from stored.model then 'model' end,
                 case when event.agent_id is distinct from stored.agent_id then 'agent_id' end
             ) as fields
@@ -620,32 +588,14 @@ begin
             on
                 event.tenant_id = stored.tenant_id
                 and event.idempotency_key = stored.idempotency_key
-        cross join lateral (
-            select
-                elements -> event.place::integer as element,
-                coalesce(stored.recorded_at <= (
-                    select versions.applied_at
-                    from token_tracking_raw.schema_versions as versions
-                    where versions.version = 4
-                ), false) as is_of_before
-        ) as sent
-        cross join lateral (
-            select
-                token_tracking_raw.is_recorded_label(
-                    stored.token_type, coalesce(sent.element ->> 'token_type', 'llm'), sent.is_of_before
-                ) as is_same_token_type,
-                token_tracking_raw.is_recorded_label(
-                    stored.operation, coalesce(sent.element ->> 'operation', 'query'), sent.is_of_before
-                ) as is_same_operation
-        ) as labels
         where
             (
-                event.tokens, event.input_tokens, event.output_tokens, event.model, event.agent_id
+                event.tokens, event.input_tokens, event.output_tokens, event.token_type,
+                event.operation, event.model, event.agent_id
             ) is distinct from (
-                stored.tokens, stored.input_tokens, stored.output_tokens, stored.model, stored.agent_id
+                stored.tokens, stored.input_tokens, stored.output_tokens, stored.token_type,
+                stored.operation, stored.model, stored.agent_id
             )
-            or not labels.is_same_token_type
-            or not labels.is_same_operation
     ),
 
     kept as (
@@ -679,8 +629,6 @@ $$;
 -- Records an array of usage events, each an object with the column names of usage_events.
 -- One bad element never stops the others. recorded + duplicates + conflicts + rejected is the number
 -- of elements; problems says which (zero-based), what (conflict or rejection) and why.
--- Who sets token_tracking.keeps_early to on keeps by itself what is ahead of this server's clock, and
--- sends it again: it is counted in rejected, its problem's kind is early, and nothing is kept here.
 create or replace function token_tracking_raw.track_token_usage_batch(
     events json,
     out recorded bigint, out duplicates bigint, out conflicts bigint, out rejected bigint,
@@ -689,7 +637,6 @@ create or replace function token_tracking_raw.track_token_usage_batch(
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set jit = off
 as $$
 declare
     moment constant timestamptz := clock_timestamp();
@@ -698,7 +645,6 @@ declare
     total bigint;
     unreadable jsonb;
     found jsonb;
-    future_kind text;
 begin
     perform token_tracking_raw.require_durable_commit();
     recorded := 0;
@@ -748,19 +694,11 @@ begin
         cross join lateral token_tracking_raw.try_jsonb(element.event) as attempt;
     end;
     total := jsonb_array_length(elements);
-    future_kind := case
-        when current_setting('token_tracking.keeps_early', true) = 'on' then 'early' else 'rejection'
-    end;
 
     select
         count(*),
         jsonb_agg(jsonb_build_object(
-            'index', examined.place,
-            'kind', case
-                when examined.reason like 'occurred_at: a time in the future;%' then future_kind
-                else 'rejection'
-            end,
-            'reason', examined.reason
+            'index', examined.place, 'kind', 'rejection', 'reason', examined.reason
         ))
     into rejected, problems
     from (
@@ -782,9 +720,8 @@ begin
             refused.reason
         -- Not events -> place, which fails at an escape that jsonb cannot hold.
         from json_array_elements(events) with ordinality as element (event, position)
-        inner join jsonb_to_recordset(problems) as refused (index bigint, kind text, reason text)
+        inner join jsonb_to_recordset(problems) as refused (index bigint, reason text)
             on element.position - 1 = refused.index
-        where refused.kind = 'rejection'
         order by 1
         on conflict do nothing;
 
@@ -829,8 +766,7 @@ $$;
 comment on function token_tracking_raw.track_token_usage_batch(json) is
 'Records a JSON array of usage events; one bad element never stops the others.';
 
--- Records one event; true where it is recorded, now or before, and where tokens is null: then there is
--- nothing to record. Positional like its callers' old one.
+-- Records one event; true where it is recorded, now or before. Positional like its callers' old one.
 create or replace function token_tracking_raw.track_token_usage(
     p_tenant_id text,
     p_tokens bigint,
@@ -847,21 +783,19 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     -- In the form that needs no closer look: see record_canonical_batch.
-    select case when p_tokens is null then true else (
-        select result.recorded + result.duplicates = 1
-        from token_tracking_raw.track_token_usage_batch(cast('[{' || concat_ws(
-            ',',
-            '"tenant_id":' || to_json(p_tenant_id)::text,
-            '"idempotency_key":' || to_json(coalesce(p_idempotency_key, gen_random_uuid()::text))::text,
-            '"tokens":' || p_tokens,
-            '"token_type":' || to_json(p_token_type)::text,
-            '"operation":' || to_json(p_operation)::text,
-            '"model":' || to_json(p_model)::text,
-            '"agent_id":' || to_json(p_agent_id)::text,
-            '"conversation_id":' || to_json(p_conversation_id)::text,
-            '"metadata":' || coalesce(p_metadata, '{}')::text
-        ) || '}]' as json)) as result
-    ) end
+    select result.recorded + result.duplicates = 1
+    from token_tracking_raw.track_token_usage_batch(cast('[{' || concat_ws(
+        ',',
+        '"tenant_id":' || to_json(p_tenant_id)::text,
+        '"idempotency_key":' || to_json(coalesce(p_idempotency_key, gen_random_uuid()::text))::text,
+        '"tokens":' || p_tokens,
+        '"token_type":' || to_json(p_token_type)::text,
+        '"operation":' || to_json(p_operation)::text,
+        '"model":' || to_json(p_model)::text,
+        '"agent_id":' || to_json(p_agent_id)::text,
+        '"conversation_id":' || to_json(p_conversation_id)::text,
+        '"metadata":' || coalesce(p_metadata, '{}')::text
+    ) || '}]' as json)) as result
 $$;
 
 -- For ids of type uuid. Ids of both types in one call want a cast to text.
@@ -942,7 +876,6 @@ create or replace function token_tracking_raw.record_agent_owner_once(
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set jit = off
 as $$
 declare
     problem constant text := coalesce(
@@ -979,30 +912,23 @@ begin
             return true;
         end if;
     end if;
-    -- Revisions count up. Two writers of one instant meet at the next revision, which the slower one finds
-    -- taken: no lock that any login could hold. In each round one of them ends.
-    for attempt in 1..1000 loop
-        select owners.revision, owners.owner_tenant_id
-        into latest
-        from token_tracking_raw.agent_owners as owners
-        where owners.agent_id = p_agent_id and owners.valid_from = p_valid_from
-        order by owners.revision desc
-        limit 1;
-        if latest.revision is not null and latest.owner_tenant_id is not distinct from p_owner_tenant_id then
-            return true;
-        end if;
+    -- Revisions count up: one writer an agent at a time.
+    perform pg_advisory_xact_lock(hashtextextended(p_agent_id, 0));
+    select owners.revision, owners.owner_tenant_id
+    into latest
+    from token_tracking_raw.agent_owners as owners
+    where owners.agent_id = p_agent_id and owners.valid_from = p_valid_from
+    order by owners.revision desc
+    limit 1;
+    if latest.revision is null or latest.owner_tenant_id is distinct from p_owner_tenant_id then
         insert into token_tracking_raw.agent_owners (
             agent_id, valid_from, revision, owner_tenant_id, recorded_by
         )
         values (
             p_agent_id, p_valid_from, coalesce(latest.revision, 0) + 1, p_owner_tenant_id, session_user
-        )
-        on conflict (agent_id, valid_from, revision) do nothing;
-        if found then
-            return true;
-        end if;
-    end loop;
-    raise lock_not_available using message = 'other writers record owners of this agent and instant all the time';
+        );
+    end if;
+    return true;
 end
 $$;
 

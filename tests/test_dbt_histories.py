@@ -183,7 +183,7 @@ rewrites = st.builds(
             "alter table {0} alter column ingest_xid type bigint using ingest_xid + 0",
             "create temporary table kept on commit drop as select * from {0};"
             " truncate {0}; insert into {0} select * from kept",
-            "cluster {0} using {0}_pkey",
+            "cluster {0} using {1}_pkey",
         ]
     ),
     st.sampled_from([None, [], ["int_usage__hourly"], ["config.materialized:incremental"]]),
@@ -309,7 +309,7 @@ class Player:
         table = f"token_tracking_raw.{rewrite.table}"
         build = None
         with closing(self.warehouse.connect(autocommit=False)) as connection:
-            connection.execute(rewrite.command.format(table))  # type: ignore[arg-type]
+            connection.execute(rewrite.command.format(table, rewrite.table))  # type: ignore[arg-type]
             if rewrite.build is not None:
                 build = self._start("run", *(["--select", *rewrite.build] if rewrite.build else []))
                 until_waiting_for(self.warehouse, table)

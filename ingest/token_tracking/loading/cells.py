@@ -53,8 +53,8 @@ class Texts:
     """Texts of one file as the rules take them, and what people should know of their spelling.
 
     Outer space is cut off. `nulls` are the texts that mean an empty cell; without any, those that
-    programs write there are refused, for a tenant or an agent would be called so. `known` holds what
-    `of` has answered, by field and text.
+    programs write there are refused, for a tenant or an agent would be called so. `known` holds
+    what `of` has answered, by field and text.
     """
 
     def __init__(self, nulls: Collection[str] = ()) -> None:

@@ -12,7 +12,7 @@ from ..errors import InvalidUsageError, LoadError
 from ..rules import EVENT_FIELDS, MAX_TEXT, MAX_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _DIGITS_OF_ANY_INTEGER: Final = 20
@@ -71,9 +71,7 @@ class Texts:
         """
         known = self.known[field]
         cleaned = text.strip()
-        if self.nulls:
-            cleaned = "" if cleaned in self.nulls else cleaned
-        elif cleaned.casefold() in _NO_VALUE:
+        if not self.nulls and cleaned.casefold() in _NO_VALUE:
             reason = (
                 f"{field}: text that means a missing value; "
                 "must be a name: --null TEXT says which cells are empty"
@@ -86,6 +84,10 @@ class Texts:
                 known.clear()
             known[text] = cleaned
         return cleaned
+
+    def without_nulls(self, fields: Mapping[str, object]) -> dict[str, object]:
+        """Return the fields of a row but for those with a text that means an empty cell."""
+        return {name: value for name, value in fields.items() if not self.is_empty(value)}
 
     def is_empty(self, value: object) -> bool:
         """Say whether a cell's value is no more than space, or a text that means so."""
@@ -110,9 +112,9 @@ def value_of(field: str, text: object, zone: tzinfo) -> object:
         InvalidUsageError: the text cannot be such a value; the reason does not show it.
 
     """
-    if field == "occurred_at" and isinstance(text, int | float) and not isinstance(text, bool):
-        return instant_of(repr(text), zone)  # JSON's seconds since 1970
     if not isinstance(text, str):
+        if field == "occurred_at" and isinstance(text, int | float) and not isinstance(text, bool):
+            return instant_of(repr(text), zone)  # JSON's seconds since 1970
         return text
     if field == "occurred_at":
         return instant_of(text, zone)

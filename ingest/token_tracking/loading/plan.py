@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ..delivery import MAX_BATCH
 from ..errors import InvalidUsageError, LoadError
+from ..labels import OPERATION_QUERY, TOKEN_TYPE_LLM
 from ..rules import EVENT_FIELDS, MAX_TOKENS, keepable, to_wire
 from .cells import TEXT_FIELDS, Texts, value_of
 from .ordinals import Ordinals
@@ -140,33 +141,40 @@ class Plan:
         as they are, with outer space and whatever stands for an empty one.
         """
         now = datetime.now(UTC)
+        constants = self.constants
         typed = _TYPED if source.format is Format.CSV else _TYPED[:1]
-        typed = tuple(name for name in typed if name not in self.constants)
-        known = {name: texts.known[name] for name in TEXT_FIELDS if name not in self.constants}
+        typed = tuple(name for name in typed if name not in constants)
+        known = {name: texts.known[name] for name in TEXT_FIELDS if name not in constants}
         for row, key in zip(rows, self._keys(rows, ordinals, texts), strict=True):
             try:
                 if isinstance(row, BadRow):
                     raise InvalidUsageError(row.reason)
-                fields = self._given(row, key)
-                for name, text in row.fields.items():
+                cells = texts.without_nulls(row.fields) if texts.nulls else row.fields
+                fields = {**cells, **constants}
+                for name, text in cells.items():
                     if name in known and type(text) is str:
                         cleaned = known[name].get(text)
                         if cleaned is None:
                             cleaned = texts.of(name, text, row.line)
                         fields[name] = cleaned or None
+                for name in typed:
+                    text = cells.get(name)
+                    if text is not None:
+                        fields[name] = value_of(name, text, self.timezone)
                 if key is not None:
                     fields["idempotency_key"] = key
-                for name in typed:
-                    text = row.fields.get(name)
-                    if text is not None:
-                        fields[name] = (
-                            None
-                            if texts.nulls and isinstance(text, str) and text.strip() in texts.nulls
-                            else value_of(name, text, self.timezone)
-                        )
-                payload = to_wire(fields, now).payload
                 get = fields.get
-                if get("tokens") is get("input_tokens") is get("output_tokens") is None:
+                tokens = get("tokens")
+                is_empty = tokens is get("input_tokens") is get("output_tokens") is None
+                # What the rules put in the place of what is not told; so they have it quicker.
+                if tokens is None and not is_empty:
+                    fields["tokens"] = 0
+                if get("token_type") is None:
+                    fields["token_type"] = TOKEN_TYPE_LLM
+                if get("operation") is None:
+                    fields["operation"] = OPERATION_QUERY
+                payload = to_wire(fields, now).payload
+                if is_empty:
                     raise InvalidUsageError(_NO_TOKENS)
                 yield Accepted(row.line, payload, key is None, get("occurred_at") is not None)
             except InvalidUsageError as error:

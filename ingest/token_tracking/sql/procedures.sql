@@ -976,8 +976,19 @@ set enable_nestloop = off
 set jit = off
 as $$
     with given as materialized (
-        select event.*, stored.occurred_at as recorded_at_time
-        from token_tracking_raw.usage_event_rows(events::jsonb) as event
+        select event.*, event.position - 1 as place, stored.occurred_at as recorded_time
+        -- What a load sends has been checked: no closer look, which takes long.
+        from rows from (
+            json_to_recordset(events) as (
+                tenant_id text, idempotency_key text, tokens bigint, token_type text,
+                operation text, model text, agent_id text, conversation_id text,
+                collection_id text, input_tokens bigint, output_tokens bigint,
+                occurred_at timestamptz
+            )
+        ) with ordinality as event (
+            tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
+            conversation_id, collection_id, input_tokens, output_tokens, occurred_at, position
+        )
         left join lateral (
             select usage_events.occurred_at
             from token_tracking_raw.usage_events
@@ -989,7 +1000,7 @@ as $$
     ),
 
     fresh as materialized (
-        select * from given where given.recorded_at_time is null
+        select * from given where given.recorded_time is null
     ),
 
     times as materialized (
@@ -1053,8 +1064,14 @@ as $$
                 and (fresh.input_tokens is null) <> (others.input_tokens is null)
             )
             -- The first of each is what stands for one that was not told.
-            and (fresh.token_type = others.token_type or 'llm' in (fresh.token_type, others.token_type))
-            and (fresh.operation = others.operation or 'query' in (fresh.operation, others.operation))
+            and (
+                token_tracking_raw.cleaned_label(fresh.token_type) = others.token_type
+                or 'llm' in (token_tracking_raw.cleaned_label(fresh.token_type), others.token_type)
+            )
+            and (
+                token_tracking_raw.cleaned_label(fresh.operation) = others.operation
+                or 'query' in (token_tracking_raw.cleaned_label(fresh.operation), others.operation)
+            )
             and coalesce(fresh.model = btrim(others.model), true)
             and coalesce(fresh.agent_id = btrim(others.agent_id), true)
             and coalesce(fresh.conversation_id = btrim(others.conversation_id), true)
@@ -1062,9 +1079,9 @@ as $$
         group by fresh.place
     )
 
-    select given.place, 'other_time', given.recorded_at_time
+    select given.place, 'other_time', given.recorded_time
     from given
-    where given.occurred_at <> given.recorded_at_time
+    where given.occurred_at <> given.recorded_time
     union all
     select given.place, 'voided', null
     from given
@@ -1076,7 +1093,7 @@ as $$
             and usage_voids.idempotency_key = given.idempotency_key
         limit 1
     ) as void
-    where given.recorded_at_time is not null
+    where given.recorded_time is not null
     union all
     select alike.place, case when alike.is_same_key then 'spaced_key' else 'alike' end, null
     from alike

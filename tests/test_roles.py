@@ -37,10 +37,13 @@ RAW_TABLES = (
 PROCEDURES = {
     "record_agent_owner(text,text,timestamp with time zone)",
     "record_agent_owner_once(text,text,timestamp with time zone,uuid)",
+    "has_usage_between(timestamp with time zone,timestamp with time zone,bigint)",
+    "recorded_usage(json,bigint,text[])",
     "reject_usage_event(json,text)",
     "track_token_usage(text,bigint,text,text,text,jsonb,text,text,text)",
     "track_token_usage(uuid,bigint,text,text,text,jsonb,text,uuid,uuid)",
     "track_token_usage_batch(json)",
+    "void_recorded_usage(json,bigint[],text,boolean)",
     "void_token_usage(text,text,text)",
 }
 BATCH = "select * from token_tracking_raw.track_token_usage_batch(%s::pg_catalog.json)"

@@ -116,8 +116,12 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("database", "Database.wait", "super().wait"): (OURS, "patience"),
     ("database", "Database.end_of_record", "self.wait"): (OURS, "patience"),
     ("target", "_resolved", "PGconn.connect_start"): (OURS, "it fails before it looks up a name"),
-    ("tracker", "_spool_folder", "import .target"): (OURS, IMPORT),
-    ("tracker", "_spool_folder", "forks.undivided"): (OURS, GATE),
+    ("settings", "_dsn", "import .target"): (
+        CALLER,
+        "the driver's import, at the set-up outside of a loop; on a loop only where it is there",
+    ),
+    ("tracker", "spool_folder_of", "import .target"): (OURS, IMPORT),
+    ("tracker", "spool_folder_of", "forks.undivided"): (OURS, GATE),
     ("tracker", "_connect", "import .database"): (OURS, IMPORT),
     ("tracker", "_connect", "forks.undivided"): (OURS, GATE),
     ("writer", "_close_at_end_of_child", "import multiprocessing.util"): (
@@ -127,15 +131,19 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("spool", "Spool.create", "forks.undivided"): (OURS, GATE),
     ("spool", "Spool.adopt", "forks.undivided"): (OURS, GATE),
     ("spool", "_opened", "sqlite3.connect"): (OURS, DISK),
-    ("spool", "spool_files", "sqlite3.connect"): (OURS, "the command line's; 5 s"),
+    ("spool", "_looked_at", "sqlite3.connect"): (OURS, "the command line's; 5 s"),
     ("spool", "_take_lock", "fcntl.flock"): (OURS, "not at all: LOCK_NB"),
-    ("spool", "_sync_folder", "os.fsync"): (OURS, DISK),
+    ("spool", "Spool.is_gone", "forks.undivided"): (OURS, GATE),
+    ("spool", "Spool._writing", "self._connection"): (OURS, DISK),
+    ("spool_folder", "sync_folder", "os.fsync"): (OURS, DISK),
+    ("recovery", "Recovery.set_aside", "self._changed"): (OURS, SHORT),
 }
-for _name in ("append", "_rows", "forget", "is_empty", "shrink", "close"):
+for _name in ("begin_pass", "end_pass", "is_due", "put_off", "keep", "got_through"):
+    KNOWN["held", f"HeldKeys.{_name}", "self._changing"] = OURS, SHORT
+KNOWN["held", "HeldKeys.seconds_until_due", "self._changing"] = OURS, SHORT
+for _name in ("_writing", "_rows", "is_empty", "close"):
     KNOWN["spool", f"Spool.{_name}", "forks.undivided"] = OURS, GATE
     KNOWN["spool", f"Spool.{_name}", "self._using"] = OURS, DISK
-for _name in ("append", "forget"):
-    KNOWN["spool", f"Spool.{_name}", "self._connection"] = OURS, DISK
 
 
 class Finder(ast.NodeVisitor):

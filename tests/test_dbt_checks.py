@@ -773,7 +773,7 @@ def test_green_over_the_demos_usage(database: Database, tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL.exists(), reason=f"no {REAL.name}: it is no part of this repository")
 def test_green_over_a_real_trace(database: Database, tmp_path: Path) -> None:
     columns = "occurred_at=TIMESTAMP,input_tokens=ContextTokens,output_tokens=GeneratedTokens"
-    load(database, REAL, plan(columns, "tenant_id=acme,model=gpt-4o"))
+    load(database, REAL, plan(columns, "tenant_id=acme,model=gpt-4o", is_whole=True))
     checked = Checked(Warehouse(database), DbtProject(database.env, tmp_path))
     for words in (("build",), EVERYTHING):
         assert set(checked.project.must(*words).statuses.values()) <= {"success", "pass", "no-op"}

@@ -1103,7 +1103,13 @@ def test_the_trace_of_azure_is_green(
     monkeypatch.setenv("TOKEN_TRACKING_DSN", database.url)
     fields = "occurred_at=TIMESTAMP,input_tokens=ContextTokens,output_tokens=GeneratedTokens"
     zone = zone_of("UTC")
-    plan = Plan(columns_of([fields]), constants_of(["tenant_id=azure,model=gpt-4"], zone), zone, "")
+    plan = Plan(
+        columns_of([fields]),
+        constants_of(["tenant_id=azure,model=gpt-4"], zone),
+        zone,
+        "",
+        is_whole=True,  # its last line has no line end
+    )
     Load(plan).run([Source.of(str(AZURE), Format.CSV)], lambda _size: None)
     assert database.value("select count(*) from token_tracking_raw.usage_events") == 19366
     project = DbtProject(database.env, tmp_path / "dbt")

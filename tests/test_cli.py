@@ -184,6 +184,33 @@ def test_a_load_with_the_wrong_zone_is_taken_back(database: Database, tmp_path: 
     assert run("load", file, "--dry-run", env=database.env).code == 2
 
 
+def test_undo_says_what_it_did_not_read(database: Database, tmp_path: Path):
+    file = tmp_path / "g.csv"
+    file.write_text("tenant_id,tokens\nacme,5\nacme,7")
+    assert run("load", file, "--complete", env=database.env).code == 0
+    ended = run("load", file, "--undo", "--yes", env=database.env)
+    assert (ended.code, numbers(ended)) == (3, [1, 0, 0, 0])
+    assert "g.csv, line 3: the last line has no line end" in ended.err
+    assert run("load", file, "--undo", "--yes", "--growing", env=database.env).code == 0
+    ended = run("load", file, "--undo", "--yes", "--complete", env=database.env)
+    assert (ended.code, numbers(ended)) == (0, [1, 1, 0, 0])
+
+
+def test_undo_that_fails_says_what_it_did(database: Database, tmp_path: Path):
+    file = tmp_path / "k.csv"
+    rows = "".join(f"acme,k{number},1\n" for number in range(600))
+    file.write_text(f"tenant_id,idempotency_key,tokens\n{rows}")
+    assert run("load", file, env=database.env).code == 0
+    with database.connect() as connection:
+        connection.execute(
+            "alter table token_tracking_raw.usage_voids"
+            " add constraint not_this_one check (idempotency_key <> 'k599')"
+        )
+    ended = run("load", file, "--undo", "--yes", env=database.env)
+    assert (ended.code, numbers(ended)) == (1, [500, 0, 0, 0])
+    assert "the same command does the rest" in ended.err
+
+
 def test_a_missing_column_is_one_sentence(database: Database, tmp_path: Path):
     file = tmp_path / "a.csv"
     file.write_text("a,b\n1,2\n")

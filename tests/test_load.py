@@ -927,6 +927,80 @@ def test_undo_of_rows_without_a_time(database, write):
     assert counted(database) == 0
 
 
+def test_undo_of_a_load_that_was_interrupted(database, write):
+    file = write("tokens\n" + "".join(f"{n}\n" for n in range(1, 1201)))
+    load(database, write("tokens\n" + "".join(f"{n}\n" for n in range(1, 701)), "part.csv"))
+    assert undo(database, file, plan()) == (700, 0, 0, 500)
+    assert counted(database) == 0
+
+
+def test_undo_that_was_interrupted_goes_on(database, write):
+    file = write("tokens\n" + "".join(f"{n}\n" for n in range(1, 1201)))
+    load(database, file)
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    undone = Undo(plan(), database.url)
+    with pytest.raises(KeyboardInterrupt):
+        undone.run([Source.of(str(file))], "wrong", interrupt)
+    assert undone.files[str(file)] == (500, 0, 0, 0)
+    assert database.value("select count(*) from token_tracking_raw.usage_voids") == 500
+    assert undo(database, file, plan()) == (700, 500, 0, 0)
+    assert counted(database) == 0
+
+
+def test_undo_of_a_file_loaded_twice(database, write):
+    """In two forms: rows that were left out as alike are of the load that recorded them."""
+    file = write(LOG)
+    first, second = plan(BASE, ""), plan(f"{BASE},model=Model", "")
+    load(database, file, first)
+    load(database, file, first)
+    skipping = Load(second, database.url, Alike.SKIP)
+    skipping.run([Source.of(str(file))])
+    assert skipping.files[0].alike == 1
+    # The other row names no model, so that it has the same key in both forms.
+    assert undo(database, file, second, is_trial=True) == (1, 0, 0, 1)
+    assert undo(database, file, first) == (2, 0, 0, 0)
+    assert counted(database) == 0
+
+
+def test_undo_of_rows_in_another_order_and_file(database, write):
+    load(database, write("tokens,model\n5,a\n7,b\n5,a\n"))
+    shuffled = write("Model,spent\nb,7\na,5\na,5\n", "other.csv")
+    assert undo(database, shuffled, plan("tokens=spent,model=Model")) == (3, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("", "", "is empty: its first line must name the columns"),
+        ("a,b\n1,2\n", "tokens=c", "has no column 'c' for tokens"),
+    ],
+)
+def test_undo_of_a_file_that_cannot_be_loaded_voids_nothing(
+    database, write, text, columns, message
+):
+    good = write("tokens,c\n5,6\n", "good.csv")
+    load(database, good, plan(columns))
+    with pytest.raises(LoadError, match=message):
+        Undo(plan(columns), database.url).run(
+            [Source.of(str(good)), Source.of(str(write(text)))], "wrong"
+        )
+    assert database.value("select count(*) from token_tracking_raw.usage_voids") == 0
+    assert undo(database, write("", "empty.jsonl"), plan()) == (0, 0, 0, 0)
+
+
+def test_undo_needs_the_raw_schema_of_this_version(database, write):
+    file = write("tokens\n5\n")
+    load(database, file)
+    with closing(database.connect()) as connection:
+        connection.execute("drop function token_tracking_raw.void_recorded_usage")
+    with pytest.raises(LoadError, match="schema apply"):
+        undo(database, file, plan())
+    assert counted(database) == 5
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -21,6 +21,7 @@ from token_tracking.schema import apply_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from token_tracking.server import Server
 
@@ -174,6 +175,25 @@ def test_a_writer_cannot_set_what_the_server_sets(raw: Database):
         "select recorded_at > now() - interval '1 minute', ingest_xid::text = xmin::text"
         " from token_tracking_raw.usage_events where idempotency_key = 'when'"
     ) == [(True, True)]
+
+
+def test_a_load_is_taken_back_by_a_writer_and_nobody_else(raw: Database, tmp_path: Path):
+    file = tmp_path / "usage.csv"
+    file.write_text("tenant_id,tokens,occurred_at\nundone,5,2026-05-01T10:00:00Z\n")
+    voids = "select count(*) from token_tracking_raw.usage_voids where tenant_id = 'undone'"
+    undo = ("load", file, "--undo", "--yes")
+    service = {**raw.env, "PGUSER": "service"}
+    assert run("load", file, env=service).code == 0
+    execute(raw, "create role stranger login")
+    try:
+        ended = run(*undo, env={**raw.env, "PGUSER": "stranger"})
+    finally:
+        execute(raw, "drop role stranger")
+    assert (ended.code, ended.out, raw.value(voids)) == (1, "", 0)
+    assert ended.err.startswith("Error: ")
+    assert "permission denied" in ended.err
+    assert run(*undo, env=service).code == 0
+    assert raw.value(voids) == 1
 
 
 def test_a_conflict_says_nothing_of_the_recorded_event(raw: Database):

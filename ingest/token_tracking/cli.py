@@ -323,7 +323,10 @@ def load_command(
     if undo:
         from .loading.undo import Undo
 
-        _undo(Undo(plan), sources, terminal, reason, is_trial=dry_run, is_sure=yes)
+        undone = Undo(plan)
+        _undo(undone, sources, terminal, reason, is_trial=dry_run, is_sure=yes)
+        if undone.unread and complete is None:
+            raise typer.Exit(LOADED_WITH_PROBLEMS)
         return
     load = Load(plan, alike=Alike(alike) if alike else None)
     try:
@@ -373,6 +376,11 @@ def _undo(
                 "interrupted: what is counted above is done, the same command does the rest"
             )
             raise typer.Exit(INTERRUPTED) from None
+        except Exception:
+            if any(any(file) for file in undo.files.values()):
+                _print_undo(undo, terminal, is_trial=is_trial)
+                terminal.say("What is counted above is done; the same command does the rest.")
+            raise
 
     if not is_sure:
         run(is_trial=True)
@@ -403,6 +411,12 @@ def _print_undo(undo: Undo, terminal: Terminal, *, is_trial: bool) -> None:
         terminal.warn(
             "other: recorded with this key, but with another time or payload than these files and "
             "options say; they stay. --undo needs the options of the load that it takes back"
+        )
+    for name, line in undo.unread.items():
+        terminal.warn(
+            f"{name}, line {line}: the last line has no line end, or an open quote: it is not read, "
+            "and what a load with --complete recorded of it stays; --undo --complete takes it back, "
+            "too (--growing: no load has read it)"
         )
     if not is_trial and any(file.voided for file in files):
         terminal.say(

@@ -25,7 +25,9 @@ class Undo:
 
     An event is voided if its key is the one of a row, and it is recorded as file and options say
     it: what a load with other options recorded, or a service with the key, stays. Doing it again
-    changes nothing. `files` is what became of the rows, also after an interruption.
+    changes nothing. `files` is what became of the rows, also after an interruption; `unread` is the
+    line from which on a file was left unread, by file: what a load with `is_whole` recorded of it
+    stays.
 
     Example:
         >>> undo = Undo(Plan(constants={"tenant_id": "acme"}))  # doctest: +SKIP
@@ -37,6 +39,7 @@ class Undo:
 
     def __init__(self, plan: Plan, dsn: str | None = None) -> None:
         self.files: dict[str, Voided] = {}
+        self.unread: dict[str, int] = {}
         self._plan = plan
         self._dsn = dsn
 
@@ -56,13 +59,17 @@ class Undo:
 
         """
         self.files = {source.name: Voided(0, 0, 0, 0) for source in sources}
+        self.unread = {}
         self._plan.check(sources)
         with Database.open(self._dsn, patience=PATIENCE) as database:
             for source in sources:
-                for piece in slices_of(self._plan, source, FileReport(source.name), on_progress):
+                report = FileReport(source.name)
+                for piece in slices_of(self._plan, source, report, on_progress):
                     events = [row for row in piece if isinstance(row, Accepted)]
                     if events:
                         self._void(database, source.name, events, reason, is_trial=is_trial)
+                if report.unread is not None:
+                    self.unread[source.name] = report.unread
 
     def _void(
         self,

@@ -966,9 +966,11 @@ def test_undo_of_a_file_loaded_twice(database, write):
 
 
 def test_undo_of_rows_in_another_order_and_file(database, write):
-    load(database, write("tokens,model\n5,a\n7,b\n5,a\n"))
+    first = load(database, write("tokens,model\n5,a\n7,b\n5,a\n")).files[0]
+    assert first.recorded == 3
     shuffled = write("Model,spent\nb,7\na,5\na,5\n", "other.csv")
     assert undo(database, shuffled, plan("tokens=spent,model=Model")) == (3, 0, 0, 0)
+    assert counted(database) == 0
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,9 @@ def load_command(
 
     Exit codes: 0 all rows are in; 1 failed, or stopped at a row that is recorded under another key:
     what was reported is in; 3 done, but rows were refused, contradict recorded ones, are recorded
-    with another time, or the last line has no end; 130 interrupted, what was reported is in.
+    with another time, or the last line has no end; 130 interrupted, what was reported is in. With
+    --undo: 3 is that rows are recorded in another way than these options say, or a last line has no
+    end.
     """
     from .loading.cells import columns_of, constants_of, zone_of
     from .loading.load import Load
@@ -390,7 +392,7 @@ def _undo(
         count = sum(file.voided for file in undo.files.values())
         if count == 0:
             return
-        typer.confirm(f"Void {count:,} events for ever?", abort=True, err=True)
+        typer.confirm(f"Void the events of {count:,} rows for ever?", abort=True, err=True)
     run(is_trial=False)
     _print_undo(undo, terminal, is_trial=False)
     if any(file.other for file in undo.files.values()):
@@ -414,9 +416,9 @@ def _print_undo(undo: Undo, terminal: Terminal, *, is_trial: bool) -> None:
         )
     for name, line in undo.unread.items():
         terminal.warn(
-            f"{name}, line {line}: the last line has no line end, or an open quote: it is not read, "
-            "and what a load with --complete recorded of it stays; --undo --complete takes it back, "
-            "too (--growing: no load has read it)"
+            f"{name}, line {line}: the last line has no line end, or an open quote: it is not "
+            "read. What a load with --complete recorded of it stays; --undo --complete takes "
+            "that back too (--growing: no load has read it)"
         )
     if not is_trial and any(file.voided for file in files):
         terminal.say(

@@ -51,9 +51,9 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "recovery.py",
-                "        delivery = Delivery(request for _, request in batch)\n",
-                "        delivery = Delivery(request for _, request in batch)\n"
-                "        source.forget([number for number, _ in batch])\n",
+                "        _send(delivery, database)\n        if aside",
+                "        source.forget([number for number, _ in batch])\n"
+                "        _send(delivery, database)\n        if aside",
             )
         ],
     ),

@@ -357,7 +357,7 @@ def test_an_unreadable_connection_string_is_told_at_once(
         UsageTracker(dsn=dsn)
     assert said in str(raised.value)
     monkeypatch.setenv("TOKEN_TRACKING_DSN", dsn)
-    monkeypatch.setattr(tracker, "_default", None)
+    monkeypatch.setattr(tracker, "_default", {})
     assert token_tracking.track_token_usage_sync("a", 1) is False
     assert f"usage is not recorded: {raised.value}" in caplog.text
     assert "anary" not in caplog.text + str(raised.value)

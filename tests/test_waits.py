@@ -116,9 +116,9 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("database", "Database.wait", "super().wait"): (OURS, "patience"),
     ("database", "Database.end_of_record", "self.wait"): (OURS, "patience"),
     ("target", "_resolved", "PGconn.connect_start"): (OURS, "it fails before it looks up a name"),
-    ("settings", "_dsn", "import .target"): (
+    ("tracker", "UsageTracker.__init__", "import_module"): (
         CALLER,
-        "the driver's import, at the set-up outside of a loop; on a loop only where it is there",
+        "the driver's import, where a service makes a tracker outside of a loop; no call does",
     ),
     ("tracker", "spool_folder_of", "import .target"): (OURS, IMPORT),
     ("tracker", "spool_folder_of", "forks.undivided"): (OURS, GATE),

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from .errors import SettingsError
-from .runtimes import is_in_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,12 +103,11 @@ def _secret(value: object) -> SecretText:
 
 def _dsn(value: object) -> SecretText:
     given = _secret(value).get_secret_value().strip()
-    # Where a loop runs, it does not wait for the driver's import: the thread that connects checks.
-    if "psycopg" in sys.modules or not is_in_task():
-        from .target import dsn_problem
-
-        if problem := dsn_problem(given):
-            raise _BadValueError(problem)
+    # Checked by the driver where it is there already: no call waits for its import. Otherwise the
+    # thread that connects checks.
+    find_problem = getattr(sys.modules.get(f"{__package__}.target"), "dsn_problem", None)
+    if find_problem is not None and (problem := find_problem(given)):
+        raise _BadValueError(problem)
     return SecretText(given)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, TypeVarTuple, cast
 
@@ -50,7 +51,7 @@ from .rules import (
     keepable,
     kind_of,
 )
-from .runtimes import can_start_threads, new_future, next_turn
+from .runtimes import can_start_threads, is_in_task, new_future, next_turn
 from .settings import TrackerSettings, load_settings
 from .spool_folder import SpoolFolder, default_base
 from .worker import Worker
@@ -184,6 +185,8 @@ class UsageTracker:
         fallback: FallbackFunction | None = None,
         settings: TrackerSettings | None = None,
     ) -> None:
+        if settings is None and not is_in_task():
+            import_module(".target", __package__)  # with which settings check dsn
         self.settings: TrackerSettings = settings or load_settings(
             dsn=dsn,
             enabled=enabled,
@@ -656,7 +659,7 @@ def default_tracker() -> UsageTracker:
 
 def _new_default() -> UsageTracker:
     try:
-        return UsageTracker()
+        return UsageTracker(settings=load_settings())
     except Exception as error:  # noqa: BLE001  # a broken set-up must not break the service
         said = str(error) if isinstance(error, SettingsError) else type(error).__name__
         logger.error("usage is not recorded: %s", said)

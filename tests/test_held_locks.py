@@ -15,6 +15,8 @@ import pytest
 
 from token_tracking import UsageTracker
 from token_tracking.database import Database as Connection
+from token_tracking.delivery import Delivery
+from token_tracking.held import HeldKeys
 from token_tracking.recovery import flush
 from token_tracking.requests import EventRequest, Outcome, OwnerRequest
 from token_tracking.spool import Spool
@@ -185,6 +187,19 @@ def test_owners_of_a_held_agent_keep_their_order(database: Database):
         until(lambda: not tracker._writer._recovery.held, 5)
         assert tracker.record_agent_owner_sync("bot", "third", START) is True
     assert database.rows(OWNERS) == [("first",), ("second",), ("third",)]
+
+
+def test_a_later_owner_stays_behind_an_earlier_one_when_its_lock_is_free(database: Database):
+    at = START.isoformat()
+    first, second = (OwnerRequest.of("bot", name, at) for name in ("first", "second"))
+    held = HeldKeys()
+    held.put_off(first.lock_key())
+    delivery = Delivery([second, OwnerRequest.of("other", "a", at)], held)
+    with closing(Connection.open(database.url)) as connection:
+        delivery.send(connection)
+    assert delivery.set_aside() == [second]
+    assert database.rows(OWNERS) == []
+    assert +delivery.outcomes == {Outcome.RECORDED: 1}
 
 
 def test_owners_in_the_spool_keep_their_order(database: Database, tmp_path: Path):

@@ -407,7 +407,7 @@ def _print_undo(undo: Undo, terminal: Terminal, *, is_trial: bool) -> None:
         table.add_column(name, justify="right")
     for name, file in undo.files.items():
         table.add_row(name, *(f"{count:,}" for count in file))
-    terminal.out.print(table)
+    terminal.table(table)
     files = undo.files.values()
     if any(file.other for file in files):
         terminal.warn(

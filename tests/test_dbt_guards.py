@@ -521,7 +521,7 @@ def test_a_sum_beyond_bigint_names_payer_and_hour(
     before = warehouse.marts()
     stopped = project.run("run")
     assert re.search(
-        r"more tokens than a bigint holds, of payer greedy in 2026-03-10 17:30:00[+]05:30: void "
+        r"more tokens than a bigint holds, of payer \"greedy\" in 2026-03-10 17:30:00[+]05:30: void "
         r".* with void_token_usage",
         stopped.said,
     )
@@ -534,7 +534,7 @@ def test_a_sum_beyond_bigint_names_payer_and_hour(
     # An hour that holds them, in a day that does not.
     warehouse.insert([Event("4", NOON + timedelta(hours=1), "greedy", half)])
     stopped = project.run("run")
-    assert "of payer greedy in 2026-03-10: void" in stopped.said
+    assert 'of payer "greedy" in 2026-03-10: void' in stopped.said
     warehouse.insert(voids=[("greedy", "4")])
     project.must("run")
     warehouse.check()

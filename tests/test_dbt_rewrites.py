@@ -233,12 +233,51 @@ def test_rows_under_old_numbers_are_counted(project: DbtProject, warehouse: Ware
         f" owner_tenant_id, recorded_by, ingest_xid) values ('bot', '{NOON}', 1, 'buyer', 'x', 3)",
     )
     for insert in inserts:
+        table = insert.split()[2]
         with closing(warehouse.connect()) as connection:
+            connection.execute(f"alter table {table} disable trigger stamp_row")  # type: ignore[arg-type]
             connection.execute(insert)  # type: ignore[arg-type]
+            connection.execute(f"alter table {table} enable always trigger stamp_row")  # type: ignore[arg-type]
         project.must("build")
         warehouse.check()
     # Nothing is new, and nothing is repeated.
     assert project.must("run").messages["int_usage__hourly"] == "UNCHANGED"
+
+
+def test_a_restore_under_way_is_counted(project: DbtProject, warehouse: Warehouse) -> None:
+    """Its rows have old numbers and lie before others, which commit and are counted first."""
+    usage(warehouse)
+    project.must("build")
+    with closing(warehouse.connect(autocommit=False)) as restore:
+        with restore.cursor().copy(
+            "copy token_tracking_raw.usage_events (tenant_id, idempotency_key, tokens, token_type,"
+            " operation, occurred_at, ingest_xid) from stdin"
+        ) as rows:
+            for number in range(200):
+                rows.write_row(("acme", f"restored {number}", 1000, "llm", "query", NOON, 3))
+        warehouse.insert([Event(f"later {number}", NOON) for number in range(100)])
+        project.must("build")
+        warehouse.check()
+        restore.commit()
+    project.must("build")
+    warehouse.check()
+
+
+@pytest.mark.parametrize("table", ["int_usage__hourly", "daily_token_usage"])
+def test_a_truncated_rollup_is_rebuilt(
+    project: DbtProject, warehouse: Warehouse, table: str
+) -> None:
+    """Else its old periods would be missing, and their later changes come out as none."""
+    usage(warehouse)
+    project.must("build")
+    with closing(warehouse.connect()) as connection:
+        connection.execute(f"truncate token_tracking.{table}")  # type: ignore[arg-type]
+    warehouse.insert([Event("new", NOON + timedelta(days=70))])
+    project.must("build")
+    warehouse.check()
+    warehouse.insert(voids=[("acme", "1")])
+    project.must("build")
+    warehouse.check()
 
 
 @pytest.fixture

@@ -21,6 +21,9 @@
         -- definition_of() the relation, by which one that was restored is known
         definition text,
         -- read_to() the end of each raw table
-        read_to jsonb
+        read_to jsonb,
+        -- The relation's file, none of a view: a table that was truncated since, or written anew, has
+        -- another one.
+        relation_file oid
     );
 {%- endmacro %}

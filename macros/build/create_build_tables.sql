@@ -6,7 +6,8 @@
     add column if not exists definition text,
     add column if not exists log_schema text,
     add column if not exists aliases text,
-    add column if not exists read_to jsonb;
+    add column if not exists read_to jsonb,
+    add column if not exists relation_file oid;
     create table if not exists {{ build_table('rollup_changes') }} (
         run_no bigint,
         usage_hour timestamptz,

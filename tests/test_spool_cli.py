@@ -103,7 +103,9 @@ def test_a_row_that_cannot_be_read_is_told_and_stays(database: Database, folder:
     left_behind(folder, 3)
     [path] = folder.glob("*.sqlite")
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("update requests set kind = 'from the future' where number = 2")
+        connection.execute(
+            "update requests set kind = 'from the future', checksum = null where number = 2"
+        )
     flushed = spool_command(database.url, folder, "flush")
     assert flushed.stdout == "flushed: 2 recorded\n"
     assert "keeps 1 row(s) of a kind that is not known here" in flushed.stderr.replace("\n", " ")

@@ -30,6 +30,13 @@ from .delivery import in_slices
 from .errors import SpoolError
 from .logs import SafeLogger
 from .requests import Request, kept_form, restored
+from .spool_damage import (
+    Acknowledged,
+    checksum,
+    highest_number,
+    keep_what_is_missing,
+    read_only,
+)
 from .spool_folder import (
     SUFFIX,
     SpoolFolder,
@@ -40,7 +47,6 @@ from .spool_folder import (
     shared_file_system,
     sync_folder,
     tell_once,
-    this_machine,
     warn_of_shared,
 )
 
@@ -52,6 +58,7 @@ logger = SafeLogger(__name__)
 _BUSY_SECONDS = 0.2  # only a person looks into the file, and the next batch gets another one
 _MOST_WAL_BYTES = 16 * 2**20
 _MOVED_AT_ONCE = 5000
+_MOST_NAMED = 10
 _AS_BYTES = "surrogateescape"  # a byte that a disk changed harms its own row alone
 # After these nothing was written; after any other error it is a question what a crash would leave.
 _SURE_FAILURES = {
@@ -64,23 +71,39 @@ _SURE_FAILURES = {
 # One statement a batch: each step of SQLite gives the interpreter away, and under load it takes
 # milliseconds until it comes back.
 _APPEND = """
-    insert into requests (spooled_at, kind, first, second, payload)
+    insert into requests (spooled_at, kind, first, second, payload, checksum)
     select
         ?, json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-        cast(json_extract(value, '$[3]') as blob)
+        cast(json_extract(value, '$[3]') as blob), json_extract(value, '$[4]')
     from json_each(?)
     order by key
 """
+# What a disk changed may have any type.
 _OLDEST = """
-    select json_group_array(json_array(number, kind, first, second, cast(payload as text)))
+    select json_group_array(json_array(
+        number, coalesce(cast(kind as text), ''), coalesce(cast(first as text), ''),
+        coalesce(cast(second as text), ''), coalesce(cast(payload as text), ''), checksum
+    ))
     from (
         select
-            number, kind, first, second, payload,
+            number, kind, first, second, payload, cast({checksum} as integer) as checksum,
             sum(length(payload)) over (order by number) - length(payload) as size_before
         from (select * from requests where number > ? order by number limit ?)
         order by number
     )
     where size_before < ?
+"""
+_WAITING = """
+    select
+        count(*),
+        min(spooled_at),
+        count(*) filter (
+            where {checksum} <> checksum_of(
+                coalesce(cast(kind as blob), x''), coalesce(cast(first as blob), x''),
+                coalesce(cast(second as blob), x''), coalesce(cast(payload as blob), x'')
+            )
+        )
+    from requests
 """
 
 
@@ -88,7 +111,8 @@ _OLDEST = """
 class SpoolFile:
     """One file of a spool folder, as `status` found it; `requests` is None where none can tell.
 
-    `problem` says why it is not even opened: it is in other hands.
+    `damaged` of them the disk has changed, so they are not sent; `missing` more were acknowledged
+    and are not there. `problem` says why it is not even opened: it is in other hands.
     """
 
     path: Path
@@ -97,6 +121,12 @@ class SpoolFile:
     oldest: float | None
     owned: bool
     problem: str | None = None
+    damaged: int = 0
+    missing: int = 0
+
+    def holds_something(self) -> bool:
+        """Say whether something waits, may wait, or should."""
+        return self.requests != 0 or self.missing != 0
 
 
 class Spool:
@@ -109,11 +139,15 @@ class Spool:
     def __init__(self, path: Path, lock: int, max_bytes: int | None = None) -> None:
         self.path = path
         self._lock = lock
+        self._acknowledged = Acknowledged(lock)
         self._forgotten = 0
-        self._unreadable: set[int] = set()
+        # Rows that are passed by and stay: of an unknown kind, or changed by the disk.
+        self._unknown: set[int] = set()
+        self._damaged: set[int] = set()
         # Its owner's threads share the connection: one statement, or one transaction, at a time.
         self._using = threading.RLock()
         self._connection = _opened(path, max_bytes)
+        self._oldest = _with_checksum(_OLDEST, self._connection)
         problem = _problem_of(path)
         if problem is None and not is_open(path, Path(f"{path}-wal")):
             problem = f"the spool file {path} was replaced while it was opened"
@@ -144,7 +178,7 @@ class Spool:
                 lock = _take_lock(path)
                 assert lock is not None  # noqa: S101  # nobody else knows the name
                 try:
-                    os.write(lock, this_machine().encode())
+                    os.write(lock, Acknowledged.first_text())
                     os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
                     spool = cls(path, lock, max_bytes)
                     sync_folder(place)
@@ -196,6 +230,7 @@ class Spool:
             if path.exists():
                 if problem := foreign_lock(path, os.pread(lock, 1000, 0).decode(errors="replace")):
                     raise SpoolError(problem)
+                keep_what_is_missing(path, Acknowledged(lock))
                 return cls(path, lock)
             path.with_suffix(".lock").unlink(missing_ok=True)  # drained by another one in between
         except BaseException:
@@ -241,14 +276,18 @@ class Spool:
             SpoolError: the disk is full or broken; `uncertain` where they may be on disk even so.
 
         """
+        last: int | None = None
         try:
             with self._writing():
                 if self._is_spoiled:
                     raise SpoolError(self._spoiled())
                 for part in in_slices(requests):
-                    self._connection.execute(_APPEND, (time.time(), _rows_of(part)))
+                    added = self._connection.execute(_APPEND, (time.time(), _rows_of(part)))
+                    last = added.lastrowid
             if self._is_spoiled:
                 raise SpoolError(self._spoiled(), uncertain=True)
+            if last is not None:
+                self._acknowledged.note(last)
         except sqlite3.Error as error:
             message = f"the spool cannot be written: {_said(error)}"
             code = error.sqlite_errorcode & 0xFF
@@ -268,11 +307,14 @@ class Spool:
             other.append([request for _, request in found])
             last = found[-1][0]
             self.forget([number for number, _ in found], through=last)
+        # What the disk has of it is nobody's loss any more.
+        self._acknowledged.note(0)
 
     def oldest(self, count: int, most_bytes: int, after: int = 0) -> list[tuple[int, Request]]:
         """Return the requests that wait longest, of those after a number, each with its own.
 
-        A row of a kind that is not known here, of a later version perhaps, is passed by and stays.
+        A row that the disk has changed is passed by and stays; so is one of a kind that is not
+        known here, of a later version perhaps.
 
         Raises:
             SpoolError: the file cannot be read.
@@ -282,31 +324,44 @@ class Spool:
         last = max(after, self._forgotten)
         while not found and (rows := self._rows(count, most_bytes, last)):
             last = rows[-1][0]
-            for number, kind, first, second, payload in rows:
+            for number, kind, first, second, payload, kept in rows:
+                texts = (kind, first, second, payload)
+                form = [text.encode(errors=_AS_BYTES) for text in texts]
+                if kept not in {None, checksum(*form)}:  # None: of the version before
+                    self._damaged.add(number)
+                    continue
                 try:
-                    request = restored(kind, first, second, payload.encode(errors=_AS_BYTES))
+                    request = restored(kind, first, second, form[3])
                 except KeyError:
-                    self._unreadable.add(number)
+                    self._unknown.add(number)
                 else:
                     found.append((number, request))
         return found
 
     def _rows(
         self, count: int, most_bytes: int, after: int
-    ) -> list[tuple[int, str, str, str, str]]:
+    ) -> list[tuple[int, str, str, str, str, int | None]]:
         try:
             with forks.undivided, self._using:
-                [text] = self._connection.execute(_OLDEST, (after, count, most_bytes)).fetchone()
+                [text] = self._connection.execute(
+                    self._oldest, (after, count, most_bytes)
+                ).fetchone()
             return json.loads(text)
         except (sqlite3.Error, ValueError) as error:
             raise self._failure(error) from error
 
     def complaint(self) -> str | None:
         """Say what of the file could not be read so far, if anything."""
-        if not self._unreadable:
-            return None
-        count = len(self._unreadable)
-        return f"the spool file {self.path} keeps {count} row(s) of a kind that is not known here"
+        said: list[str] = []
+        if self._unknown:
+            said.append(f"{len(self._unknown)} row(s) of a kind that is not known here")
+        if self._damaged:
+            numbers = ", ".join(map(str, sorted(self._damaged)[:_MOST_NAMED]))
+            more = ", ..." if len(self._damaged) > _MOST_NAMED else ""
+            said.append(
+                f"{len(self._damaged)} row(s) that the disk has changed (number {numbers}{more})"
+            )
+        return f"the spool file {self.path} keeps {' and '.join(said)}" if said else None
 
     def forget(self, numbers: Sequence[int], through: int = 0) -> None:
         """Remove these requests: they are in PostgreSQL, as is all up to the number `through`.
@@ -314,7 +369,8 @@ class Spool:
         On a full disk that waits until the file as a whole can go.
         """
         # Of what was passed by, nothing is forgotten.
-        self._forgotten = max(self._forgotten, min([through, *(n - 1 for n in self._unreadable)]))
+        passed_by = self._unknown | self._damaged
+        self._forgotten = max(self._forgotten, min([through, *(n - 1 for n in passed_by)]))
         forgotten = "delete from requests where number in (select value from json_each(?))"
         try:
             with self._writing():
@@ -396,17 +452,27 @@ def _looked_at(path: Path) -> SpoolFile:
     if problem := _problem_of(path):
         return SpoolFile(path, None, path.lstat().st_size, None, owned=False, problem=problem)
     owned = _is_owned(path)
-    size, count, oldest = 0, None, None
+    size, count, oldest, damaged, missing = 0, None, None, 0, 0
     try:
         size = sum(part.lstat().st_size for part in path.parent.glob(f"{path.name}*"))
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as file:
-            count, oldest = file.execute(
-                "select count(*), min(spooled_at) from requests"
-            ).fetchone()
+        noted = _noted(path)  # before the file, which may be written to
+        if noted and not path.lstat().st_size:  # else SQLite would remove the log
+            return SpoolFile(path, None, size, None, owned=owned, missing=noted)
+        with closing(read_only(path)) as file:
+            missing = max(0, noted - highest_number(file))
+            file.create_function("checksum_of", 4, checksum)
+            waiting = _with_checksum(_WAITING, file)
+            count, oldest, damaged = file.execute(waiting).fetchone()
     except sqlite3.Error as error:
         path.lstat()
         logger.debug("the spool file %s cannot be read: %s", path, _said(error))
-    return SpoolFile(path, count, size, oldest, owned=owned)
+    return SpoolFile(path, count, size, oldest, owned=owned, damaged=damaged, missing=missing)
+
+
+def _noted(path: Path) -> int:
+    with contextlib.suppress(FileNotFoundError), path.with_suffix(".lock").open("rb") as lock:
+        return Acknowledged(lock.fileno()).number
+    return 0
 
 
 def is_in_use(folder: SpoolFolder) -> bool:
@@ -464,7 +530,8 @@ def _opened(path: Path, max_bytes: int | None) -> sqlite3.Connection:
         connection.execute(
             "create table if not exists requests ("
             "number integer primary key autoincrement, spooled_at real not null,"
-            " kind text not null, first text not null, second text not null, payload blob not null)"
+            " kind text not null, first text not null, second text not null, payload blob not null,"
+            " checksum integer)"
         )
     except sqlite3.Error:
         connection.close()
@@ -474,7 +541,18 @@ def _opened(path: Path, max_bytes: int | None) -> sqlite3.Connection:
 
 def _rows_of(requests: Sequence[Request]) -> str:
     forms = map(kept_form, requests)
-    return json.dumps([(*form[:3], form[3].decode()) for form in forms], ensure_ascii=False)
+    rows = [(*form[:3], form[3].decode(), _checksum_of(*form)) for form in forms]
+    return json.dumps(rows, ensure_ascii=False)
+
+
+def _checksum_of(kind: str, first: str, second: str, payload: bytes) -> int:
+    return checksum(kind.encode(), first.encode(), second.encode(), payload)
+
+
+def _with_checksum(statement: str, connection: sqlite3.Connection) -> str:
+    """Return a statement for a file that may be of the version before, without checksums."""
+    columns = connection.execute("select name from pragma_table_info('requests')").fetchall()
+    return statement.format(checksum="checksum" if ("checksum",) in columns else "null")
 
 
 def _take_lock(path: Path) -> int | None:

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from .database import Database
     from .requests import Outcome
@@ -54,6 +55,8 @@ def spool_status() -> None:
                 belongs = "somebody else"
             table.add_row(file.path.name, belongs, *_figures([file]))
         terminal.table(table)
+    _tell_damaged(files)
+    _tell_copies(folder.path)
     own = folder.note()[1]
     others = list(folder.others())
     if others:
@@ -64,10 +67,13 @@ def spool_status() -> None:
         for other in others:
             target, identity, _ = other.note()
             same = bool(own) and own == identity
+            waiting = spool_files(other.path)
+            _tell_damaged(waiting)
+            _tell_copies(other.path)
             table.add_row(
                 other.path.name,
                 ("the same database: " if same else "") + (target or "an unknown database"),
-                *_figures(spool_files(other.path)),
+                *_figures(waiting),
                 "spool flush" if same else f"spool flush {other.path.name}",
             )
         terminal.table(table)
@@ -89,7 +95,8 @@ def spool_flush(
     """Send what ended processes left in the spool to the database; it can be done again.
 
     Also what they left under other ways to the same database: another host, port or pooler. Files
-    of running processes are left to them. Exit status 3 where something still waits.
+    of running processes are left to them. Exit status 3 where something still waits, or a copy of a
+    file that lacked acknowledged requests is still there.
     """
     from .database import Database
     from .recovery import same_database
@@ -121,7 +128,7 @@ def spool_flush(
         file
         for source in sources
         for file in spool_files(source.path)
-        if file.requests != 0 and file.problem is None
+        if file.holds_something() and file.problem is None
     ]
     for file in left:
         count = "an unknown number" if file.requests is None else f"{file.requests:,}"
@@ -129,14 +136,44 @@ def spool_flush(
             f"{count} still wait in {file.path.name}: "
             + ("a running process brings them in" if file.owned else "see the messages above")
         )
+    is_damaged = [_tell_copies(source.path) for source in sources]
     for other in folder.others():
         if other.path not in {source.path for source in sources}:
             terminal.warn(
                 f"what waits in {other.path.name} is for {other.target or 'an unknown database'}: "
                 f"see token-tracking spool status"
             )
-    if any(not file.owned for file in left):
+    if any(not file.owned for file in left) or any(is_damaged):
         raise typer.Exit(STILL_WAITING)
+
+
+def _tell_damaged(files: Sequence[SpoolFile]) -> None:
+    """Warn of what the disk has changed in files, or lost from them."""
+    from .spool_damage import missing_text
+    from .terminal import Terminal
+
+    for file in files:
+        if file.damaged:
+            Terminal().warn(
+                f"the disk has changed {file.damaged:,} request(s) in {file.path.name}: they are "
+                "not sent, and stay"
+            )
+        if file.missing:
+            Terminal().warn(missing_text(file.path, file.missing))
+
+
+def _tell_copies(folder: Path) -> bool:
+    """Warn of copies of files that lacked acknowledged requests; say whether there are any."""
+    from .spool_damage import kept_aside
+    from .terminal import Terminal
+
+    copies = kept_aside(folder)
+    for path, missing in copies:
+        Terminal().warn(
+            f"{path} is kept: it lacks up to {missing:,} request(s) that were acknowledged. See "
+            "docs/operations.md, and remove it, and the -wal beside it, when that is settled"
+        )
+    return bool(copies)
 
 
 def _folder() -> SpoolFolder:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 logger = SafeLogger(__name__)
 
 SUFFIX: Final = ".sqlite"
+KEPT_SUFFIX: Final = ".damaged"
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _NOTE: Final = "database.json"
 _MOUNTS: Final = Path("/proc/self/mountinfo")
@@ -113,7 +114,7 @@ class SpoolFolder:
     def holds_something(self) -> bool:
         """Say whether a file lies there."""
         with contextlib.suppress(OSError):
-            return any(path.suffix == SUFFIX for path in self.path.iterdir())
+            return any(path.suffix in {SUFFIX, KEPT_SUFFIX} for path in self.path.iterdir())
         return False
 
     def _own_part(self) -> Path:

@@ -817,9 +817,9 @@ def test_rows_pair_with_events_across_slices(database, write):
 
 def test_a_row_pairs_with_the_event_that_says_most_of_it(database, write):
     """So a row that says less takes no event away from one that says more."""
-    head, at = "occurred_at,tenant_id,tokens,model", "2026-03-01T10:00:00Z,acme,100"
-    load(database, write(f"{head}\n{at},a\n{at},\n"), plan(constants=""))
-    file = write(f"{head},noise,agent_id\n{at},,x,g\n{at},a,x,g\n", "grown.csv")
+    head, at = "occurred_at,tenant_id,tokens,model,agent_id", "2026-03-01T10:00:00Z,acme,100"
+    load(database, write(f"{head}\n{at},a,\n{at},b,g\n"), plan(constants=""))
+    file = write(f"{head}\n{at},,g\n{at},a,g\n", "grown.csv")
     report = skipping(database, file, plan(constants=""))
     assert (counts(report), report.alike) == ((0, 2, 0, 0), 2)
 

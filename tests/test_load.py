@@ -780,6 +780,68 @@ def test_a_grown_file_in_another_form_can_go_on(database, write):
     assert (counts(done.files[0]), done.files[0].alike) == ((1, 2, 0, 0), 1)
 
 
+def skipping(database: Database, file: Path, how: Plan) -> FileReport:
+    done = Load(how, database.url, Alike.SKIP)
+    done.run([Source.of(str(file))])
+    return done.files[0]
+
+
+def test_one_recorded_event_stands_for_one_row(database, write):
+    """What is beyond is recorded, and a further load of the file adds nothing."""
+    head, at = "occurred_at,tenant_id,tokens,model", "2026-03-01T10:00:00Z,acme,100,m"
+    load(database, write(f"{head}\n{at}\n"), plan(constants=""))
+    rows = f"{at},chat\n{at},chat\n{at},summarize\n"
+    file = write(f"{head},operation\n{rows}", "grown.csv")
+    with pytest.raises(LoadError, match=r"line 2: recorded already .* and tokens, as where"):
+        load(database, file, plan(constants=""))
+    for expected in ((2, 1, 0, 0), (0, 3, 0, 0)):
+        report = skipping(database, file, plan(constants=""))
+        assert (counts(report), report.alike) == (expected, 1)
+    assert counted(database) == 300
+
+
+def test_rows_pair_with_events_across_slices(database, write):
+    """Also where equal rows of the file, known by their keys, lie in other slices."""
+    at = "2026-03-01T10:00:00Z,acme,100"
+    between = [f"2026-03-01T11:00:00Z,acme,{n}" for n in range(1, 1200)]
+    head = "occurred_at,tenant_id,tokens"
+    load(database, write("\n".join([head, at, at, ""])), plan(constants=""))
+    log = [f"{row},m" for row in (at, *between, at, at, *between, at)]
+    text = "\n".join([f"{head},model", *log, ""])
+    for expected in ((2400, 2, 0, 0), (0, 2402, 0, 0)):
+        report = skipping(database, write(text, "grown.csv"), plan(constants=""))
+        assert (counts(report), report.alike) == (expected, 2)
+    report = skipping(database, write(f"{text}{at},m\n", "grown.csv"), plan(constants=""))
+    assert (counts(report), report.alike) == ((1, 2402, 0, 0), 2)
+
+
+def test_a_row_pairs_with_the_event_that_says_most_of_it(database, write):
+    """So a row that says less takes no event away from one that says more."""
+    head, at = "occurred_at,tenant_id,tokens,model,agent_id", "2026-03-01T10:00:00Z,acme,100"
+    load(database, write(f"{head}\n{at},a,\n{at},b,g\n"), plan(constants=""))
+    file = write(f"{head}\n{at},,g\n{at},a,g\n", "grown.csv")
+    report = skipping(database, file, plan(constants=""))
+    assert (counts(report), report.alike) == ((0, 2, 0, 0), 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_alike"),
+    [
+        ({"operation": "chat"}, {"operation": "summarize"}, False),
+        ({"operation": "chat"}, {}, True),
+        ({"model": "a"}, {"model": "b"}, False),
+        ({"metadata": {"a": 1}}, {"metadata": {"a": 2}}, False),
+        ({"metadata": {"a": 1}}, {"metadata": {"a": 1, "b": 2}}, True),
+        ({"metadata": {"a": 1}}, {}, True),
+    ],
+)
+def test_what_both_rows_name_is_equal_where_they_are_alike(database, write, before, now, is_alike):
+    fields = {"tenant_id": "acme", "tokens": 7, "occurred_at": "2026-03-01T10:00:00Z"}
+    load(database, write(json.dumps(fields | before) + "\n", "a.jsonl"), plan(constants=""))
+    file = write(json.dumps(fields | now | {"agent_id": "x"}) + "\n", "b.jsonl")
+    assert skipping(database, file, plan(constants="")).alike == is_alike
+
+
 def test_other_calls_at_the_same_time_are_new(database, write):
     """Another tenant, model, agent or number at the same instant is another call."""
     head = "occurred_at,tenant_id,tokens,model,agent_id\n"

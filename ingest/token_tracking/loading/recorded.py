@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import psycopg
 
+from .ordinals import Ordinals
 from .plan import time_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from ..database import Database
@@ -28,7 +30,8 @@ _BETWEEN: Final = """
     )
 """
 _RECORDED: Final = """
-    select index, kind, occurred_at from token_tracking_raw.recorded_usage(%s::json, %s, %s)
+    select index, kind, occurred_at, likeness, event_count
+    from token_tracking_raw.recorded_usage(%s::json, %s, %s)
 """
 _VOID: Final = """
     select voided, voided_before, other, missing
@@ -62,6 +65,7 @@ class Found:
     alike: frozenset[int] = frozenset()
     voided: frozenset[int] = frozenset()
     other_times: tuple[OtherTime, ...] = ()
+    claims: tuple[int, ...] = ()  # the groups of equal events that stand for the rows in `alike`
 
 
 class Voided(NamedTuple):
@@ -77,11 +81,14 @@ class Recorded:
     """Looks for what was recorded before one file's load, as cheaply as the case allows.
 
     Two rows are alike where nothing tells them apart: tenant, time and tokens are the same, and
-    what else both say. What this load itself records is left aside: its transactions are younger.
+    what else both say. An event under another key stands for one row of the file at most; which
+    one, the order of rows decides, so that a further load of the file finds the same. What this
+    load itself records is left aside: its transactions are younger.
     """
 
     def __init__(self, database: Database) -> None:
         self.is_able = True
+        self._claimed = Ordinals()  # how many events of a group stand for rows of earlier slices
         row = database.execute(_NEXT_TRANSACTION).fetchone()
         self._before = cast("tuple[int]", row)[0]
         # No event of before is within; what the load itself recorded is not outside.
@@ -115,7 +122,7 @@ class Recorded:
     ) -> Found:
         """Return what is recorded of some events; `own_keys` are those of their file, as known."""
         payload = b"[" + b",".join(event.payload for event in events) + b"]"
-        alike: set[int] = set()
+        candidates: dict[int, list[tuple[int, int]]] = {}
         voided: set[int] = set()
         other_times: list[OtherTime] = []
         try:
@@ -125,7 +132,8 @@ class Recorded:
         except _MISSING:
             self.is_able = False
             return Found()
-        for index, kind, instant in cast("list[tuple[int, str, datetime]]", rows):
+        answers = cast("list[tuple[int, str, datetime, int, int]]", rows)
+        for index, kind, instant, likeness, event_count in answers:
             event = events[index]
             if kind == "voided":
                 voided.add(index)
@@ -134,8 +142,30 @@ class Recorded:
                     other_times.append(OtherTime(index, instant))
             # A key of the row's own says what the row is; without its outer space, too.
             elif event.is_timed and (kind == "spaced_key" or not event.is_named):
-                alike.add(index)
-        return Found(frozenset(alike), frozenset(voided), tuple(other_times))
+                candidates.setdefault(index, []).append((likeness, event_count))
+        pairs = self._paired(candidates)
+        return Found(frozenset(pairs), frozenset(voided), tuple(other_times), tuple(pairs.values()))
+
+    def claim(self, found: Found) -> None:
+        """Use up the events that stand for rows of a slice which is done."""
+        self._claimed.take(found.claims)
+
+    def _paired(self, candidates: Mapping[int, Sequence[tuple[int, int]]]) -> dict[int, int]:
+        """Return the rows that an event stands for, each with the group of its event.
+
+        More events, or fewer rows that none is left for, never leave a row without one that had
+        one: so the next load of the file leaves out the same rows.
+        """
+        groups = {likeness for some in candidates.values() for likeness, _ in some}
+        claimed = Counter(self._claimed.counts_of(list(groups)))
+        pairs: dict[int, int] = {}
+        for place in sorted(candidates):
+            for likeness, event_count in candidates[place]:
+                if claimed[likeness] < event_count:
+                    claimed[likeness] += 1
+                    pairs[place] = likeness
+                    break
+        return pairs
 
     def _ask(self, database: Database, query: str, parameters: tuple[object, ...]) -> bool:
         try:

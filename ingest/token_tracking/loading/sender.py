@@ -239,6 +239,7 @@ class Sender:
         file.known += len(left_out)
         if not recorded.is_able and _OLD_SCHEMA not in file.notes:
             file.notes.append(_OLD_SCHEMA)
+        recorded.claim(found)
         file.add_found(events, found)
 
     def _look(

@@ -1036,11 +1036,13 @@ $$;
 
 -- For loads of files. Returns what is recorded of an array of events, by their zero-based index:
 -- other_time (its key is recorded with this time), voided (its key is), alike (its key is not recorded,
--- but before p_before there was an event from which nothing tells it apart), spaced_key (the same, and
--- the keys differ in outer space alone). p_own are further keys of the array's file.
+-- but before p_before there were events from which nothing tells it apart), spaced_key (the same, and
+-- the keys differ in outer space alone). p_own are further keys of the array's file. An event may be alike
+-- to several groups of equal events: each is named by its values and says how many events it has; the one
+-- that has more in common comes first.
 create or replace function token_tracking_raw.recorded_usage(
     events json, p_before bigint, p_own text[]
-) returns table (index bigint, kind text, occurred_at timestamptz)
+) returns table (index bigint, kind text, occurred_at timestamptz, likeness bigint, event_count bigint)
 language sql stable
 security definer
 set search_path = pg_catalog, pg_temp
@@ -1056,12 +1058,12 @@ as $$
             json_to_recordset(events) as (
                 tenant_id text, idempotency_key text, tokens bigint, token_type text,
                 operation text, model text, agent_id text, conversation_id text,
-                collection_id text, input_tokens bigint, output_tokens bigint,
+                collection_id text, input_tokens bigint, output_tokens bigint, metadata jsonb,
                 occurred_at timestamptz
             )
         ) with ordinality as event (
             tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
-            conversation_id, collection_id, input_tokens, output_tokens, occurred_at, position
+            conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at, position
         )
         left join lateral (
             select usage_events.occurred_at
@@ -1074,7 +1076,23 @@ as $$
     ),
 
     fresh as materialized (
-        select * from given where given.recorded_time is null
+        select
+            given.place,
+            given.tenant_id,
+            given.idempotency_key,
+            given.tokens,
+            token_tracking_raw.cleaned_label(given.token_type) as token_type,
+            token_tracking_raw.cleaned_label(given.operation) as operation,
+            given.model,
+            given.agent_id,
+            given.conversation_id,
+            given.collection_id,
+            given.input_tokens,
+            given.output_tokens,
+            coalesce(given.metadata, '{}') as metadata,
+            given.occurred_at
+        from given
+        where given.recorded_time is null
     ),
 
     times as materialized (
@@ -1093,8 +1111,24 @@ as $$
         where btrim(stored.tenant_id) in (select fresh.tenant_id from fresh)
     ),
 
+    -- one row per group of events that nothing tells apart
     others as materialized (
-        select stored.*
+        select
+            btrim(stored.tenant_id) as tenant_id,
+            -- Only what has outer space may have a row's own key in another form.
+            nullif(stored.idempotency_key, btrim(stored.idempotency_key)) as spaced_key,
+            stored.tokens,
+            stored.token_type,
+            stored.operation,
+            btrim(stored.model) as model,
+            btrim(stored.agent_id) as agent_id,
+            btrim(stored.conversation_id) as conversation_id,
+            btrim(stored.collection_id) as collection_id,
+            stored.input_tokens,
+            stored.output_tokens,
+            stored.metadata,
+            stored.occurred_at,
+            count(*) as event_count
         from near as stored
         left join lateral (
             select true as is_void
@@ -1115,17 +1149,42 @@ as $$
             and not exists (
                 select from unnest(p_own) as own (key) where own.key = stored.idempotency_key
             )
+        group by
+            btrim(stored.tenant_id), spaced_key, stored.tokens, stored.token_type, stored.operation,
+            btrim(stored.model), btrim(stored.agent_id), btrim(stored.conversation_id),
+            btrim(stored.collection_id), stored.input_tokens, stored.output_tokens, stored.metadata,
+            stored.occurred_at
     ),
 
+    -- one row per event and group that it is alike to
     alike as (
         select
             fresh.place,
-            bool_or(btrim(others.idempotency_key) = fresh.idempotency_key) as is_same_key
+            coalesce(btrim(others.spaced_key) = fresh.idempotency_key, false) as is_same_key,
+            hashtextextended(jsonb_build_array(
+                others.tenant_id, others.spaced_key, others.tokens, others.token_type, others.operation,
+                others.model, others.agent_id, others.conversation_id, others.collection_id,
+                others.input_tokens, others.output_tokens, others.metadata,
+                extract(epoch from others.occurred_at)
+            )::text, 0) as likeness,
+            others.event_count,
+            num_nulls(
+                nullif(fresh.tokens = others.tokens, true),
+                nullif(fresh.token_type = others.token_type, true),
+                nullif(fresh.operation = others.operation, true),
+                nullif(fresh.model is not distinct from others.model, true),
+                nullif(fresh.agent_id is not distinct from others.agent_id, true),
+                nullif(fresh.conversation_id is not distinct from others.conversation_id, true),
+                nullif(fresh.collection_id is not distinct from others.collection_id, true),
+                nullif(fresh.input_tokens is not distinct from others.input_tokens, true),
+                nullif(fresh.output_tokens is not distinct from others.output_tokens, true),
+                nullif(fresh.metadata = others.metadata, true)
+            ) as equal_fields
         from fresh
         inner join others
             on
                 fresh.occurred_at = others.occurred_at
-                and fresh.tenant_id = btrim(others.tenant_id)
+                and fresh.tenant_id = others.tenant_id
         where
             coalesce(fresh.input_tokens = others.input_tokens, true)
             and coalesce(fresh.output_tokens = others.output_tokens, true)
@@ -1138,26 +1197,24 @@ as $$
                 and (fresh.input_tokens is null) <> (others.input_tokens is null)
             )
             -- The first of each is what stands for one that was not told.
+            and (fresh.token_type = others.token_type or 'llm' in (fresh.token_type, others.token_type))
+            and (fresh.operation = others.operation or 'query' in (fresh.operation, others.operation))
+            and coalesce(fresh.model = others.model, true)
+            and coalesce(fresh.agent_id = others.agent_id, true)
+            and coalesce(fresh.conversation_id = others.conversation_id, true)
+            and coalesce(fresh.collection_id = others.collection_id, true)
             and (
-                token_tracking_raw.cleaned_label(fresh.token_type) = others.token_type
-                or 'llm' in (token_tracking_raw.cleaned_label(fresh.token_type), others.token_type)
+                fresh.metadata = others.metadata
+                -- What both of them name is the same.
+                or fresh.metadata || others.metadata = others.metadata || fresh.metadata
             )
-            and (
-                token_tracking_raw.cleaned_label(fresh.operation) = others.operation
-                or 'query' in (token_tracking_raw.cleaned_label(fresh.operation), others.operation)
-            )
-            and coalesce(fresh.model = btrim(others.model), true)
-            and coalesce(fresh.agent_id = btrim(others.agent_id), true)
-            and coalesce(fresh.conversation_id = btrim(others.conversation_id), true)
-            and coalesce(fresh.collection_id = btrim(others.collection_id), true)
-        group by fresh.place
     )
 
-    select given.place, 'other_time', given.recorded_time
+    select given.place, 'other_time', given.recorded_time, null::bigint, null::bigint
     from given
     where given.occurred_at <> given.recorded_time
     union all
-    select given.place, 'voided', null
+    select given.place, 'voided', null, null, null
     from given
     cross join lateral (
         select
@@ -1169,8 +1226,16 @@ as $$
     ) as void
     where given.recorded_time is not null
     union all
-    select alike.place, case when alike.is_same_key then 'spaced_key' else 'alike' end, null
-    from alike
+    (
+        select
+            alike.place,
+            case when alike.is_same_key then 'spaced_key' else 'alike' end,
+            null,
+            alike.likeness,
+            alike.event_count
+        from alike
+        order by alike.place, alike.is_same_key desc, alike.equal_fields desc, alike.likeness
+    )
 $$;
 
 -- For loads of files. Voids the events of an array that are recorded as the array says, or only counts

@@ -271,8 +271,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "tracker.py",
-                "        return UsageTracker()\n",
-                '        __import__("pydantic")\n        return UsageTracker()\n',
+                "        return UsageTracker(settings=load_settings())\n",
+                '        __import__("pydantic")\n        return UsageTracker(settings=load_settings())\n',
             )
         ],
     ),

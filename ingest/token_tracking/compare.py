@@ -9,16 +9,14 @@ import psycopg
 from psycopg import sql
 
 from .errors import CompareError
-from .escapes import likeness
 from .reader import WHO_READS_ALL, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from datetime import date
     from decimal import Decimal
 
-# Both sides whole, joined on both keys: a day that only one side knows is a difference, too. What
-# the older table keeps under no day is in no period, so it is always there.
+# Both sides whole, joined on both keys: a day that only one side knows is a difference, too.
 _QUERY: Final = sql.SQL("""
 with counted as (
     select
@@ -35,16 +33,13 @@ with counted as (
 given as (
     select
         {tenant}::text as tenant_id,
-        case when isfinite({day}::date) then {day}::date end as usage_date,
-        coalesce(sum({tokens})::numeric, 0) as tokens
+        {day}::date as usage_date,
+        sum({tokens})::numeric as tokens
     from {table}
     where
-        (isfinite({day}::date) is not true)
-        or (
-            {day}::date >= coalesce(%(since)s::date, '-infinity')
-            and {day}::date < coalesce(%(until)s::date, 'infinity')
-        )
-    group by 1, 2
+        {day}::date >= coalesce(%(since)s::date, '-infinity')
+        and {day}::date < coalesce(%(until)s::date, 'infinity')
+    group by {tenant}::text, {day}::date
 )
 
 select
@@ -83,30 +78,18 @@ class OldTable:
 class Day:
     """One tenant's day: tokens of the older table and of the marts, None where one has no row.
 
-    They are compared as they are: an older table may hold fractions, which are a difference. It may
-    also hold rows of no tenant or of no day; tokens that are NULL count as 0.
+    They are compared as they are: an older table may hold fractions, which are a difference.
     """
 
-    tenant_id: str | None
-    usage_date: date | None
+    tenant_id: str
+    usage_date: date
     theirs: Decimal | None
     ours: Decimal | None
 
     @property
     def difference(self) -> Decimal | int:
-        """Return how many tokens the marts have more: no row is as good as one of no tokens."""
+        """Return how many tokens the marts have more."""
         return (self.ours or 0) - (self.theirs or 0)
-
-
-def look_alikes(days: Iterable[Day]) -> list[dict[str, tuple[Decimal | int, Decimal | int]]]:
-    """Return groups of tenants that people take for one, with their tokens on both sides."""
-    groups: dict[str, dict[str, tuple[Decimal | int, Decimal | int]]] = {}
-    for day in days:
-        if day.tenant_id is not None:
-            group = groups.setdefault(likeness(day.tenant_id), {})
-            theirs, ours = group.get(day.tenant_id, (0, 0))
-            group[day.tenant_id] = (theirs + (day.theirs or 0), ours + (day.ours or 0))
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def compared(
@@ -116,7 +99,7 @@ def compared(
     since: date | None = None,
     until: date | None = None,
 ) -> Iterator[Day]:
-    """Yield each tenant and day that either side knows, in the order of days, no day last.
+    """Yield each tenant and day that either side knows, in the order of days.
 
     Days are those of the billing time zone on our side, and whatever the other table counts by.
 
@@ -162,8 +145,8 @@ def compared(
         raise CompareError(error.diag.message_primary or "permission denied") from error
     for tenant_id, day, theirs, ours in rows:
         yield Day(
-            cast("str | None", tenant_id),
-            cast("date | None", day),
+            cast("str", tenant_id),
+            cast("date", day),
             cast("Decimal | None", theirs),
             cast("Decimal | None", ours),
         )

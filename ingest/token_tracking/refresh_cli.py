@@ -182,7 +182,9 @@ class _JsonTeller(_Teller):
         self._write("stopped", {"message": reason})
 
     def _write(self, event: str, datum: Mapping[str, object]) -> None:
-        self._terminal.json({"event": event, "at": _now(), **datum})
+        import json
+
+        self._terminal.result(json.dumps({"event": event, "at": _now(), **datum}))
 
 
 class _TextTeller(_Teller):

@@ -6,9 +6,6 @@
     {% set fingerprint = input_fingerprint() %}
     {% set prepared = prepare_rollup(relation, sql, fingerprint) %}
     {% set saved = prepared['saved'] %}
-    {% if saved is not none and not saved['read_to'] %}
-        {% set saved = none %}
-    {% endif %}
 
     {% if saved is none %}
         {% do run_query("set local enable_seqscan = on; delete from " ~ log) %}
@@ -23,7 +20,7 @@
             "set local enable_hashjoin = off; set local enable_mergejoin = off;"
             ~ " set local enable_material = off;"
             ~ " create temporary table affected_hours (usage_hour timestamptz primary key)"
-            ~ " on commit drop; insert into affected_hours " ~ affected_hours(saved)
+            ~ " on commit drop; insert into affected_hours " ~ affected_hours(saved['snapshot'])
         ) %}
         {% set run_no = saved['run_no'] + 1 %}
         {% if run_query("select 1 from affected_hours limit 1").rows %}
@@ -69,7 +66,6 @@
         'as_of': as_of,
         'billing_timezone': "'" ~ var('billing_timezone') ~ "'",
         'aliases': aliases_digest(),
-        'read_to': read_to(saved),
     } %}
     {% do save_state(relation, dict(state, rebuilt_as_of=state["as_of"]) if saved is none else state) %}
 {% endmacro %}

@@ -1,11 +1,11 @@
 {% macro reconciled(period, period_of_change, changes) -%}
-    {%- if not changes.log -%}
+    {%- if changes is none -%}
     true
     {%- else -%}
     {{ period }} = any(array(
             select distinct {{ period_of_change }}
-            from {{ changes.log }} as changes
-            where changes.run_no >= {{ first_run(changes) }}
+            from {{ changes }} as changes
+            where changes.run_no = (select max(newest.run_no) from {{ changes }} as newest)
         ))
     {%- endif %}
 {%- endmacro %}

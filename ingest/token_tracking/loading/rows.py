@@ -20,7 +20,6 @@ _NAMES_SHOWN: Final = 20
 # Levels of nesting, and of calls, that whoever takes a row further may have in addition to the
 # reader: what is read has to be written again.
 _ROOM: Final = 50
-_BLANK: Final = " \t\n\r\f\v\x1a"  # with the Ctrl-Z that ends files of DOS
 _BROKEN_QUOTES: Final = "line: quotes that do not match; must be CSV"
 
 
@@ -39,12 +38,8 @@ class BadRow(NamedTuple):
     reason: str
 
 
-def json_rows(lines: Lines, *, is_whole: bool) -> Iterator[Row | BadRow]:
-    """Return the objects of JSON lines; empty lines and fields that are null count as absent.
-
-    A last line without line end is a row if it is a whole object, for no beginning of an object is
-    one. Anything else is left unread unless the file `is_whole`.
-    """
+def json_rows(lines: Lines) -> Iterator[Row | BadRow]:
+    """Return the objects of JSON lines; empty lines and fields that are null count as absent."""
     while True:
         lines.begin()
         try:
@@ -54,7 +49,7 @@ def json_rows(lines: Lines, *, is_whole: bool) -> Iterator[Row | BadRow]:
         except LineTooLongError as error:
             yield _too_long(lines.number, error)
             continue
-        text = line.strip(_BLANK)
+        text = line.strip()
         if not text:
             continue
         try:
@@ -62,9 +57,6 @@ def json_rows(lines: Lines, *, is_whole: bool) -> Iterator[Row | BadRow]:
             if text.count("[") + text.count("{") > _ROOM:
                 json.loads("[" * _ROOM + text + "]" * _ROOM)
         except json.JSONDecodeError as error:
-            if not is_whole and lines.is_cut():
-                lines.unread = lines.number
-                return
             yield BadRow(
                 lines.number, text, f"line: no JSON at column {error.colno}; must be an object"
             )
@@ -98,16 +90,14 @@ def csv_header(lines: Lines) -> list[str]:
 
 
 def csv_rows(
-    lines: Lines, header: Sequence[str], columns: dict[str, str], *, is_whole: bool
+    lines: Lines, header: Sequence[str], columns: dict[str, str]
 ) -> Iterator[Row | BadRow]:
-    """Return the rows after the header; a row of nothing but space is none.
+    """Return the rows after the header.
 
     Args:
         lines: what comes after the header.
         header: the names of all columns.
         columns: the column of each field.
-        is_whole: nobody writes to the file any more. Otherwise a last row without line end, or with
-            an open quote, is left unread: its beginning can look like another row.
 
     Raises:
         LoadError: a column is not there, or is there twice.
@@ -123,7 +113,7 @@ def csv_rows(
             )
             raise LoadError(message, line=1)
         places.append((field, header.index(column)))
-    return _csv_rows(lines, len(header), places, is_whole=is_whole)
+    return _csv_rows(lines, len(header), places)
 
 
 def shown_names(names: Sequence[str]) -> str:
@@ -133,29 +123,24 @@ def shown_names(names: Sequence[str]) -> str:
 
 
 def _csv_rows(
-    lines: Lines, width: int, places: Sequence[tuple[str, int]], *, is_whole: bool
+    lines: Lines, width: int, places: Sequence[tuple[str, int]]
 ) -> Iterator[Row | BadRow]:
-    for record in _csv_records(lines, is_whole=is_whole):
+    for record in _csv_records(lines):
         if isinstance(record, BadRow):
             yield record
             continue
         line, cells = record
-        if cells[0][:1] <= " " and _is_blank(cells):
-            lines.blank_rows += 1
-        elif len(cells) == width:
+        if len(cells) == width:
             yield Row(line, {field: cells[place] for field, place in places if cells[place]})
         else:
             text = ",".join(cells)
             yield BadRow(line, text, f"line: {len(cells)} cells; must be {width} as in the header")
 
 
-def _csv_records(
-    lines: Lines, *, is_whole: bool = True
-) -> Iterator[tuple[int, list[str]] | BadRow]:
+def _csv_records(lines: Lines) -> Iterator[tuple[int, list[str]] | BadRow]:
     """Return the cells of each record with its first line."""
     csv.field_size_limit(LONGEST_LINE)  # of the process; the default refuses long prompts
     reader = csv.reader(lines, strict=True)
-    taken = lines.taken
     while True:
         lines.begin()
         line = lines.number + 1
@@ -164,9 +149,6 @@ def _csv_records(
         except StopIteration:
             return
         except csv.Error:
-            if not is_whole and lines.has_ended:
-                lines.unread = line
-                return
             # A quote that nobody closed swallows the rows after it: only its own line is bad.
             yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
             continue
@@ -175,15 +157,8 @@ def _csv_records(
             if lines.taken:
                 yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
             continue
-        if taken[-1][-1] != "\n" and not is_whole and lines.is_cut() and not _is_blank(cells):
-            lines.unread = line
-            return
         if cells:
             yield line, cells
-
-
-def _is_blank(cells: Sequence[str]) -> bool:
-    return not cells[0].strip(_BLANK) and not any(cell.strip() for cell in cells[1:])
 
 
 def _too_long(line: int, error: LineTooLongError) -> BadRow:

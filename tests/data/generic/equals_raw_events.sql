@@ -1,6 +1,5 @@
 {% test equals_raw_events(model) %}
 {%- set changes = changes_to_compare([model]) -%}
-{{ changes.mark }}
 with
 
 expected as (

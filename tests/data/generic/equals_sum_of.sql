@@ -2,7 +2,6 @@
 {%- set period = keys[0] -%}
 {%- set rollups = [model, finer] -%}
 {%- set changes = changes_to_compare(rollups) -%}
-{{ changes.mark }}
 with
 
 found as (

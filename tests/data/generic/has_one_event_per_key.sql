@@ -1,6 +1,5 @@
 {% test has_one_event_per_key(model) %}
 {%- set changes = changes_to_compare([model]) -%}
-{{ changes.mark }}
 {%- set recorded = source('token_tracking_raw', 'usage_events') -%}
 {%- set found -%}
     count(*) as found_events,
@@ -9,7 +8,7 @@
     min(events.recorded_at) as first_recorded_at,
     max(events.recorded_at) as last_recorded_at
 {%- endset -%}
-{%- if not changes.log %}
+{%- if changes is none %}
 select
     events.tenant_id as requester_tenant_id,
     events.idempotency_key,

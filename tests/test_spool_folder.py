@@ -716,6 +716,16 @@ def test_a_note_is_never_ahead_of_its_file(tmp_path: Path, after: float):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_append_that_fails_notes_nothing(tmp_path: Path):
+    """Though a part of it had its numbers."""
+    spool = Spool.create(tmp_path, 2**16)
+    spool.append([event("1")])
+    with pytest.raises(SpoolError, match="full"):
+        spool.append([event(f"{number}") for number in range(5000)])
+    spool.close()
+    assert [(file.requests, file.missing) for file in spool_files(tmp_path)] == [(1, 0)]
+
+
 def test_a_changed_row_is_neither_sent_nor_refused(emptied: Database, tmp_path: Path):
     """It stays and is named; all others are sent, with what they were."""
     folder = tmp_path / "spool"

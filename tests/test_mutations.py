@@ -168,8 +168,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [("delivery.py", "        return Fault.WAITING", "        return Fault.PASSING")],
     ),
     "a later owner does not wait behind an earlier one": (
-        "test_held_locks.py::"
-        "test_a_later_owner_stays_behind_an_earlier_one_when_its_lock_is_free",
+        "test_held_locks.py::test_a_later_owner_stays_behind_an_earlier_one_when_its_lock_is_free",
         [("delivery.py", "        self._leave(same)\n        return True", "        return False")],
     ),
     "a flush stops at what waits": (

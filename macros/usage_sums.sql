@@ -1,5 +1,17 @@
-{% macro usage_sums(relation, of_events=false) -%}
-    sum({{ relation }}.tokens)::bigint as tokens,
+{% macro usage_sums(relation, period, of_events=false) -%}
+    {#- What PostgreSQL says of a sum that is too large names nobody. Tokens are at least their parts.
+        A name commands no terminal. -#}
+    case
+            when sum({{ relation }}.tokens) <= 9223372036854775807 then sum({{ relation }}.tokens)::bigint
+            else (
+                'more tokens than a bigint holds, of payer '
+                || regexp_replace(
+                    to_json({{ relation }}.tenant_id)::text,
+                    '[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069]', '?', 'g'
+                )
+                || ' in ' || {{ period }} || ': void those that are not real with void_token_usage'
+            )::bigint
+        end as tokens,
         coalesce(sum({{ relation }}.input_tokens), 0)::bigint as input_tokens,
         coalesce(sum({{ relation }}.output_tokens), 0)::bigint as output_tokens,
         {% if of_events -%}

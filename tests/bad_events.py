@@ -100,6 +100,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a number as time": ({"occurred_at": 1767323045}, "occurred_at"),
 }
 
+# These, too; but a call of the library that names no number is none and answers True.
+WITHOUT_NUMBER: dict[str, tuple[dict[str, Any], str]] = {
+    "no number of tokens": ({"tokens": None}, "tokens"),
+    "no number but in metadata": ({"tokens": None, "metadata": {"tokens": 5}}, "tokens"),
+}
+
 # Each is accepted; the second is what the row then holds.
 EDGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "2**40 tokens": ({"tokens": 2**40}, {"tokens": 2**40}),
@@ -168,12 +174,13 @@ EDGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def as_if_canonical(fields: dict[str, object]) -> str:
     """Write whatever it is as `to_wire` would: compact, in the columns' order, nothing null."""
+    has_parts = any(fields.get(name) is not None for name in ("input_tokens", "output_tokens"))
     fields = {
         "idempotency_key": "k",
         "metadata": {},
         **GOOD,
         "tenant_id": None,
-        "tokens": 0,
+        "tokens": 0 if has_parts else None,
         **fields,
     }
     order = [*EVENT_FIELDS, *(name for name in fields if name not in EVENT_FIELDS)]

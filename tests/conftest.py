@@ -10,7 +10,7 @@ import tempfile
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import psycopg
 import pytest
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+# Another PostgreSQL than the embedded one for all tests but those that start servers themselves.
+GIVEN_BY = "TOKEN_TRACKING_TEST_POSTGRES"
+GIVEN = os.environ.get(GIVEN_BY)
 # Nothing here survives the test run, so nothing has to reach the disk.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on"}
 TEMPLATE = "template_raw"
@@ -53,7 +56,7 @@ class Database:
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the tests apart from the settings and files of whoever runs them."""
     for name in list(os.environ):
-        if name.startswith(("PG", "TOKEN_TRACKING_", "DBT_")):
+        if name.startswith(("PG", "TOKEN_TRACKING_", "DBT_")) and name != GIVEN_BY:
             del os.environ[name]
     # In a shell's background Ctrl-C is ignored, and so it would be by whatever a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -110,8 +113,11 @@ def started_server(bin_dir: Path | None, settings: dict[str, str]) -> Iterator[S
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The embedded server."""
-    yield from started_server(None, NOT_DURABLE)
+    """The embedded server, or the one whose programs TOKEN_TRACKING_TEST_POSTGRES names."""
+    if GIVEN is None:
+        yield from started_server(None, NOT_DURABLE)
+    else:
+        yield from started_server(Path(GIVEN), {**NOT_DURABLE, "shared_preload_libraries": ""})
 
 
 @pytest.fixture(scope="session")
@@ -123,9 +129,15 @@ def server_15() -> Iterator[Server]:
 def debian_15() -> Path:
     """Return the folder of its programs; without it a test is skipped, in the workflow it fails."""
     if not DEBIAN_15.is_dir():
-        left_out = pytest.fail if os.environ.get("GITHUB_ACTIONS") else pytest.skip
         left_out("PostgreSQL 15 is not installed: apt-get install postgresql-15")
     return DEBIAN_15
+
+
+def left_out(reason: str) -> NoReturn:
+    """Skip the test for what is not installed; in the workflow it fails."""
+    if os.environ.get("GITHUB_ACTIONS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 _numbers = itertools.count(1)

@@ -343,6 +343,52 @@ def made_anew(project: DbtProject, warehouse: Warehouse) -> None:
     assert warehouse.rows("select event_count from public.on_daily_agent_token_usage") == [(1,)]
 
 
+def rewritten_tables(project: DbtProject, warehouse: Warehouse) -> None:
+    """A raw table is written again by a transaction that ends when a build has begun."""
+    owners = [("bot", NOON - DAY, "owner")]
+    warehouse.insert([Event("1", NOON, agent="bot"), Event("2", NOON + DAY)], owners=owners)
+    project.must("run")
+    for table in ("token_tracking_raw.usage_events", "token_tracking_raw.agent_owners"):
+        with closing(warehouse.connect(autocommit=False)) as other:
+            other.execute(
+                f"create temporary table kept on commit drop as select * from {table};"
+                f" truncate {table}; insert into {table} select * from kept"
+            )
+            build = project.start("run", "--select", "config.materialized:incremental")
+            until_waiting_for(warehouse, table)
+            other.commit()
+        result = build.wait()
+        assert result.green, result.said
+        warehouse.check()
+
+
+def old_numbers(project: DbtProject, warehouse: Warehouse) -> None:
+    """A row comes under the number of a transaction that was seen."""
+    warehouse.insert([Event("1", NOON)])
+    project.must("run")
+    warehouse.insert([Event("2", NOON)])
+    with closing(warehouse.connect()) as connection:
+        connection.execute(
+            "update token_tracking_raw.usage_events set ingest_xid = 3 where idempotency_key = '2'"
+        )
+    project.must("run")
+    warehouse.check()
+
+
+def future_snapshot(project: DbtProject, warehouse: Warehouse) -> None:
+    """The transaction counter was set back since the build."""
+    warehouse.insert([Event("1", NOON)])
+    project.must("run")
+    with closing(warehouse.connect()) as connection:
+        connection.execute(
+            "update token_tracking.build_state set snapshot = '1000000000:1000000000:'"
+            " where snapshot is not null"
+        )
+    warehouse.insert([Event("2", NOON)])
+    project.must("run")
+    warehouse.check()
+
+
 HISTORIES: list[Callable[[DbtProject, Warehouse], None]] = [
     late_commit,
     late_void,
@@ -366,6 +412,9 @@ HISTORIES: list[Callable[[DbtProject, Warehouse], None]] = [
     restored_elsewhere,
     changed_view,
     made_anew,
+    rewritten_tables,
+    old_numbers,
+    future_snapshot,
 ]
 
 

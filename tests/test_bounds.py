@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sqlite3
 import statistics
 import subprocess
@@ -265,3 +266,26 @@ print(took)
     ]
     assert min(took) < 0.15, took
     sys.stdout.write(f"import: {min(took) * 1000:.0f} ms\n")
+
+
+def test_a_subinterpreter_is_told_false_at_once():
+    pytest.importorskip("_xxsubinterpreters")  # of Python 3.11 and 3.12
+    program = (
+        "import _xxsubinterpreters as interpreters, sys\n"
+        "code = f'import sys; sys.path[:] = {sys.path}\\n'\n"
+        "code += 'from token_tracking import track_token_usage_sync as track\\n'\n"
+        "code += 'print(track(\"a\", 1))'\n"
+        "one = interpreters.create()\n"
+        "interpreters.run_string(one, code)\n"
+        "interpreters.destroy(one)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path), "TOKEN_TRACKING_DSN": "host=/nowhere"},
+    )
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+    assert "the system has no thread for it" in done.stderr

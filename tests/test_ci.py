@@ -73,7 +73,7 @@ def test_no_test_is_left_out_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     """What tests skip for is installed before them; without PostgreSQL 15 they fail there."""
     runs = [step.get("run", "") for step in WORKFLOW["jobs"]["checks"]["steps"]]
     [install] = [run for run in runs if run.startswith("apt-get install")]
-    assert {"postgresql-15", "pgbouncer", "chromium"} <= set(install.split())
+    assert {"postgresql-15", "pgbouncer", "chromium", "gcc"} <= set(install.split())
     assert runs.index(install) < runs.index("make test")
     monkeypatch.setattr(conftest, "DEBIAN_15", tmp_path / "nothing")
     for there, ending in (("", pytest.skip.Exception), ("true", pytest.fail.Exception)):

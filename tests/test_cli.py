@@ -130,6 +130,87 @@ def test_load_with_bad_rows_says_where_and_exits_with_3(database: Database, tmp_
     assert database.value(COUNT) == 2
 
 
+def test_a_half_written_line_is_told_and_exits_with_3(database: Database, tmp_path: Path):
+    file = tmp_path / "g.csv"
+    file.write_text("occurred_at,tenant_id,tokens\n2026-05-01T10:01:00Z,grow,12")
+    ended = run("load", file, env=database.env)
+    assert (ended.code, numbers(ended)) == (3, [0, 0, 0, 0, 0])
+    assert "g.csv, line 2: the last line has no line end" in ended.err
+    assert "--complete" in ended.err
+    assert run("load", file, "--growing", env=database.env).code == 0
+    ended = run("load", "-", "--format", "csv", env=database.env, stdin=file.read_text())
+    assert (ended.code, numbers(ended)) == (3, [0, 0, 0, 0, 0])
+    ended = run("load", file, "--complete", env=database.env)
+    assert (ended.code, numbers(ended)) == (0, [1, 1, 0, 0, 0])
+
+
+def test_a_row_under_another_key_stops_a_load_unless_told(database: Database, tmp_path: Path):
+    file = tmp_path / "z.csv"
+    file.write_text("When,tenant_id,tokens,Model\n2026-05-01T10:00:00Z,acme,7,gpt\n")
+    named = ("--columns", "occurred_at=When,model=Model")
+    assert run("load", file, "--columns", "occurred_at=When", env=database.env).code == 0
+    ended = run("load", file, *named, env=database.env)
+    assert ended.code == 1
+    assert f"{file}, line 2: recorded already under another key" in ended.err
+    ended = run("load", file, *named, "--alike", "skip", env=database.env)
+    assert (ended.code, numbers(ended)) == (0, [1, 0, 1, 0, 0])
+    assert "1 rows were recorded under other keys before" in ended.err
+    assert run("load", file, *named, "--alike", "perhaps", env=database.env).code == 2
+    assert database.value(COUNT) == 1
+
+
+def test_a_load_with_the_wrong_zone_is_taken_back(database: Database, tmp_path: Path):
+    file = tmp_path / "z.csv"
+    file.write_text("occurred_at,tenant_id,tokens\n2026-05-01 10:00:00,acme,7\n")
+    right = ("--timezone", "America/New_York")
+    voids = "select count(*) from token_tracking_raw.usage_voids"
+    assert run("load", file, env=database.env).code == 0
+    ended = run("load", file, *right, env=database.env)
+    assert ended.code == 3
+    assert "1 rows are recorded with another time" in ended.err
+    assert "2026-05-01T10:00:00+00:00 recorded, 2026-05-01T14:00:00+00:00 in" in ended.err
+    asked = run("load", file, "--undo", env=database.env)
+    assert (asked.code, "--yes" in asked.err) == (2, True)
+    other = run("load", file, *right, "--undo", "--yes", env=database.env)
+    assert (other.code, numbers(other)) == (3, [0, 0, 1, 0])
+    trial = run("load", file, "--undo", "--dry-run", env=database.env)
+    assert (trial.code, numbers(trial), database.value(voids)) == (0, [1, 0, 0, 0], 0)
+    done = run("load", file, "--undo", "--yes", "--reason", "zone", env=database.env)
+    assert (done.code, numbers(done), database.value(voids)) == (0, [1, 0, 0, 0], 1)
+    again = run("load", file, *right, env=database.env)
+    assert "1 rows are recorded and voided" in again.err
+    new = run("load", file, *right, "--source", "2", env=database.env)
+    assert (new.code, numbers(new)) == (0, [1, 1, 0, 0, 0])
+    assert run("load", file, "--dry-run", env=database.env).code == 2
+
+
+def test_undo_says_what_it_did_not_read(database: Database, tmp_path: Path):
+    file = tmp_path / "g.csv"
+    file.write_text("tenant_id,tokens\nacme,5\nacme,7")
+    assert run("load", file, "--complete", env=database.env).code == 0
+    ended = run("load", file, "--undo", "--yes", env=database.env)
+    assert (ended.code, numbers(ended)) == (3, [1, 0, 0, 0])
+    assert "g.csv, line 3: the last line has no line end" in ended.err
+    assert run("load", file, "--undo", "--yes", "--growing", env=database.env).code == 0
+    ended = run("load", file, "--undo", "--yes", "--complete", env=database.env)
+    assert (ended.code, numbers(ended)) == (0, [1, 1, 0, 0])
+
+
+def test_undo_that_fails_says_what_it_did(database: Database, tmp_path: Path):
+    file = tmp_path / "k.csv"
+    rows = "".join(f"acme,k{number},1\n" for number in range(600))
+    file.write_text(f"tenant_id,idempotency_key,tokens\n{rows}")
+    assert run("load", file, env=database.env).code == 0
+    with database.connect() as connection:
+        connection.execute(
+            "alter table token_tracking_raw.usage_voids"
+            " add constraint not_this_one check (idempotency_key <> 'k599')"
+        )
+    ended = run("load", file, "--undo", "--yes", env=database.env)
+    assert (ended.code, numbers(ended)) == (1, [500, 0, 0, 0])
+    assert "the same command does the rest" in ended.err
+
+
 def test_a_missing_column_is_one_sentence(database: Database, tmp_path: Path):
     file = tmp_path / "a.csv"
     file.write_text("a,b\n1,2\n")

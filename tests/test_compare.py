@@ -19,7 +19,7 @@ from .dbt_project import DbtProject
 EVENTS = [
     {"tenant_id": tenant, "tokens": tokens, "occurred_at": f"2026-03-0{day}T12:00:00Z"}
     for tenant, tokens, day in (("acme", 5, 1), ("acme", 7, 1), ("acme", 11, 2), ("globex", 13, 2))
-]
+] + [{"tenant_id": "idle", "input_tokens": 0, "occurred_at": "2026-03-05T12:00:00Z"}]
 COUNTERS = """
     create schema old;
     create table old.usage (tenant uuid, day timestamptz, total numeric);
@@ -28,6 +28,17 @@ COUNTERS = """
         ('globex', '2026-03-02', 13), ('gone', '2026-03-03', 1);
     create table public.fractions (tenant_id text, usage_date date, tokens numeric(12, 2));
     insert into fractions values ('acme', '2026-03-01', 12.4), ('acme', '2026-03-02', 11);
+    create table public.zeros (tenant_id text, usage_date date, tokens integer);
+    insert into zeros values ('acme', '2026-03-01', 12), ('acme', '2026-03-02', 11),
+        ('acme', '2026-03-03', 0), ('globex', '2026-03-01', 0), ('globex', '2026-03-02', 13),
+        ('initech', '2026-03-02', null);
+    create table public.dayless (tenant_id text, usage_date date, tokens integer);
+    insert into dayless select * from zeros;
+    insert into dayless values ('acme', null, 5), ('acme', null, 2), ('globex', 'infinity', 4),
+        (null, '2026-03-02', 3), (null, null, 1), ('acme', null, null);
+    create table public.alike (tenant_id text, usage_date date, tokens integer);
+    insert into alike values ('acme', '2026-03-01', 12), ('Acme ', '2026-03-02', 8),
+        (e'ac\\u200bme', '2026-03-02', 3), ('globex', '2026-03-02', 13);
 """
 
 
@@ -35,7 +46,7 @@ COUNTERS = """
 def built(server, tmp_path_factory):
     for database in fresh_database(server):
         with UsageTracker(dsn=database.url) as tracker:
-            assert tracker.track_many_sync(EVENTS) == [True] * 4
+            assert tracker.track_many_sync(EVENTS) == [True] * 5
         with database.connect() as connection:
             connection.execute(COUNTERS)
         project = DbtProject(database.env, tmp_path_factory.mktemp("dbt"))
@@ -74,7 +85,7 @@ def test_each_day_that_differs_is_told_with_both_numbers(built: Database):
             "difference": -1,
         },
     ]
-    assert "2 of 4 tenants' days are equal; the others differ by +0 tokens together" in done.stderr
+    assert "3 of 5 tenants' days are equal; the others differ by +0 tokens together" in done.stderr
 
 
 def test_people_get_a_table(built: Database):
@@ -89,6 +100,46 @@ def test_equal_days_are_success(built: Database):
     done = compare(built, "--daily", "daily", "--until", "2026-03-02")
     assert (done.returncode, done.stdout) == (0, "")
     assert "1 of 1 tenants' days are equal" in done.stderr
+
+
+def test_no_row_is_as_good_as_no_tokens(built: Database):
+    """Also where ours has the row: an event of no tokens is a row of the day."""
+    done = compare(built, "--daily", "zeros")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "7 of 7 tenants' days are equal" in done.stderr
+
+
+def test_rows_without_day_or_tenant_are_counted(built: Database):
+    done = compare(built, "--daily", "dayless", "--format", "json")
+    assert done.returncode == 1
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["usage_date"], row["tenant_id"], row["difference"]) for row in rows] == [
+        ("2026-03-02", None, -3),
+        (None, "acme", -7),
+        (None, "globex", -4),
+        (None, None, -1),
+    ]
+    assert all(row["ours"] is None for row in rows)
+    assert "the others differ by -15 tokens together" in done.stderr
+    # They are of no period, so no period leaves them out.
+    people = compare(built, "--daily", "dayless", "--since", "2026-03-03", "--until", "2026-03-04")
+    assert people.returncode == 1
+    assert "the others differ by -12 tokens together" in people.stderr
+    assert people.stdout.count("no day") == 3
+    assert people.stdout.count("no tenant") == 1
+
+
+def test_tenants_that_look_alike_are_told_apart(built: Database):
+    done = compare(built, "--daily", "alike")
+    assert done.returncode == 1
+    for cell in (r"│ Acme\x20 ", r"│ ac\u200bme ", "│ acme "):
+        assert done.stdout.count(cell) == 1, done.stdout
+    assert done.stderr.startswith("Warning: these ids look alike, and are counted as different")
+    assert "  'acme': 12 tokens in alike, 23 in token_tracking\n" in done.stderr
+    assert "  'Acme\\x20': 8 tokens in alike, 0 in token_tracking\n" in done.stderr
+    assert "  'ac\\u200bme': 3 tokens in alike, 0 in token_tracking\n" in done.stderr
+    assert "globex" not in done.stderr
+    assert "look alike" not in compare(built, "--daily", "daily").stderr
 
 
 def test_other_columns_and_types(built: Database):

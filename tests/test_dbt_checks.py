@@ -513,6 +513,43 @@ def test_doubts_are_warnings_with_rows(checked: Checked) -> None:
     assert checked.warehouse.rows("select agent_id, tokens from public.mine") == [("stray", 13)]
 
 
+def test_ids_that_look_alike_are_told_with_their_tokens(checked: Checked) -> None:
+    """Payers, callers, agents and models; both forms, and the plain one only of what changed."""
+    alike = {
+        "tenant": ["acme", "Acme ", "ac\u200bme", "caf\u00e9", "cafe\u0301", "CAF\u00c9"],
+        "agent": ["bot-7", "BOT-7\u00a0"],
+        "model": ["gpt-4o", "GPT-4o"],
+    }
+    checked.warehouse.insert(
+        [Event(f"t{number}", NOON, tenant) for number, tenant in enumerate(alike["tenant"][1:])]
+        + [
+            Event(f"a{number}", NOON, "blue", agent=agent)
+            for number, agent in enumerate(alike["agent"])
+        ]
+        + [Event("m", NOON, "blue", model="GPT-4o"), Event("c", NOON, "Blue", agent="bot")]
+    )
+    ids = {(kind, name) for kind, names in alike.items() for name in names}
+    ids |= {("tenant", "blue"), ("tenant", "Blue")}  # who called by an agent that another one owns
+    statuses = checked.project.must("build").statuses
+    assert statuses["ids_that_look_alike"] == "warn"
+    statuses = checked.project.must(*EVERYTHING).statuses
+    assert statuses["ids_that_look_alike_full"] == "warn"
+    for form in ("", FULL):
+        rows = checked.found("ids_that_look_alike" + form)
+        assert {(row["id_kind"], row["id"]) for row in rows} == ids
+        tokens = {(row["id_kind"], row["id"]): row["tokens"] for row in rows}
+        assert tokens["tenant", "Acme "] == 100
+        assert tokens["tenant", "Blue"] == 100
+        assert tokens["model", "GPT-4o"] == 100
+        assert len({row["spelling"] for row in rows}) == len(ids)
+        assert all(row["spelling"].isascii() for row in rows)
+    # Of a month that no build has touched since only the night speaks.
+    checked.warehouse.insert([Event("later", NOON + 40 * DAY, "new")])
+    checked.project.must("build")
+    assert checked.found("ids_that_look_alike") == []
+    assert checked.project.must(*EVERYTHING).statuses["ids_that_look_alike_full"] == "warn"
+
+
 def test_two_builds_at_once_keep_the_rows_of_doubts(checked: Checked) -> None:
     checked.execute("drop schema token_tracking_dbt_test__audit cascade")
     for number in range(2):
@@ -736,7 +773,7 @@ def test_green_over_the_demos_usage(database: Database, tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL.exists(), reason=f"no {REAL.name}: it is no part of this repository")
 def test_green_over_a_real_trace(database: Database, tmp_path: Path) -> None:
     columns = "occurred_at=TIMESTAMP,input_tokens=ContextTokens,output_tokens=GeneratedTokens"
-    load(database, REAL, plan(columns, "tenant_id=acme,model=gpt-4o"))
+    load(database, REAL, plan(columns, "tenant_id=acme,model=gpt-4o", is_whole=True))
     checked = Checked(Warehouse(database), DbtProject(database.env, tmp_path))
     for words in (("build",), EVERYTHING):
         assert set(checked.project.must(*words).statuses.values()) <= {"success", "pass", "no-op"}

@@ -446,7 +446,7 @@ def test_a_build_reads_no_table_from_end_to_end(project: DbtProject, warehouse: 
         # To freshness the newest 1,000 transactions are news.
         *["select pg_current_xact_id()"] * 1000,
     )
-    project.must("run")
+    project.must("build")
 
     def sequential_scans(schemas: str) -> list[tuple[str, int]]:
         execute(warehouse, "select pg_stat_force_next_flush()")
@@ -480,4 +480,61 @@ def test_a_build_reads_no_table_from_end_to_end(project: DbtProject, warehouse: 
     project.must("build", "--exclude", "label_aliases")
     project.must("source", "freshness")
     assert sequential_scans("raw$") == before
+    warehouse.check()
+
+
+def test_many_owners_of_one_agent_cost_a_build_little(
+    database: Database, warehouse: Warehouse, tmp_path: Path
+) -> None:
+    project = DbtProject({**database.env, "PGOPTIONS": "-c statement_timeout=20s"}, tmp_path)
+    project.must("seed")
+    warehouse.insert(
+        Event(str(number), NOON + timedelta(seconds=number), agent="bot") for number in range(2000)
+    )
+    project.must("run")
+    execute(
+        warehouse,
+        "insert into token_tracking_raw.agent_owners"
+        " (agent_id, valid_from, revision, owner_tenant_id, recorded_by)"
+        " select 'bot', '2026-01-01', number, 'often-' || number % 2, 'test'"
+        " from generate_series(1, 50000) as number"
+        " union all select 'bot', '2026-02-01'::timestamptz + number * interval '1 second', 1,"
+        " 'late-' || number % 2, 'test' from generate_series(1, 50000) as number",
+    )
+    project.must("run")
+    paid = warehouse.rows("select tenant_id, event_count from token_tracking.tenant_token_usage")
+    assert paid == [("late-0", 2000)]
+
+
+def test_a_sum_beyond_bigint_names_payer_and_hour(
+    project: DbtProject, warehouse: Warehouse
+) -> None:
+    half = 2**62
+    project.must("seed")
+    project.must("run")
+    # Millions of events of the largest size that the procedures take, in two.
+    execute(
+        warehouse, "alter table token_tracking_raw.usage_events drop constraint tokens_in_range"
+    )
+    warehouse.insert([Event("1", NOON, "greedy", half), Event("2", NOON, "greedy", half)])
+    warehouse.insert([Event("3", NOON, "modest", 5)])
+    before = warehouse.marts()
+    stopped = project.run("run")
+    assert re.search(
+        r"more tokens than a bigint holds, of payer \"greedy\" in 2026-03-10 17:30:00[+]05:30: void "
+        r".* with void_token_usage",
+        stopped.said,
+    )
+    assert warehouse.marts() == before
+    warehouse.insert(voids=[("greedy", "2")])
+    project.must("run")
+    totals = {row[2]: row[6] for row in warehouse.check()["hourly_token_usage"]}
+    assert totals == {"greedy": half, "modest": 5}
+
+    # An hour that holds them, in a day that does not.
+    warehouse.insert([Event("4", NOON + timedelta(hours=1), "greedy", half)])
+    stopped = project.run("run")
+    assert 'of payer "greedy" in 2026-03-10: void' in stopped.said
+    warehouse.insert(voids=[("greedy", "4")])
+    project.must("run")
     warehouse.check()

@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import fresh_database
+from tests.dbt_directed import until_waiting_for
 from tests.dbt_oracle import OPERATIONS, TOKEN_TYPES, Marts, Raw, Settings, Snapshot, count
-from tests.dbt_project import DbtProject
+from tests.dbt_project import DbtProject, RunningBuild
 from tests.dbt_warehouse import A_HALF, A_THIRD, ROLLUPS, Event, Warehouse
 
 if TYPE_CHECKING:
@@ -117,6 +118,23 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Rewrite:
+    """A raw table is written again, perhaps while a build begins, which waits for its end."""
+
+    table: str
+    command: str
+    build: list[str] | None
+    commits: bool
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Somebody replaces a view of the project's by another one, which leaves things out."""
+
+    view: str
+
+
+@dataclass(frozen=True)
 class Build:
     """How often at once, of what, in which way; `kill_after` is a share of the last one's time."""
 
@@ -155,8 +173,34 @@ builds = st.one_of(
     st.builds(Build, at_once=st.just(2)),
     st.builds(Build, full_refresh=st.just(True), select=st.sampled_from([None, *SELECTIONS])),
 )
+rewrites = st.builds(
+    Rewrite,
+    st.sampled_from(["usage_events", "usage_voids", "agent_owners"]),
+    st.sampled_from(
+        [
+            "alter table {0} add column spare date generated always as (null::date) stored;"
+            " alter table {0} drop column spare",
+            "alter table {0} set unlogged; alter table {0} set logged",
+            "create temporary table kept on commit drop as select * from {0};"
+            " truncate {0}; insert into {0} select * from kept",
+            "cluster {0} using {1}_pkey",
+        ]
+    ),
+    st.sampled_from([None, [], ["int_usage__hourly"], ["config.materialized:incremental"]]),
+    st.booleans(),
+)
+replacements = st.builds(
+    Replace, st.sampled_from(["stg_usage__events", "stg_usage__voids", "stg_usage__agent_owners"])
+)
 steps = st.one_of(
-    writes, writes, st.builds(Hold, writes), st.builds(Release, st.booleans()), changes, builds
+    rewrites,
+    replacements,
+    writes,
+    writes,
+    st.builds(Hold, writes),
+    st.builds(Release, st.booleans()),
+    changes,
+    builds,
 )
 histories = st.builds(
     list.__add__,
@@ -195,6 +239,10 @@ class Player:
                         connection.commit() if commit else connection.rollback()
             case Change():
                 self._change(step)
+            case Rewrite():
+                self._rewrite(step)
+            case Replace(view):
+                self._replace(view)
             case Build():
                 self._build(step)
             case _:
@@ -206,6 +254,9 @@ class Player:
             self.play(Release(commit=True))
         self.play(Build())
         incremental = self.warehouse.marts()
+        # The aliases are the history's: what it built without tests is compared now.
+        result = self._start("test").wait()
+        assert result.green, result.said
         self.play(Build(full_refresh=True))
         assert self.warehouse.marts() == incremental
         before = self._written()
@@ -252,6 +303,43 @@ class Player:
         if change.zone:
             self.settings = replace(self.settings, billing_timezone=change.zone)
 
+    def _rewrite(self, rewrite: Rewrite) -> None:
+        while self.held:  # which it would wait for
+            self.play(Release(commit=True))
+        table = f"token_tracking_raw.{rewrite.table}"
+        build = None
+        with closing(self.warehouse.connect(autocommit=False)) as connection:
+            connection.execute(rewrite.command.format(table, rewrite.table))  # type: ignore[arg-type]
+            if rewrite.build is not None:
+                build = self._start("run", *(["--select", *rewrite.build] if rewrite.build else []))
+                until_waiting_for(self.warehouse, table)
+            connection.commit() if rewrite.commits else connection.rollback()
+        if build is not None:
+            result = build.wait()
+            assert result.green, result.said
+            self.check(whole=not rewrite.build)
+
+    def _replace(self, view: str) -> None:
+        with closing(self.warehouse.connect()) as connection:
+            [(query,)] = connection.execute(
+                "select pg_get_viewdef(to_regclass(%s))", (f"token_tracking.{view}",)
+            ).fetchall()
+            if query:
+                connection.execute(
+                    f"create or replace view token_tracking.{view} as"
+                    f" select * from ({query.rstrip(';')}) as own where false"
+                )
+        # Only a build of the views brings it back.
+        self.play(Build())
+
+    def _start(self, *words: str) -> RunningBuild:
+        return self.project.start(
+            *words,
+            billing_timezone=self.settings.billing_timezone,
+            token_types=list(self.settings.token_types),
+            operations=list(self.settings.operations),
+        )
+
     def _build(self, build: Build) -> None:
         words = ["run"]
         if build.select:
@@ -259,15 +347,7 @@ class Player:
         if build.full_refresh:
             words += ["--full-refresh"]
         started = time.monotonic()
-        running = [
-            self.project.start(
-                *words,
-                billing_timezone=self.settings.billing_timezone,
-                token_types=list(self.settings.token_types),
-                operations=list(self.settings.operations),
-            )
-            for _ in range(build.at_once)
-        ]
+        running = [self._start(*words) for _ in range(build.at_once)]
         for write in build.writers or []:
             self.warehouse.insert(write.events, write.voids, write.owners)
             time.sleep(0.05)
@@ -293,8 +373,9 @@ class Player:
             assert time.monotonic() < deadline, "a killed build still has its backend"
             time.sleep(0.02)
         left = self.warehouse.rows(
-            "select * from pg_locks where locktype = 'advisory'"
-            " or relation = to_regclass('token_tracking.build_state')"
+            "select * from pg_locks where locktype = 'advisory' or relation in"
+            " (to_regclass('token_tracking.build_state'),"
+            " to_regclass('token_tracking.build_proofs'))"
         )
         assert not left, left
 

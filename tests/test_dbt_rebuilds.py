@@ -56,29 +56,35 @@ EVENTS = "macros/attributed_events.sql"
 FINGERPRINT = "macros/build/input_fingerprint.sql"
 PREPARE = "macros/build/prepare_rollup.sql"
 BEGIN = "macros/build/begin_build.sql"
+SNAPSHOT = "macros/build/begin_snapshot.sql"
 IS_NEW = "macros/build/is_new.sql"
+# No row is known by its place: what its number does not tell is not told.
+BLIND = ("macros/build/lies_behind.sql", "{{ rows }}.ctid >", "false and {{ rows }}.ctid >")
 
 MISTAKES = [
     Mistake.of(
         "watermark on recorded_at",
         directed.late_commit,
         AFFECTED,
-        "where {{ is_new('events.ingest_xid', saved_snapshot) }}",
-        "where events.recorded_at > (select max(as_of) from token_tracking.build_state)",
+        "is_new('events.ingest_xid', snapshot) if",
+        "'events.recorded_at > (select max(as_of) from token_tracking.build_state)' if",
+        *BLIND,
     ),
     Mistake.of(
         "watermark on a void's recorded_at",
         directed.late_void,
         AFFECTED,
-        "where {{ is_new('voids.ingest_xid', saved_snapshot) }}",
-        "where voids.recorded_at > (select max(as_of) from token_tracking.build_state)",
+        "is_new('voids.ingest_xid', snapshot) if",
+        "'voids.recorded_at > (select max(as_of) from token_tracking.build_state)' if",
+        *BLIND,
     ),
     Mistake.of(
         "watermark on an owner's recorded_at",
         directed.late_void,
         AFFECTED,
-        "where {{ is_new('owners.ingest_xid', saved_snapshot) }}",
-        "where owners.recorded_at > (select max(as_of) from token_tracking.build_state)",
+        "is_new('owners.ingest_xid', snapshot) if",
+        "'owners.recorded_at > (select max(as_of) from token_tracking.build_state)' if",
+        *BLIND,
     ),
     Mistake.of(
         "watermark on the highest transaction",
@@ -86,6 +92,7 @@ MISTAKES = [
         IS_NEW,
         "saved_snapshot.split(':')[0]",
         "saved_snapshot.split(':')[1]",
+        *BLIND,
     ),
     Mistake.of(
         "only the snapshot's xmin is used",
@@ -97,7 +104,7 @@ MISTAKES = [
     Mistake.of(
         "each statement sees other data, the horizon is read last",
         directed.commit_during_build,
-        BEGIN,
+        SNAPSHOT,
         "set transaction isolation level repeatable read;",
         "",
     ),
@@ -105,15 +112,15 @@ MISTAKES = [
         "the horizon is read before the lock is there",
         directed.two_builds_wait,
         BEGIN,
-        "{{ lock_builds() }};",
-        "select pg_current_snapshot(); {{ lock_builds() }};",
+        "begin_snapshot(lock_builds())",
+        "begin_snapshot('select pg_current_snapshot(); ' ~ lock_builds())",
         stops="duplicate key value violates unique constraint",
     ),
     # Each statement sees other data, but counts only what one snapshot sees: that is right.
     Mistake.of(
         "the affected set is computed twice, of different data",
         directed.commit_during_build,
-        BEGIN,
+        SNAPSHOT,
         "set transaction isolation level repeatable read;",
         "",
         BASE,
@@ -131,7 +138,7 @@ MISTAKES = [
         "            {% do make_fresh_rows(partial_query(sql)) %}"
         "{% do run_query('lock table ' ~ relation ~ ' in row exclusive mode;"
         " delete from affected_hours; insert into affected_hours '"
-        " ~ affected_hours(saved['snapshot'])) %}",
+        " ~ affected_hours(saved)) %}",
         harmless=4,
     ),
     Mistake.of(
@@ -198,15 +205,17 @@ MISTAKES = [
         "a change of the owner touches nothing",
         directed.payer_loses_everything,
         AFFECTED,
-        "where {{ is_new('owners.ingest_xid', saved_snapshot) }}",
-        "where false",
+        "is_new('owners.ingest_xid', snapshot) if",
+        "'false' if",
+        *BLIND,
     ),
     Mistake.of(
         "a void touches nothing",
         directed.last_event_is_voided,
         AFFECTED,
-        "where {{ is_new('voids.ingest_xid', saved_snapshot) }}",
-        "where false",
+        "is_new('voids.ingest_xid', snapshot) if",
+        "'false' if",
+        *BLIND,
     ),
     Mistake.of(
         "voids are forgotten",
@@ -342,6 +351,40 @@ MISTAKES = [
         "build_state.billing_timezone,",
         "'{{ var('billing_timezone') }}'::text as billing_timezone,",
         stops=r"build_status tells \('UTC', 'UTC'\)",
+    ),
+    Mistake.of(
+        "the snapshot is older than the file that it reads",
+        directed.rewritten_tables,
+        SNAPSHOT,
+        "{{ wait_for_inputs(inputs) }}",
+        "",
+        SNAPSHOT,
+        "lock table {{ inputs | join(', ') }} in access share mode;",
+        "",
+    ),
+    Mistake.of(
+        "the snapshot is taken while the build waits for a table",
+        directed.rewritten_tables,
+        SNAPSHOT,
+        "{{ wait_for_inputs(inputs) }}",
+        "",
+        SNAPSHOT,
+        "lock table {{ inputs | join(', ') }} in access share mode;",
+        "do $$ begin lock table {{ inputs | join(', ') }} in access share mode; end $$;",
+    ),
+    Mistake.of(
+        "the ends of the raw tables are not looked at",
+        directed.old_numbers,
+        *BLIND,
+    ),
+    Mistake.of(
+        "a snapshot of the future is believed",
+        directed.future_snapshot,
+        *BLIND,
+        PREPARE,
+        " and saved['is_of_past']",
+        "",
+        harmless=1,
     ),
     Mistake.of(
         "state advances under --empty",

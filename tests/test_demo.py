@@ -184,7 +184,7 @@ def test_what_dbt_says_of_a_failure_is_in_the_error(tmp_path, database: Database
     broken = Warehouse(project, database.env, tmp_path / "dbt")
     with pytest.raises(WarehouseError) as caught:
         broken.build()
-    assert 'column "no_such_column" does not exist' in str(caught.value)
+    assert 'column "no_such_column" does not exist' in "\n".join(caught.value.__notes__)
     assert str(tmp_path / "dbt" / "dbt.log") in str(caught.value)
     before = broken.fingerprint()
     (project / "models" / "broken.sql").write_text("select 1 as n")

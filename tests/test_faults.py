@@ -7,7 +7,9 @@ add up to the calls made. `SEED=n` replays; `make soak` runs schedules for SOAK_
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,32 +20,42 @@ import pytest
 from token_tracking import UsageTracker
 from token_tracking.server import Server
 
-from .conftest import NOT_DURABLE, Database, started_server
+from .conftest import NOT_DURABLE, Database, debian_15, started_server
 from .faults.arena import (
     SEED,
     SOAK_SECONDS,
+    TAKINGS,
     Arena,
     ended,
     lasting_database,
     run_schedule,
     until,
 )
+from .faults.clock import Clock
 
 SCHEDULES = [SEED] if SEED else [101, 102, 103]
 EVENTS = "select count(*)::int from token_tracking_raw.usage_events"
 
 
 @pytest.fixture(scope="module")
-def breakable_server() -> Iterator[Server]:
-    """A server that these tests may kill."""
-    yield from started_server(None, NOT_DURABLE)
+def clock() -> Iterator[Clock]:
+    folder = Path(tempfile.mkdtemp(prefix="tt-"))
+    yield Clock(folder)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def breakable_server(clock: Clock) -> Iterator[Server]:
+    """A server that these tests may kill, and whose clock they may set."""
+    settings = {**NOT_DURABLE, "shared_preload_libraries": ""}
+    yield from started_server(clock.programs(debian_15()), settings)
 
 
 @pytest.fixture
-def arena(breakable_server: Server, tmp_path: Path) -> Iterator[Arena]:
+def arena(breakable_server: Server, clock: Clock, tmp_path: Path) -> Iterator[Arena]:
     if not breakable_server.is_running():
         breakable_server.start()
-    arena = Arena(breakable_server, lasting_database(breakable_server), tmp_path)
+    arena = Arena(breakable_server, lasting_database(breakable_server), tmp_path, clock)
     try:
         yield arena
     finally:
@@ -76,7 +88,9 @@ def test_whatever_breaks_in_whatever_order(arena: Arena, tally, seed: int):
 
 @pytest.mark.skipif(not SOAK_SECONDS, reason="make soak")
 @pytest.mark.timeout(SOAK_SECONDS + 600)
-def test_schedules_for_as_long_as_asked(breakable_server: Server, tally, tmp_path: Path):
+def test_schedules_for_as_long_as_asked(
+    breakable_server: Server, clock: Clock, tally, tmp_path: Path
+):
     started, schedules, total = time.monotonic(), 0, 0
     first = SEED or int(time.time())
     while time.monotonic() - started < SOAK_SECONDS:
@@ -85,7 +99,7 @@ def test_schedules_for_as_long_as_asked(breakable_server: Server, tally, tmp_pat
         folder.mkdir()
         if not breakable_server.is_running():
             breakable_server.start()
-        arena = Arena(breakable_server, lasting_database(breakable_server), folder)
+        arena = Arena(breakable_server, lasting_database(breakable_server), folder, clock)
         try:
             total += run_schedule(arena, seed, steps=20)
         except BaseException:
@@ -96,6 +110,21 @@ def test_schedules_for_as_long_as_asked(breakable_server: Server, tally, tmp_pat
         schedules += 1
         print(f"seed {seed}: {total} acknowledged in {schedules} schedules", flush=True)  # noqa: T201
     tally(total, schedules)
+
+
+def test_spool_files_taken_from_their_owner_lose_nothing(arena: Arena, tally):
+    """Each way in turn; then the owner is killed."""
+    arena.start_client("owner")
+    arena.wait_for("owner")
+    arena.proxy.refusing = True
+    arena.proxy.cut()
+    for taking in TAKINGS:
+        arena.take_a_spool_file(["owner"], taking)
+    arena.kill_client("owner")
+    arena.drain()
+    acknowledged = arena.check()
+    assert acknowledged > 20
+    tally(acknowledged)
 
 
 def test_an_answer_lost_after_its_commit_counts_once(arena: Arena, tally):

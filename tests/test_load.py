@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -24,7 +25,9 @@ from token_tracking.loading.cells import columns_of, constants_of, instant_of, z
 from token_tracking.loading.load import Load
 from token_tracking.loading.ordinals import Ordinals
 from token_tracking.loading.plan import Plan
+from token_tracking.loading.recorded import Alike
 from token_tracking.loading.source import LONGEST_LINE, Format, Source
+from token_tracking.loading.undo import Undo
 from token_tracking.rules import MAX_KEPT_BYTES
 from token_tracking.warehouse import Warehouse
 
@@ -44,7 +47,7 @@ REJECTIONS = (
 
 
 def plan(
-    columns: str = "", constants: str = "tenant_id=acme", zone: str = "UTC", **rest: str
+    columns: str = "", constants: str = "tenant_id=acme", zone: str = "UTC", **rest: object
 ) -> Plan:
     return Plan(
         columns_of([columns] if columns else []),
@@ -82,6 +85,7 @@ def test_a_real_trace_is_loaded_once_and_reaches_the_monthly_totals(database, tm
     how = plan(
         "occurred_at=TIMESTAMP,input_tokens=ContextTokens,output_tokens=GeneratedTokens",
         "tenant_id=acme,model=gpt-4o",
+        is_whole=True,  # its last line has no line end
     )
     assert counts(load(database, REAL, how).files[0]) == (19_366, 0, 0, 0)
     assert counts(load(database, REAL, how).files[0]) == (0, 19_366, 0, 0)
@@ -192,13 +196,21 @@ def test_every_field_arrives(database, write):
 
 
 def test_empty_cells_are_absent(database, write):
-    load(database, write("input_tokens,model,agent_id,metadata,occurred_at\n3,,,,\n , ,,,\n"))
+    columns = "input_tokens,output_tokens,model,agent_id,metadata,occurred_at"
+    load(database, write(f"{columns}\n3,,,,,\n ,0, ,,,\n"))
     [first, second] = database.rows(
         "select input_tokens, model, agent_id, metadata, tokens"
         " from token_tracking_raw.usage_events order by input_tokens"
     )
     assert first == (3, None, None, {}, 3)
-    assert second == (None, " ", None, {}, 0)
+    assert second == (None, None, None, {}, 0)
+
+
+def test_an_empty_total_is_no_number(database, write):
+    report = load(database, write("tokens,model\n,a\n0,b\n ,c\n")).files[0]
+    assert (report.rows, report.refused) == (3, 2)
+    assert {problem.reason.partition(",")[0] for problem in report.problems} == {"tokens: missing"}
+    assert database.value(COUNT) == 1
 
 
 @pytest.mark.parametrize(
@@ -230,7 +242,7 @@ def test_empty_cells_are_absent(database, write):
 def test_a_bad_cell_is_kept_with_its_reason_and_the_others_go_on(
     database, write, field, cell, reason
 ):
-    name = "tokens" if field != "tokens" else "model"
+    name = "tokens" if field != "tokens" else "output_tokens"
     file = write("")
     with file.open("w", newline="") as stream:
         csv.writer(stream).writerows([(name, field), ("1", ""), ("2", cell), ("3", "")])
@@ -261,7 +273,8 @@ def test_rows_of_bad_form(database, write):
         '7,"e" f\n'  # 10
         "8,g"  # no newline at the end
     )
-    report = load(database, write(text)).files[0]
+    whole = plan(is_whole=True)
+    report = load(database, write(text), whole).files[0]
     assert counts(report) == (4, 0, 0, 4)
     assert [problem.line for problem in report.problems] == [3, 5, 8, 10]
     assert [tokens for _, tokens, _ in database.rows(EVENTS)] == [1, 4, 6, 8]
@@ -271,18 +284,67 @@ def test_rows_of_bad_form(database, write):
         ('5,"stray\n', "line: quotes that do not match; must be CSV"),
         ('7,"e" f\n', "line: quotes that do not match; must be CSV"),
     ]
-    assert counts(load(database, write(text)).files[0]) == (0, 4, 0, 4)
+    assert counts(load(database, write(text), whole).files[0]) == (0, 4, 0, 4)
     assert len(database.rows(REJECTIONS)) == 4
 
 
-def test_a_last_line_that_is_cut_off_is_refused_and_known_when_it_is_whole(database, write):
-    assert counts(load(database, write('tokens,model\n5,a\n7,"b')).files[0]) == (1, 0, 0, 1)
-    assert counts(load(database, write('tokens,model\n5,a\n7,"b"\n')).files[0]) == (1, 1, 0, 0)
-    cut = '{"tenant_id": "x", "tokens": 3}\n{"tenant_id": "x", "tok'
-    report = load(database, write(cut, "a.jsonl"), plan(constants="")).files[0]
+@pytest.mark.parametrize(
+    ("part", "rest"),
+    [
+        ("2026-05-01T10:01:00Z,grow,12", "34"),
+        ("2026-05-01T10:01:00Z,gr", "ow,1234"),
+        ('2026-05-01T10:01:00Z,grow,"12', '34"'),
+        ('"2026-05-01T10:01:00Z', '",grow,1234'),
+        ("2026-05-01T10:01:00Z,grow,1234", ""),
+    ],
+)
+def test_a_half_written_last_line_waits(database, write, part, rest):
+    log = "occurred_at,tenant_id,tokens\n2026-05-01T10:00:00Z,grow,5\n"
+    report = load(database, write(log + part), plan(constants="")).files[0]
+    assert (counts(report), report.unread) == ((1, 0, 0, 0), 3)
+    whole = log + part + rest + "\n"
+    report = load(database, write(whole), plan(constants="")).files[0]
+    assert (counts(report), report.unread) == ((1, 1, 0, 0), None)
+    assert [tokens for _, tokens, _ in database.rows(EVENTS)] == [5, 1234]
+    assert not database.rows(REJECTIONS)
+
+
+def test_a_cut_utc_offset_is_no_event(database, write):
+    log = "tenant_id,tokens,occurred_at\nx,5,2026-05-01T10:01:00"
+    load(database, write(log), plan(constants=""))
+    load(database, write(log + "+02:00\n"), plan(constants=""))
+    times = "select occurred_at from token_tracking_raw.usage_events"
+    assert database.rows(times) == [(datetime(2026, 5, 1, 8, 1, tzinfo=UTC),)]
+
+
+def test_a_half_written_quoted_text_gives_no_rows(database, write):
+    """Its inner lines look like rows, whether the file ends in the middle of one or after one."""
+    log = 'tokens,model\n5,a\n7,"b\n6,c\n'
+    for text in (log, log + "8,d"):
+        report = load(database, write(text)).files[0]
+        assert (report.rows, report.unread) == (1, 3)
+    assert counts(load(database, write(log + '8,d"\n')).files[0]) == (1, 1, 0, 0)
+    assert [tokens for _, tokens, _ in database.rows(EVENTS)] == [5, 7]
+
+
+def test_the_word_that_a_file_is_complete_takes_its_last_line(database, write):
+    report = load(database, write("tokens\n5\n7"), plan(is_whole=True)).files[0]
+    assert (counts(report), report.unread) == ((2, 0, 0, 0), None)
+    cut = write('{"tokens": 3}\n{"tok', "a.jsonl")
+    report = load(database, cut, plan(is_whole=True)).files[0]
     assert counts(report) == (1, 0, 0, 1)
-    assert report.problems[0].line == 2
     assert report.problems[0].reason.startswith("line: no JSON at column")
+
+
+def test_a_whole_object_needs_no_line_end(database, write):
+    """No beginning of a JSON object is one, so nothing can be missing."""
+    line = '{"tenant_id": "x", "tokens": 3}'
+    report = load(database, write(line, "a.jsonl"), plan(constants="")).files[0]
+    assert (counts(report), report.unread) == ((1, 0, 0, 0), None)
+    grown = line + '\n{"tenant_id": "x", "tokens": 4'
+    report = load(database, write(grown, "a.jsonl"), plan(constants="")).files[0]
+    assert (counts(report), report.unread) == ((0, 1, 0, 0), 2)
+    assert not database.rows(REJECTIONS)
 
 
 def test_json_lines(database, write):
@@ -636,3 +698,503 @@ def test_progress_counts_every_byte(database, write):
 def test_an_event_a_little_ahead_of_the_clock_is_taken(database, write):
     soon = (datetime.now(UTC) + timedelta(minutes=4)).isoformat()
     assert load(database, write(f"tokens,occurred_at\n5,{soon}\n")).files[0].recorded == 1
+
+
+# What tells rows apart, and rows from events that are recorded already.
+
+LOG = (
+    "When,Tenant,Tokens,Model,operation\n"
+    "2026-05-01T10:00:00Z,acme,7,gpt-4o,chat\n"
+    "2026-05-01T11:00:00Z,acme,9,,query\n"
+)
+BASE = "occurred_at=When,tenant_id=Tenant,tokens=Tokens"
+
+
+def as_recorded_before(database: Database, rows: Sequence[dict[str, str]], **event: object) -> None:
+    """Record rows as the first version of this package did: its key, written out by hand."""
+    seen: Counter[str] = Counter()
+    events = []
+    for row in rows:
+        text = json.dumps(["", row], ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        key = sha256(f"{text}#{seen[text]}".encode()).hexdigest()
+        seen[text] += 1
+        fields = {name: int(value) if name == "tokens" else value for name, value in row.items()}
+        events.append({**fields, **event, "idempotency_key": key})
+    query = "select recorded from token_tracking_raw.track_token_usage_batch(%s)"
+    assert database.value(query, (json.dumps(events),)) == len(events)
+
+
+@pytest.mark.parametrize(
+    ("again", "columns", "name"),
+    [
+        (LOG, f"{BASE},model=Model", "z.csv"),
+        (LOG.replace(",7,", ",07,"), BASE, "z.csv"),
+        (LOG.replace(":00Z", ":00.000Z"), BASE, "z.csv"),
+        (LOG.replace("Z,", "+00:00,"), BASE, "z.csv"),
+        (LOG.replace(",acme,", ", acme,").replace(",7,", ", 7 ,"), BASE, "z.csv"),
+        (
+            '{"tenant_id":"acme","tokens":7,"occurred_at":"2026-05-01T10:00:00Z"}\n'
+            '{"tenant_id":"acme","input_tokens":9,"occurred_at":"2026-05-01T11:00:00Z"}\n',
+            "",
+            "z.jsonl",
+        ),
+    ],
+)
+def test_a_row_in_another_form_stops_the_load(database, write, again, columns, name):
+    base = LOG.replace("operation", "op")
+    assert counts(load(database, write(base), plan(BASE, "")).files[0]) == (2, 0, 0, 0)
+    file = write(again.replace("operation", "op"), name)
+    with pytest.raises(LoadError, match="recorded already under another key") as caught:
+        load(database, file, plan(columns, ""))
+    assert caught.value.line == (1 if name.endswith("l") else 2)
+    assert database.value(COUNT) == 2
+
+
+def test_an_added_column_named_like_a_field_stops_the_load(database, write):
+    load(database, write(LOG.replace("operation", "op")), plan(BASE, ""))
+    with pytest.raises(LoadError, match="recorded already"):
+        load(database, write(LOG), plan(BASE, ""))
+    assert database.value(COUNT) == 2
+
+
+def test_a_part_that_was_not_told_before_stops_the_load(database, write):
+    text = "occurred_at,tenant_id,In,Out\n2026-05-01T10:00:00Z,acme,7,3\n"
+    load(database, write(text), plan("input_tokens=In", ""))
+    with pytest.raises(LoadError, match="recorded already"):
+        load(database, write(text), plan("input_tokens=In,output_tokens=Out", ""))
+    assert database.value("select sum(tokens) from token_tracking_raw.usage_events") == 7
+
+
+def test_a_grown_file_in_another_form_can_go_on(database, write):
+    # The second row names no model, so its key is the same.
+    load(database, write(LOG), plan(BASE, ""))
+    grown = write(LOG + "2026-05-01T12:00:00Z,acme,1,m,chat\n")
+    how = plan(f"{BASE},model=Model", "")
+    for expected in ((1, 2, 0, 0), (0, 3, 0, 0)):
+        done = Load(how, database.url, Alike.SKIP)
+        done.run([Source.of(str(grown))])
+        assert (counts(done.files[0]), done.files[0].alike) == (expected, 1)
+    assert database.value("select sum(tokens) from token_tracking_raw.usage_events") == 17
+    done = Load(how, database.url, Alike.RECORD)
+    done.run([Source.of(str(grown))])
+    assert (counts(done.files[0]), done.files[0].alike) == ((1, 2, 0, 0), 1)
+
+
+def skipping(database: Database, file: Path, how: Plan) -> FileReport:
+    done = Load(how, database.url, Alike.SKIP)
+    done.run([Source.of(str(file))])
+    return done.files[0]
+
+
+def test_one_recorded_event_stands_for_one_row(database, write):
+    """What is beyond is recorded, and a further load of the file adds nothing."""
+    head, at = "occurred_at,tenant_id,tokens,model", "2026-03-01T10:00:00Z,acme,100,m"
+    load(database, write(f"{head}\n{at}\n"), plan(constants=""))
+    rows = f"{at},chat\n{at},chat\n{at},summarize\n"
+    file = write(f"{head},operation\n{rows}", "grown.csv")
+    with pytest.raises(LoadError, match=r"line 2: recorded already .* and tokens, as where"):
+        load(database, file, plan(constants=""))
+    for expected in ((2, 1, 0, 0), (0, 3, 0, 0)):
+        report = skipping(database, file, plan(constants=""))
+        assert (counts(report), report.alike) == (expected, 1)
+    assert counted(database) == 300
+
+
+def test_rows_pair_with_events_across_slices(database, write):
+    """Also where equal rows of the file, known by their keys, lie in other slices."""
+    at = "2026-03-01T10:00:00Z,acme,100"
+    between = [f"2026-03-01T11:00:00Z,acme,{n}" for n in range(1, 1200)]
+    head = "occurred_at,tenant_id,tokens"
+    load(database, write("\n".join([head, at, at, ""])), plan(constants=""))
+    log = [f"{row},m" for row in (at, *between, at, at, *between, at)]
+    text = "\n".join([f"{head},model", *log, ""])
+    for expected in ((2400, 2, 0, 0), (0, 2402, 0, 0)):
+        report = skipping(database, write(text, "grown.csv"), plan(constants=""))
+        assert (counts(report), report.alike) == (expected, 2)
+    report = skipping(database, write(f"{text}{at},m\n", "grown.csv"), plan(constants=""))
+    assert (counts(report), report.alike) == ((1, 2402, 0, 0), 2)
+
+
+def test_a_row_pairs_with_the_event_that_says_most_of_it(database, write):
+    """So a row that says less takes no event away from one that says more."""
+    head, at = "occurred_at,tenant_id,tokens,model,agent_id", "2026-03-01T10:00:00Z,acme,100"
+    load(database, write(f"{head}\n{at},a,\n{at},b,g\n"), plan(constants=""))
+    file = write(f"{head}\n{at},,g\n{at},a,g\n", "grown.csv")
+    report = skipping(database, file, plan(constants=""))
+    assert (counts(report), report.alike) == ((0, 2, 0, 0), 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_alike"),
+    [
+        ({"operation": "chat"}, {"operation": "summarize"}, False),
+        ({"operation": "chat"}, {}, True),
+        ({"model": "a"}, {"model": "b"}, False),
+        ({"metadata": {"a": 1}}, {"metadata": {"a": 2}}, False),
+        ({"metadata": {"a": 1}}, {"metadata": {"a": 1, "b": 2}}, True),
+        ({"metadata": {"a": 1}}, {}, True),
+    ],
+)
+def test_what_both_rows_name_is_equal_where_they_are_alike(database, write, before, now, is_alike):
+    fields = {"tenant_id": "acme", "tokens": 7, "occurred_at": "2026-03-01T10:00:00Z"}
+    load(database, write(json.dumps(fields | before) + "\n", "a.jsonl"), plan(constants=""))
+    file = write(json.dumps(fields | now | {"agent_id": "x"}) + "\n", "b.jsonl")
+    assert skipping(database, file, plan(constants="")).alike == is_alike
+
+
+def test_other_calls_at_the_same_time_are_new(database, write):
+    """Another tenant, model, agent or number at the same instant is another call."""
+    head = "occurred_at,tenant_id,tokens,model,agent_id\n"
+    load(database, write(head + "2026-05-01T10:00:00Z,acme,7,a,x\n"), plan(constants=""))
+    rows = ["globex,7,a,x", "acme,8,a,x", "acme,7,b,x", "acme,7,a,y"]
+    text = head + "".join(f"2026-05-01T10:00:00Z,{row}\n" for row in rows)
+    assert counts(load(database, write(text), plan(constants="")).files[0]) == (4, 0, 0, 0)
+
+
+def test_equal_rows_of_a_grown_file_are_new(database, write):
+    """Also with thousands of rows between them, and where one says less than the other."""
+    head = "occurred_at,tenant_id,tokens,model\n"
+    row = "2026-05-01T10:00:00Z,acme,7,a\n"
+    between = "".join(f"2026-05-01T11:00:00Z,acme,{n},a\n" for n in range(1, 1200))
+    log = head + row + row + between
+    assert counts(load(database, write(log), plan(constants="")).files[0]) == (1201, 0, 0, 0)
+    grown = log + row + "2026-05-01T10:00:00Z,acme,7,\n"
+    assert counts(load(database, write(grown), plan(constants="")).files[0]) == (2, 1201, 0, 0)
+
+
+def test_a_source_is_the_word_that_equal_rows_are_two(database, write):
+    load(database, write(LOG), plan(BASE, "", source="east"))
+    report = load(database, write(LOG), plan(BASE, "", source="west")).files[0]
+    assert (counts(report), report.alike) == ((2, 0, 0, 0), 2)
+
+
+def test_two_files_of_one_load_are_compared(database, write):
+    csv_text = "occurred_at,tenant_id,tokens\n2026-05-01T10:00:00Z,acme,7\n"
+    lines = '{"tenant_id":"acme","tokens":7,"occurred_at":"2026-05-01T10:00:00Z"}\n'
+    with pytest.raises(LoadError, match=r"b.jsonl, line 1: recorded already"):
+        load(database, [write(csv_text, "a.csv"), write(lines, "b.jsonl")], plan(constants=""))
+
+
+def test_a_file_that_an_earlier_version_loaded_is_known(database, write):
+    row = {"occurred_at": "2026-05-01T10:00:00Z", "tokens": "07", "model": " gpt"}
+    as_recorded_before(database, [row, row], tenant_id="acme", model="gpt")
+    text = "occurred_at,tokens,model\n" + "2026-05-01T10:00:00Z,07, gpt\n" * 3
+    assert counts(load(database, write(text)).files[0]) == (1, 2, 0, 0)
+    assert database.value(COUNT) == 3
+
+
+def test_ids_with_outer_space_that_an_earlier_version_kept_stop_the_load(database, write):
+    query = "select recorded from token_tracking_raw.track_token_usage_batch(%s)"
+    when = "2026-05-01T10:00:00Z"
+    old = [
+        {"tenant_id": " acme", "tokens": 5, "occurred_at": when},
+        {"tenant_id": "acme", "tokens": 6, "occurred_at": when, "idempotency_key": " k1"},
+    ]
+    assert database.value(query, (json.dumps(old),)) == 2
+    for row in (" acme, 5,", "acme, 6, k1"):
+        text = f"occurred_at,tenant_id,tokens,idempotency_key\n{when},{row}\n"
+        with pytest.raises(LoadError, match="recorded already"):
+            load(database, write(text), plan(constants=""))
+    # Another key of the row's own is another call.
+    text = f"occurred_at,tenant_id,tokens,idempotency_key\n{when},acme,6,k2\n"
+    assert counts(load(database, write(text), plan(constants="")).files[0]) == (1, 0, 0, 0)
+
+
+def test_a_raw_schema_of_before_is_loaded_as_before(database, write):
+    with closing(database.connect()) as connection:
+        connection.execute(
+            "drop function token_tracking_raw.has_usage_between, token_tracking_raw.recorded_usage"
+        )
+    assert counts(load(database, write(LOG), plan(BASE, "")).files[0]) == (2, 0, 0, 0)
+    report = load(database, write(LOG), plan(BASE, "")).files[0]
+    assert counts(report) == (0, 2, 0, 0)
+    assert any("schema apply" in note for note in report.notes)
+
+
+def test_a_known_row_with_another_time_is_told(database, write):
+    file = write(LOG.replace("Z", ""))
+    load(database, file, plan(BASE, ""))
+    done = load(database, file, plan(BASE, "", zone="America/New_York"))
+    report = done.files[0]
+    assert (counts(report), report.other_times, done.has_problems) == ((0, 2, 0, 0), 2, True)
+    assert report.first_other_time == (
+        "line 2: 2026-05-01T10:00:00+00:00 recorded, 2026-05-01T14:00:00+00:00 in the file"
+    )
+    same = load(database, file, plan(BASE, ""))
+    assert (same.files[0].other_times, same.has_problems) == (0, False)
+
+
+def test_a_call_that_its_service_timed_a_little_otherwise_is_told_alone(database, write):
+    """Its key says that it is the same, and a retry may differ in its time."""
+    head = "idempotency_key,tokens,occurred_at\n"
+    load(database, write(head + "k,5,2026-05-01T10:00:00.1Z\n"))
+    done = load(database, write(head + "k,5,2026-05-01T10:00:00Z\n"))
+    assert (done.files[0].other_times, done.has_problems) == (1, False)
+
+
+def counted(database: Database) -> object:
+    return database.value(
+        "select coalesce(sum(tokens), 0)::int from token_tracking_raw.usage_events as event"
+        " where not exists (select from token_tracking_raw.usage_voids as void"
+        " where (void.tenant_id, void.idempotency_key) = (event.tenant_id, event.idempotency_key))"
+    )
+
+
+def undo(database: Database, file: Path, how: Plan, *, is_trial: bool = False) -> tuple[int, ...]:
+    undone = Undo(how, database.url)
+    undone.run([Source.of(str(file))], "wrong zone", is_trial=is_trial)
+    return tuple(undone.files[str(file)])
+
+
+def test_a_load_is_taken_back_and_done_right(database, write):
+    kept = write("occurred_at,tenant_id,tokens\n2026-05-01T10:00:00,acme,100\n", "kept.csv")
+    load(database, kept, plan(constants=""))
+    file = write(LOG.replace("Z", "") + "2026-05-01T11:00:00,acme,9,,query\n")
+    wrong = plan(BASE, "")
+    right = plan(BASE, "", zone="America/New_York", source="2")
+    load(database, file, wrong)
+    assert undo(database, file, wrong, is_trial=True) == (3, 0, 0, 0)
+    assert counted(database) == 125
+    assert undo(database, file, wrong) == (3, 0, 0, 0)
+    assert undo(database, file, wrong) == (0, 3, 0, 0)
+    assert counted(database) == 100
+    assert database.rows("select distinct reason from token_tracking_raw.usage_voids") == [
+        ("wrong zone",)
+    ]
+    again = load(database, file, wrong).files[0]
+    assert (counts(again), again.voided) == ((0, 3, 0, 0), 3)
+    assert counts(load(database, file, right).files[0]) == (3, 0, 0, 0)
+    assert counts(load(database, file, right).files[0]) == (0, 3, 0, 0)
+    assert counted(database) == 125
+
+
+def test_undo_with_other_options_or_files_voids_nothing(database, write):
+    file = write(LOG.replace("Z", ""))
+    load(database, file, plan(BASE, ""))
+    keyed = "idempotency_key,tokens,occurred_at\nk,5,2026-05-01T10:00:00Z\n"
+    load(database, write(keyed, "k.csv"))
+    assert undo(database, file, plan(BASE, "", zone="Asia/Kolkata")) == (0, 0, 2, 0)
+    other_tenant = plan(BASE.replace("tenant_id=Tenant,", ""), "tenant_id=other")
+    assert undo(database, file, other_tenant) == (0, 0, 0, 2)
+    assert undo(database, file, plan(BASE, "", source="x")) == (0, 0, 0, 2)
+    other = write("idempotency_key,tokens,occurred_at\nk,5,2026-05-01T10:00:01Z\n", "k.csv")
+    assert undo(database, other, plan()) == (0, 0, 1, 0)
+    assert counted(database) == 21
+
+
+def test_undo_of_rows_without_a_time(database, write):
+    file = write("tokens\n5\n5\n7\n")
+    load(database, file)
+    assert undo(database, file, plan()) == (3, 0, 0, 0)
+    assert counted(database) == 0
+
+
+def test_undo_of_a_load_that_was_interrupted(database, write):
+    file = write("tokens\n" + "".join(f"{n}\n" for n in range(1, 1201)))
+    load(database, write("tokens\n" + "".join(f"{n}\n" for n in range(1, 701)), "part.csv"))
+    assert undo(database, file, plan()) == (700, 0, 0, 500)
+    assert counted(database) == 0
+
+
+def test_undo_that_was_interrupted_goes_on(database, write):
+    file = write("tokens\n" + "".join(f"{n}\n" for n in range(1, 1201)))
+    load(database, file)
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    undone = Undo(plan(), database.url)
+    with pytest.raises(KeyboardInterrupt):
+        undone.run([Source.of(str(file))], "wrong", interrupt)
+    assert undone.files[str(file)] == (500, 0, 0, 0)
+    assert database.value("select count(*) from token_tracking_raw.usage_voids") == 500
+    assert undo(database, file, plan()) == (700, 500, 0, 0)
+    assert counted(database) == 0
+
+
+def test_undo_of_a_file_loaded_twice(database, write):
+    """In two forms: rows that were left out as alike are of the load that recorded them."""
+    file = write(LOG)
+    first, second = plan(BASE, ""), plan(f"{BASE},model=Model", "")
+    load(database, file, first)
+    load(database, file, first)
+    skipping = Load(second, database.url, Alike.SKIP)
+    skipping.run([Source.of(str(file))])
+    assert skipping.files[0].alike == 1
+    # The other row names no model, so that it has the same key in both forms.
+    assert undo(database, file, second, is_trial=True) == (1, 0, 0, 1)
+    assert undo(database, file, first) == (2, 0, 0, 0)
+    assert counted(database) == 0
+
+
+def test_undo_of_rows_in_another_order_and_file(database, write):
+    first = load(database, write("tokens,model\n5,a\n7,b\n5,a\n")).files[0]
+    assert first.recorded == 3
+    shuffled = write("Model,spent\nb,7\na,5\na,5\n", "other.csv")
+    assert undo(database, shuffled, plan("tokens=spent,model=Model")) == (3, 0, 0, 0)
+    assert counted(database) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("", "", "is empty: its first line must name the columns"),
+        ("a,b\n1,2\n", "tokens=c", "has no column 'c' for tokens"),
+    ],
+)
+def test_undo_of_a_file_that_cannot_be_loaded_voids_nothing(
+    database, write, text, columns, message
+):
+    good = write("tokens,c\n5,6\n", "good.csv")
+    load(database, good, plan(columns))
+    with pytest.raises(LoadError, match=message):
+        Undo(plan(columns), database.url).run(
+            [Source.of(str(good)), Source.of(str(write(text)))], "wrong"
+        )
+    assert database.value("select count(*) from token_tracking_raw.usage_voids") == 0
+    assert undo(database, write("", "empty.jsonl"), plan()) == (0, 0, 0, 0)
+
+
+def test_undo_needs_the_raw_schema_of_this_version(database, write):
+    file = write("tokens\n5\n")
+    load(database, file)
+    with closing(database.connect()) as connection:
+        connection.execute("drop function token_tracking_raw.void_recorded_usage")
+    with pytest.raises(LoadError, match="schema apply"):
+        undo(database, file, plan())
+    assert counted(database) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "tokens,model\n,a\n0,b\n"),
+        ("b.csv", "tokens,input_tokens,model\n ,,a\n,0,b\n"),
+        ("c.jsonl", '{"model": "a"}\n{"model": "b", "output_tokens": 0}\n'),
+        ("d.jsonl", '{"model": "a", "tokens": null}\n{"model": "b", "tokens": 0}\n'),
+    ],
+)
+def test_a_row_that_names_no_number_is_refused(database, write, name, text):
+    report = load(database, write(text, name)).files[0]
+    assert counts(report) == (1, 0, 0, 1)
+    assert report.problems[0].line == (2 if name.endswith("csv") else 1)
+    assert report.problems[0].reason.startswith("tokens: missing")
+    assert database.rows(EVENTS) == [("acme", 0, "b")]
+
+
+def test_outer_space_of_cells_is_no_part_of_them(database, write):
+    text = "tenant_id, idempotency_key, tokens, model, agent_id\n acme, k1, 5,\tm ,a\u00a0\n"
+    line = '{"tenant_id": "acme ", "idempotency_key": " k2", "tokens": 6, "agent_id": " a"}\n'
+    load(database, [write(text), write(line, "a.jsonl")], plan(constants=""))
+    assert database.rows(
+        "select tenant_id, idempotency_key, model, agent_id from token_tracking_raw.usage_events"
+        " order by 2"
+    ) == [("acme", "k1", "m", "a"), ("acme", "k2", None, "a")]
+
+
+@pytest.mark.parametrize("text", ["nan", "NULL", r"\N", "None", "N/A", "<NA>", " null "])
+@pytest.mark.parametrize("field", ["tenant_id", "agent_id", "model", "idempotency_key"])
+def test_a_text_that_means_nothing_is_no_name(database, write, text, field):
+    values = {"tenant_id": "acme", "tokens": 5, field: text}
+    csv_text = ",".join(values) + "\n" + ",".join(map(str, values.values())) + "\n"
+    files = [write(csv_text), write(json.dumps(values) + "\n", "a.jsonl")]
+    for file in load(database, files, plan(constants="")).files:
+        assert counts(file) == (0, 0, 0, 1)
+        assert file.problems[0].reason.startswith(f"{field}: text that means a missing value")
+    how = plan(constants="", nulls=(text.strip(),))
+    expected = (0, 0, 0, 1) if field == "tenant_id" else (1, 0, 0, 0)
+    assert counts(load(database, files[0], how).files[0]) == expected
+    # Who says which texts are empty has a tenant called so.
+    named = load(database, files[0], plan(constants="", nulls=("-",), source="2")).files[0]
+    assert named.recorded == 1
+
+
+def test_the_text_of_an_empty_cell_holds_for_every_field(database, write):
+    text = "occurred_at,tokens,input_tokens,metadata\n-,5,-,-\n-,-,-,-\n"
+    assert counts(load(database, write(text), plan(nulls=("-",))).files[0]) == (1, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "is_told"),
+    [
+        ("tenant_id", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", True),
+        ("agent_id", "{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}", True),
+        ("tenant_id", "a0eebc999c0b4ef8bb6d6bb9bd380a11", True),
+        ("idempotency_key", "urn:uuid:a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", True),
+        ("idempotency_key", "a0eebc999c0b4ef8bb6d6bb9bd380a11", False),
+        ("tenant_id", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", False),
+        ("tenant_id", "acme", False),
+    ],
+)
+def test_an_unusual_form_of_a_uuid_is_told(database, write, field, text, is_told):
+    values = {"tenant_id": "acme", "tokens": 5, field: text}
+    file = write(json.dumps(values) + "\n", "a.jsonl")
+    report = load(database, file, plan(constants="")).files[0]
+    assert report.recorded == 1
+    assert [note.partition(":")[0] for note in report.notes] == [f"{field}, line 1"] * is_told
+    assert text not in str(report.notes)
+    assert database.rows(f"select {field} from token_tracking_raw.usage_events") == [(text,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("20260301T100000Z", "2026-03-01T10:00:00+00:00"),
+        ("20260301T100000.5+0530", "2026-03-01T04:30:00.5+00:00"),
+        ("2026-03-01t10:00:00z", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01T24:00:00Z", "2026-03-02T00:00:00+00:00"),
+        ("2026-02-28 24:00", "2026-02-28T23:00:00+00:00"),
+        ("2026-03-01 10:00:00 UTC", "2026-03-01T10:00:00+00:00"),
+        ("2026-03-01 10:00:00.123456789 +0000 UTC", "2026-03-01T10:00:00.123456+00:00"),
+        ("2026-03-01 10:00:00", "2026-03-01T09:00:00+00:00"),
+        ("1772359200", "2026-03-01T10:00:00+00:00"),
+        ("1772359200.1234567", "2026-03-01T10:00:00.123456+00:00"),
+        ("1772359200500", "2026-03-01T10:00:00.5+00:00"),
+        ("946684800", "2000-01-01T00:00:00+00:00"),
+    ],
+)
+def test_times_as_other_programs_write_them(text, expected):
+    instant = instant_of(text, zone_of("Europe/Berlin"))
+    assert isinstance(instant, datetime)
+    assert instant.astimezone(UTC) == datetime.fromisoformat(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "20260301",
+        "2026-02-30T24:00:00Z",
+        "24:00:00",
+        "2026-03-01T24:00:01Z",
+        "17723592001",
+        "12",
+        "2026-03-01 10:00:00+02:00 UTC",
+        "9999-12-31T24:00:00Z",
+    ],
+)
+def test_texts_that_are_no_times(text):
+    assert instant_of(text, UTC) == text
+
+
+def test_seconds_since_1970_of_json(database, write):
+    lines = '{"tokens": 1, "occurred_at": 1772359200}\n{"tokens": 2, "occurred_at": 1772359200.5}\n'
+    lines += '{"tokens": 3, "occurred_at": true}\n{"tokens": 4, "occurred_at": 12}\n'
+    assert counts(load(database, write(lines, "a.jsonl")).files[0]) == (2, 0, 0, 2)
+    assert [
+        str(at)
+        for (at,) in database.rows(
+            "select occurred_at at time zone 'UTC' from token_tracking_raw.usage_events"
+            " order by tokens"
+        )
+    ] == ["2026-03-01 10:00:00", "2026-03-01 10:00:00.500000"]
+
+
+def test_rows_of_nothing_are_no_rows(database, write):
+    text = "tokens,model,agent_id\r\n5,a,\r\n   \r\n,,\r\n , ,\r\n\r\n6,b,\r\n\x1a"
+    done = load(database, write(text))
+    assert counts(done.files[0]) == (2, 0, 0, 0)
+    assert "4 rows of nothing but empty cells" in done.files[0].notes
+    assert not done.has_problems
+    assert not done.has_unread
+    done = load(database, write('{"tokens": 1}\n  \n\x1a', "a.jsonl"))
+    assert (counts(done.files[0]), done.has_unread) == ((1, 0, 0, 0), False)

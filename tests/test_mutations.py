@@ -51,9 +51,9 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "recovery.py",
-                "        delivery = Delivery(request for _, request in batch)\n",
-                "        delivery = Delivery(request for _, request in batch)\n"
-                "        source.forget([number for number, _ in batch])\n",
+                "        _send(delivery, database)\n        if aside",
+                "        source.forget([number for number, _ in batch])\n"
+                "        _send(delivery, database)\n        if aside",
             )
         ],
     ),
@@ -127,10 +127,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [
             (
                 "delivery.py",
-                "                self._refuse(database, part[0], error)\n",
-                "                self._events.pop()\n"
-                "                self._refuse(database, part[0], error)\n"
-                "                continue\n",
+                "                    self._refuse(database, part[0], error)\n",
+                "                    self._events.pop()\n"
+                "                    self._refuse(database, part[0], error)\n"
+                "                    continue\n",
             )
         ],
     ),
@@ -140,7 +140,47 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "what is ahead of the server's clock is sent": (
         "test_delivery.py::test_events_ahead_of_the_servers_clock_wait_until_it_has_come",
-        [("delivery.py", "        self._hold_back(database.latest_occurrence())\n", "")],
+        [
+            ("delivery.py", "if event.occurred_at() > latest]", "if False]"),
+            ("delivery.py", 'problem.kind == "early" and', "False and"),
+        ],
+    ),
+    "what a server whose clock was set back refuses is not sent again": (
+        "test_server_clock.py::test_the_servers_clock_set_back_in_a_flush_refuses_nothing",
+        [("delivery.py", 'problem.kind == "early" and', "False and")],
+    ),
+    "a server keeps what is early as refused": (
+        "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
+        [("sql/procedures.sql", "        where refused.kind = 'rejection'\n", "")],
+    ),
+    "a server's clock is asked for once": (
+        "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
+        [
+            (
+                "delivery.py",
+                "if time.monotonic() - database.compared_at > _COMPARE_AGAIN_SECONDS:",
+                "if False:",
+            )
+        ],
+    ),
+    "what waits for a lock is tried until the bound": (
+        "test_held_locks.py::test_a_held_key_sends_no_other_event_to_the_spool",
+        [("delivery.py", "        return Fault.WAITING", "        return Fault.PASSING")],
+    ),
+    "a later owner does not wait behind an earlier one": (
+        "test_held_locks.py::test_a_later_owner_stays_behind_an_earlier_one_when_its_lock_is_free",
+        [("delivery.py", "        self._leave(same)\n        return True", "        return False")],
+    ),
+    "a flush stops at what waits": (
+        "test_held_locks.py::test_a_flush_passes_by_what_waits",
+        [
+            (
+                "delivery.py",
+                "            if self._put_off(part, error, waited_briefly):\n",
+                "            raise error\n",
+            ),
+            ("delivery.py", "                self._events.pop()\n            return\n", ""),
+        ],
     ),
     "nothing is written at the end": (
         "test_delivery.py::test_the_end_of_the_interpreter_writes_what_waits_in_any_tracker",
@@ -150,6 +190,32 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_spool.py::test_a_file_is_adopted_only_when_its_process_has_ended",
         [("spool.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB")],
     ),
+    "a file that others can write is adopted": (
+        "test_spool_folder.py::test_what_others_could_have_written_is_not_sent[others write it]",
+        [("spool_folder.py", "    if found.st_mode & _OTHERS_WRITE:", "    if False:")],
+    ),
+    "whatever SQLite has opened is taken": (
+        "test_spool_folder.py::test_a_file_swapped_while_it_is_opened_is_refused",
+        [("spool_folder.py", "        if not missing:\n", "        if True:\n")],
+    ),
+    "a changed spool file is taken for ours": (
+        "test_spool_folder.py"
+        "::test_a_changed_spool_file_is_left_for_a_new_one[one bit of the log flipped]",
+        [("spool.py", "seen != self._looks or seen[0] is None", "seen[0] is None")],
+    ),
+    "what waits for another database is sent": (
+        "test_spool_folder.py::test_what_waits_is_sent_to_no_other_database[another database]",
+        [("spool_folder.py", "known == identity and reached", "reached")],
+    ),
+    "what waits for a database is sent to a copy that is behind": (
+        "test_spool_folder.py::test_what_waits_is_sent_to_no_other_database[a copy that is behind]",
+        [("spool_folder.py", " and reached <= transaction", "")],
+    ),
+    "another host's lock is taken": (
+        "test_spool_folder.py"
+        "::test_another_hosts_lock_is_taken_only_where_it_is_seen[cifs-rw-False]",
+        [("spool_folder.py", "if shared is None or not written", "if True or not written")],
+    ),
     "a queue without end": (
         "test_delivery.py::test_what_waits_in_memory_is_bounded_when_nobody_takes_anything",
         [("writer.py", "self._bytes_in - self._bytes_out + size > _MOST_BYTES or", "False or")],
@@ -157,6 +223,20 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "Python takes what SQL refuses": (
         "test_properties.py::test_of_each_field_python_and_sql_have_one_opinion[occurred_at]",
         [("rules.py", "    if instant < EARLIEST:", "    if False:")],
+    ),
+    "labels without their letter v": (
+        "test_postgres_versions.py::test_letters_v_stay_and_vertical_tabs_go",
+        [("sql/procedures.sql", r"e' \t\n\r\f\x0b'", r"e' \t\n\r\fv'")],
+    ),
+    "an owner's revision that another one has": (
+        "test_owners.py::test_a_writer_waits_for_a_row_of_its_instant_alone",
+        [
+            (
+                "sql/procedures.sql",
+                "        on conflict (agent_id, valid_from, revision) do nothing;",
+                ";",
+            )
+        ],
     ),
     "a value's own error reaches the caller": (
         "test_delivery.py::test_values_that_fail_are_refused_and_kept_never_raised",
@@ -180,6 +260,41 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "what is committed, and not told yet, is sent again": (
         "test_tracker.py::test_track_many_answers_in_order_for_any_number",
         [("writer.py", "self._committed[0] if self._committed else ()", "()")],
+    ),
+    "a line waits for its handler": (
+        "test_hangs.py::test_what_hangs_holds_nobody[a log handler, at a refused call on a loop]",
+        [("logs.py", "_LOOP_SECONDS if is_in_task() else _CALL_SECONDS", "-1")],
+    ),
+    "the first call waits for an import": (
+        "test_hangs.py::test_what_hangs_holds_nobody"
+        "[imports of other threads, at the first call of all on a loop]",
+        [
+            (
+                "tracker.py",
+                "        return UsageTracker(settings=load_settings())\n",
+                '        __import__("pydantic")\n        return UsageTracker(settings=load_settings())\n',
+            )
+        ],
+    ),
+    "a request that ended elsewhere goes on": (
+        "test_context.py::test_a_worker_that_began_a_request_keeps_nothing_of_it",
+        [("context.py", "block.is_left = not _undone(block, token)", "_undone(block, token)")],
+    ),
+    "metadata costs the event": (
+        "test_decoration.py::test_an_event_as_a_value_keeps_such_metadata_too",
+        [("decoration.py", "        why = error.reason\n", "        raise\n")],
+    ),
+    "trio is not known": (
+        "test_runtimes.py::test_many_tasks_of_trio_wait_for_one_batch",
+        [("runtimes.py", "        return TrioFuture(trio)\n", "        return None\n")],
+    ),
+    "nothing is written after the end": (
+        "test_exit.py::test_a_call_at_the_end[a handler that is called after ours-up]",
+        [("writer.py", "(refused is _CLOSED and self._ended)", "False")],
+    ),
+    "acknowledged at the end and kept nowhere": (
+        "test_exit.py::test_a_call_at_the_end[a handler that is called after ours-down]",
+        [("writer.py", "            self._spool.append([request])\n", "")],
     ),
     "calls are counted when they are made": (
         "test_faults.py::test_a_thousand_cancelled_calls_are_all_recorded_and_counted",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -87,3 +89,84 @@ def test_the_id_is_fixed_at_the_call(emptied: Database):
     assert emptied.rows(REVISIONS) == [(1, "A"), (2, "B")]
     calls = emptied.rows("select call_id from token_tracking_raw.agent_owner_calls")
     assert sorted(UUID(str(call)).version or 0 for (call,) in calls) == [7, 7]
+
+
+def test_32_writers_of_one_instant_get_a_revision_each(each_emptied: Database):
+    """Half of them sent twice, by their ids: no revision is left out or taken by two."""
+    ready = threading.Barrier(32)
+    told: list[object] = []
+    errors: list[Exception] = []
+    calls = [uuid4() for _ in range(16)]
+
+    def work(number: int) -> None:
+        try:
+            with closing(each_emptied.connect()) as connection:
+                ready.wait()
+                for call in (calls[number % 16], None):
+                    row = connection.execute(ONCE, (f"tenant-{number % 16}", call)).fetchone()
+                    told.append(row)
+        except psycopg.Error as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert told == [(True,)] * 64
+    found = each_emptied.rows(REVISIONS)
+    assert [revision for revision, _ in found] == list(range(1, len(found) + 1))
+    owners = [owner for _, owner in found]
+    assert set(owners) == {f"tenant-{number}" for number in range(16)}
+    # What an owner's row says is new to the one before.
+    assert all(one != other for one, other in pairwise(owners))
+
+
+def test_no_login_can_hold_an_owner_up(each_emptied: Database):
+    """A reader of one tenant holds whatever advisory lock it can think of."""
+    with closing(psycopg.connect(each_emptied.url)) as reader, closing(each_emptied.connect()) as w:
+        reader.execute("select pg_advisory_lock(hashtextextended('bot', 0))")
+        w.execute("set lock_timeout = '2s'")
+        assert w.execute(ONCE, ("A", uuid4())).fetchone() == (True,)
+        locks = "select count(*) from pg_locks where locktype = 'advisory' and pid = %s"
+        with w.transaction():
+            w.execute(ONCE, ("B", uuid4()))
+            assert w.execute(locks, (w.info.backend_pid,)).fetchone() == (0,)
+    assert each_emptied.rows(REVISIONS) == [(1, "A"), (2, "B")]
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_writer_waits_for_a_row_of_its_instant_alone(each_emptied: Database, commits: bool):
+    done: list[object] = []
+    with closing(psycopg.connect(each_emptied.url)) as holder:
+        holder.execute(ONCE, ("A", uuid4()))
+        other = ONCE.replace("2026-01-01Z", "2026-01-02Z")
+        with closing(each_emptied.connect()) as writer:
+            writer.execute("set lock_timeout = '2s'")
+            assert writer.execute(other, ("C", uuid4())).fetchone() == (True,)
+        waiter = threading.Thread(
+            target=lambda: done.append(each_emptied.value(ONCE, ("B", uuid4())))
+        )
+        waiter.start()
+        waiter.join(0.3)
+        assert waiter.is_alive()
+        holder.commit() if commits else holder.rollback()
+        waiter.join(10)
+    assert done == [True]
+    found = [row for row in each_emptied.rows(REVISIONS) if row[1] != "C"]
+    assert found == ([(1, "A"), (2, "B")] if commits else [(1, "B")])
+
+
+def test_with_one_snapshot_an_owner_that_came_meanwhile_is_an_error(each_emptied: Database):
+    """A serialization failure, after which the transaction can be done again."""
+    with closing(psycopg.connect(each_emptied.url)) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute("select count(*) from token_tracking_raw.agent_owners")
+        assert each_emptied.value(ONCE, ("A", uuid4())) is True
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            connection.execute(ONCE, ("B", uuid4()))
+        connection.rollback()
+        assert connection.execute(ONCE, ("B", uuid4())).fetchone() == (True,)
+        connection.commit()
+    assert each_emptied.rows(REVISIONS) == [(1, "A"), (2, "B")]

@@ -6,8 +6,11 @@ import asyncio
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -38,6 +41,32 @@ class Pool:
 
     server: Server
     dsn: str
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(self.answers, what="the pooler answers")
+
+    def answers(self) -> bool:
+        try:
+            self.order("show version")
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def order(self, command: str) -> None:
+        """Run a command of its administrator."""
+        dsn = self.dsn.replace("dbname=usage", "dbname=pgbouncer")
+        with closing(psycopg.connect(dsn, autocommit=True)) as connection:
+            connection.execute(command)  # type: ignore[arg-type]
+
+    def end(self, number: int) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait()
 
 
 @pytest.fixture
@@ -47,7 +76,7 @@ def pool() -> Iterator[Pool]:
     folder = Path(tempfile.mkdtemp(prefix="tt-"))
     folder.chmod(0o755)
     server = Server(folder / "data", settings=NOT_DURABLE)
-    pooler = None
+    pool = None
     try:
         server.start()
         with closing(psycopg.connect(server.url("postgres"))) as connection:
@@ -63,21 +92,20 @@ def pool() -> Iterator[Pool]:
             f"usage = host={env['PGHOST']} port={env.get('PGPORT', 5432)} dbname=postgres"
             " user=postgres\n"
             "[pgbouncer]\n"
-            f"unix_socket_dir={place}\nlisten_port=6432\nauth_type=any\n"
+            f"unix_socket_dir={place}\nlisten_port=6432\nauth_type=any\nadmin_users=postgres\n"
             f"pool_mode=transaction\ndefault_pool_size=1\nlogfile={place}/log\n"
         )
         become = ["-u", pwd.getpwuid(owner).pw_name] if os.geteuid() == 0 else []
-        pooler = subprocess.Popen(
+        pool = Pool(
+            server,
+            f"host={place} port=6432 dbname=usage user=postgres",
             [PGBOUNCER, "-q", *become, str(configuration)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
         )
-        until((place / ".s.PGSQL.6432").exists, what="the pooler listens")
-        yield Pool(server, f"host={place} port=6432 dbname=usage user=postgres")
+        pool.start()
+        yield pool
     finally:
-        if pooler is not None:
-            pooler.terminate()
-            pooler.wait()
+        if pool is not None:
+            pool.end(signal.SIGTERM)
         server.stop("immediate")
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -113,3 +141,67 @@ def test_all_that_a_tracker_does_leaves_others_of_the_pool_alone(pool: Pool):
             for table in TABLES
         ]
     assert counts == [(521,), (1,), (1,), (1,)]
+
+
+def test_a_pooler_changed_under_load_loses_nothing(pool: Pool):
+    told: list[str] = []
+    slowest = 0.0
+    done = threading.Event()
+
+    with UsageTracker(dsn=pool.dsn, max_wait=1.0) as tracker:
+
+        def call_on(name: str) -> None:
+            nonlocal slowest
+            number = 0
+            while not done.is_set():
+                number += 1
+                started = time.monotonic()
+                if tracker.track_token_usage_sync("a", 1, idempotency_key=f"{name}-{number}"):
+                    told.append(f"{name}-{number}")
+                slowest = max(slowest, time.monotonic() - started)
+                done.wait(0.002)
+
+        callers = [threading.Thread(target=call_on, args=(name,)) for name in "xyz"]
+        for caller in callers:
+            caller.start()
+
+        def comes_in_again(what: str) -> None:
+            before = tracker.stats().recorded
+            until(lambda: tracker.stats().recorded > before, 20, what)
+
+        try:
+            comes_in_again("the start")
+            for orders in (
+                ["reload"],
+                ["reconnect"],
+                ["set server_lifetime = 1", "set default_pool_size = 3"],
+                ["set pool_mode = 'session'", "reload"],
+                ["pause usage", "resume usage"],
+                ["kill usage", "resume usage"],
+                ["disable usage", "enable usage"],
+            ):
+                for order in orders:
+                    pool.order(order)
+                    time.sleep(0.2)
+                comes_in_again(", ".join(orders))
+            for number in (signal.SIGKILL, signal.SIGTERM):
+                pool.end(number)
+                time.sleep(0.2)
+                pool.start()
+                comes_in_again(number.name)
+        finally:
+            done.set()
+            for caller in callers:
+                caller.join()
+        until(
+            lambda: tracker.stats().spooled == sum(tracker.stats().flushed.values()),
+            what="the spool is empty",
+        )
+    assert slowest < 3.0
+    with closing(psycopg.connect(pool.server.url("postgres"))) as connection:
+        rows = connection.execute(
+            "select idempotency_key from token_tracking_raw.usage_events"
+        ).fetchall()
+    recorded = [key for (key,) in rows]
+    assert len(recorded) == len(set(recorded))
+    assert set(told) <= set(recorded)

@@ -17,7 +17,7 @@ import pytest
 from token_tracking.errors import InvalidUsageError
 from token_tracking.rules import MAX_KEPT_BYTES, to_wire
 
-from .bad_events import BAD, EDGE, GOOD
+from .bad_events import BAD, EDGE, GOOD, WITHOUT_NUMBER
 from .conftest import Database
 
 if TYPE_CHECKING:
@@ -105,11 +105,11 @@ def test_in_one_batch_the_first_position_wins(each_emptied: Database):
     assert each_emptied.value(stored) == 1
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", [*BAD, *WITHOUT_NUMBER])
 def test_a_bad_event_is_refused_with_its_field_and_stops_no_other(
     each_emptied: Database, name: str
 ):
-    fields, field = BAD[name]
+    fields, field = (BAD | WITHOUT_NUMBER)[name]
     bad = event("bad", **fields)
     batch = [event("before"), bad, event("after")]
     *counts, problems = send(each_emptied, batch)
@@ -185,10 +185,23 @@ def test_numbers_that_no_column_holds_stop_no_other_event(each_emptied: Database
 
 
 def test_a_missing_key_is_generated_and_zero_tokens_are_stored(database: Database):
-    assert send(database, [{"tenant_id": "a"}, {"tenant_id": "a"}])[:2] == (2, 0)
+    nothing = [{"tenant_id": "a", "tokens": 0}, {"tenant_id": "a", "output_tokens": 0}]
+    assert send(database, nothing)[:2] == (2, 0)
     rows = database.rows("select idempotency_key, tokens from token_tracking_raw.usage_events")
     assert {tokens for _, tokens in rows} == {0}
     assert all(UUID(key) for key, _ in rows)
+
+
+def test_nothing_told_is_no_event_of_zero_tokens(each_emptied: Database):
+    nothing = [{"tenant_id": "a"}, {"tenant_id": "a", "tokens": None, "input_tokens": None}]
+    *counts, problems = send(each_emptied, [*nothing, event("k")])
+    assert counts == [1, 0, 0, 2]
+    assert {problem["reason"].partition(",")[0] for problem in problems} == {"tokens: missing"}
+    call = "select token_tracking_raw.track_token_usage('acme', null)"
+    assert each_emptied.value(call) is True
+    assert each_emptied.value("select count(*) from token_tracking_raw.usage_events") == 1
+    assert each_emptied.value(call.replace("null", "0")) is True
+    assert each_emptied.value("select count(*) from token_tracking_raw.usage_events") == 2
 
 
 @each_form

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from token_tracking import InvalidUsageError, UsageEvent, UsageTracker
 from token_tracking.requests import EventRequest, RejectionRequest
 from token_tracking.rules import EVENT_FIELDS, keepable, to_wire
+from token_tracking.server import Server
 from token_tracking.spool import Spool
 
 from .bad_events import GOOD, as_if_canonical
-from .conftest import Database
+from .conftest import Database, emptied_database
 from .faults.arena import SOAK_SECONDS, ended
 
 pytestmark = pytest.mark.timeout(3600 if SOAK_SECONDS else 300)
@@ -162,6 +163,58 @@ def refused_by_sql(connection: psycopg.Connection[tuple], text: str, length: int
         ).fetchone() or (0, 0, 0, 0, None)
     assert recorded + duplicates + conflicts + rejected == length
     return {problem["index"] for problem in problems or () if problem["kind"] == "rejection"}
+
+
+LABELS = st.one_of(
+    st.text(st.sampled_from(" \t\n\x0b\x0cvVxé\u00a0\u0130\0"), max_size=6),
+    st.sampled_from(["vector_search", "Vector", "embed", "v", "\x0b"]),
+)
+# Where one key comes again with another payload, too.
+LABELLED = st.fixed_dictionaries(
+    {"idempotency_key": st.sampled_from(["k", "l"])},
+    optional={"token_type": LABELS, "operation": LABELS, "tokens": st.integers(0, 1)},
+).map(lambda changes: {**GOOD, **changes})
+ALL_ROWS = (
+    "select tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,"
+    " conversation_id, collection_id, input_tokens, output_tokens, metadata::text,"
+    " case when occurred_at <> recorded_at then occurred_at end"
+    " from token_tracking_raw.usage_events order by 1, 2",
+    "select tenant_id, idempotency_key, payload_hash, tokens, token_type, operation, model"
+    " from token_tracking_raw.usage_event_conflicts order by 1, 2, 3",
+    "select payload::text, reason from token_tracking_raw.usage_event_rejections order by 1, 2",
+)
+
+
+@pytest.fixture
+def connection_15(server_15: Server) -> Iterator[psycopg.Connection[tuple]]:
+    with closing(emptied_database(server_15).connect()) as connection:
+        yield connection
+
+
+@given(events=st.lists(st.one_of(EVENTS, LABELLED), min_size=1, max_size=6), data=st.data())
+def test_each_postgresql_gives_the_same_verdicts_and_rows(
+    connection: psycopg.Connection[tuple],
+    connection_15: psycopg.Connection[tuple],
+    events: list[dict[str, object]],
+    data: st.DataObject,
+):
+    for number, fields in enumerate(events):
+        if fields.get("idempotency_key") is None:  # else it would be made at random
+            fields["idempotency_key"] = f"number {number}"
+    form = data.draw(st.sampled_from([json.dumps, as_all_canonical]))
+    text = form(events)
+    assert outcome_of(connection, text) == outcome_of(connection_15, text)
+
+
+def as_all_canonical(events: list[dict[str, object]]) -> str:
+    return f"[{','.join(as_if_canonical(fields) for fields in events)}]"
+
+
+def outcome_of(connection: psycopg.Connection[tuple], text: str) -> list[object]:
+    """Send a batch twice and return the answers and all rows, of which nothing is left behind."""
+    with connection.transaction(force_rollback=True):
+        answers: list[object] = [connection.execute(BATCH, (text,)).fetchone() for _ in range(2)]
+        return answers + [connection.execute(query.encode()).fetchall() for query in ALL_ROWS]
 
 
 @given(fields=EVENTS)

@@ -12,9 +12,11 @@ import psycopg
 import pytest
 
 from tests.conftest import DEBIAN_15, NOT_DURABLE, Database, started_server
-from tests.dbt_project import DbtProject
+from tests.dbt_project import ROOT, DbtProject
 from tests.dbt_warehouse import Event, Warehouse
+from tests.test_refresh import command
 from tests.test_roles import DENIED, RAW_TABLES, execute, login, managed_database
+from token_tracking.roles import Roles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -615,3 +617,72 @@ def test_a_build_with_nothing_new_leaves_rights_and_policies_alone(
     before = rebuilt.rows(catalog)
     project_of(rebuilt, "dbt", tmp_path_factory).must("run")
     assert rebuilt.rows(catalog) == before
+
+
+MODES = (
+    "access exclusive",
+    "exclusive",
+    "share row exclusive",
+    "share",
+    "share update exclusive",
+    "row exclusive",
+    "row share",
+    "access share",
+)
+NAMES_OF_LOCKS = (
+    "select pg_advisory_lock(hashtextextended('token_tracking_raw', 0))",
+    *(
+        f"select pg_advisory_lock(hashtext('token_tracking'), hashtext('{name}'))"
+        for name in (
+            "token_tracking",
+            "token_tracking_dbt_test__audit",
+            "token_tracking grants",
+            "token_tracking_dbt_test__audit grants",
+        )
+    ),
+    *(
+        f"select pg_advisory_lock(hashtext('token_tracking'), hashtext(format({form!r}, nspname,"
+        " relname))) from pg_class inner join pg_namespace on relnamespace = pg_namespace.oid"
+        " where nspname ~ '^token_tracking'"
+        for form in ("%I.%I", '"%s"."%s"')
+    ),
+)
+
+
+def test_a_tenants_reader_stops_nothing(
+    rebuilt: Database, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It takes every lock that it can: the advisory ones, and those of tables that it reads."""
+    relations = [
+        name
+        for (name,) in rebuilt.rows(
+            "select pg_class.oid::regclass::text from pg_class"
+            " inner join pg_namespace on relnamespace = pg_namespace.oid"
+            " where nspname ~ '^token_tracking' and relkind in ('r', 'v')"
+        )
+    ]
+    taken: set[tuple[str, str]] = set()
+    with closing(psycopg.connect(rebuilt.url, user="acme_reader")) as reader:
+        for statement in NAMES_OF_LOCKS:
+            reader.execute(statement)  # type: ignore[arg-type]
+        for relation in relations:
+            for mode in MODES:
+                try:
+                    with reader.transaction():
+                        reader.execute(f"lock table {relation} in {mode} mode")  # type: ignore[arg-type]
+                    taken.add((relation, mode))
+                except psycopg.errors.InsufficientPrivilege:
+                    pass
+        # Before PostgreSQL 16 select allows no other lock, either.
+        assert {mode for _, mode in taken} == {"access share"}
+        assert {relation.partition(".")[2] for relation, _ in taken} == FOR_TENANTS
+        for number in range(2):
+            Warehouse(rebuilt).insert([Event(f"locked-{number}", NOON, "acme", 1)])
+            project_of(rebuilt, "dbt", tmp_path_factory).must("build")
+        with closing(login(rebuilt, "admin")) as admin:
+            admin.execute("set statement_timeout = '60s'")
+            Roles().apply(admin)
+        Warehouse(rebuilt).insert([Event("locked-last", NOON, "acme", 1)])
+        done = command(ROOT, {**rebuilt.env, "PGUSER": "dbt"}, "--once")
+        assert done.returncode == 0, done.stderr
+    Warehouse(rebuilt).check()

@@ -21,6 +21,7 @@ from token_tracking.schema import apply_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from token_tracking.server import Server
 
@@ -37,10 +38,13 @@ RAW_TABLES = (
 PROCEDURES = {
     "record_agent_owner(text,text,timestamp with time zone)",
     "record_agent_owner_once(text,text,timestamp with time zone,uuid)",
+    "has_usage_between(timestamp with time zone,timestamp with time zone,bigint)",
+    "recorded_usage(json,bigint,text[])",
     "reject_usage_event(json,text)",
     "track_token_usage(text,bigint,text,text,text,jsonb,text,text,text)",
     "track_token_usage(uuid,bigint,text,text,text,jsonb,text,uuid,uuid)",
     "track_token_usage_batch(json)",
+    "void_recorded_usage(json,bigint[],text,boolean)",
     "void_token_usage(text,text,text)",
 }
 BATCH = "select * from token_tracking_raw.track_token_usage_batch(%s::pg_catalog.json)"
@@ -171,6 +175,25 @@ def test_a_writer_cannot_set_what_the_server_sets(raw: Database):
         "select recorded_at > now() - interval '1 minute', ingest_xid::text = xmin::text"
         " from token_tracking_raw.usage_events where idempotency_key = 'when'"
     ) == [(True, True)]
+
+
+def test_a_load_is_taken_back_by_a_writer_and_nobody_else(raw: Database, tmp_path: Path):
+    file = tmp_path / "usage.csv"
+    file.write_text("tenant_id,tokens,occurred_at\nundone,5,2026-05-01T10:00:00Z\n")
+    voids = "select count(*) from token_tracking_raw.usage_voids where tenant_id = 'undone'"
+    undo = ("load", file, "--undo", "--yes")
+    service = {**raw.env, "PGUSER": "service"}
+    assert run("load", file, env=service).code == 0
+    execute(raw, "create role stranger login")
+    try:
+        ended = run(*undo, env={**raw.env, "PGUSER": "stranger"})
+    finally:
+        execute(raw, "drop role stranger")
+    assert (ended.code, ended.out, raw.value(voids)) == (1, "", 0)
+    assert ended.err.startswith("Error: ")
+    assert "permission denied" in ended.err
+    assert run(*undo, env=service).code == 0
+    assert raw.value(voids) == 1
 
 
 def test_a_conflict_says_nothing_of_the_recorded_event(raw: Database):

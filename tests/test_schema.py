@@ -32,7 +32,8 @@ def apply(database: Database, versions: list[SchemaVersion] | None = None) -> Sc
 
 
 def test_versions_count_up_without_gaps():
-    assert [version.number for version in packaged_versions()] == list(range(1, NEWEST + 1))
+    numbers = [version.number for version in packaged_versions()]
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 def test_applying_twice_changes_nothing(empty_database: Database):
@@ -151,3 +152,22 @@ def test_rows_of_another_cluster_with_numbers_of_the_future_are_stamped_once(dat
         " where ingest_xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
     )
     assert database.value(future) == 0
+
+
+def test_an_apply_that_waits_for_a_reader_says_for_whom(empty_database: Database):
+    apply(empty_database, [one for one in packaged_versions() if one.number <= 3])
+    with closing(psycopg.connect(empty_database.url, application_name="console")) as reader:
+        reader.execute("select from token_tracking_raw.tenant_readers")
+        with pytest.raises(
+            SchemaError, match=r"tenant_readers by process \d+ \(user postgres, application console"
+        ):
+            apply(empty_database)
+    assert apply(empty_database) == SchemaChange(3, NEWEST)
+
+
+def test_an_apply_of_a_program_before_breaks_nothing(empty_database: Database):
+    """It takes its turn at an advisory lock, which this one does not know of."""
+    apply(empty_database)
+    with closing(psycopg.connect(empty_database.url)) as older:
+        older.execute("select pg_advisory_xact_lock(hashtextextended('token_tracking_raw', 0))")
+        assert apply(empty_database) == SchemaChange(NEWEST, NEWEST)

@@ -110,7 +110,7 @@ def test_why_a_server_does_not_start_is_in_the_error(folder: Path):
     with pytest.raises(ServerError) as caught:
         broken.start()
     assert "pg_ctl failed" in str(caught.value)
-    assert 'invalid value for parameter "work_mem"' in str(caught.value)
+    assert 'invalid value for parameter "work_mem"' in "\n".join(caught.value.__notes__)
     assert not broken.is_running()
 
 

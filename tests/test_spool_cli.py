@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from token_tracking import UsageTracker
@@ -102,7 +103,9 @@ def test_a_row_that_cannot_be_read_is_told_and_stays(database: Database, folder:
     left_behind(folder, 3)
     [path] = folder.glob("*.sqlite")
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("update requests set kind = 'from the future' where number = 2")
+        connection.execute(
+            "update requests set kind = 'from the future', checksum = null where number = 2"
+        )
     flushed = spool_command(database.url, folder, "flush")
     assert flushed.stdout == "flushed: 2 recorded\n"
     assert "keeps 1 row(s) of a kind that is not known here" in flushed.stderr.replace("\n", " ")
@@ -115,3 +118,25 @@ def test_what_waits_is_there_while_tracking_is_off(database: Database, folder: P
     off = {"TOKEN_TRACKING_ENABLED": "0"}
     assert " 3 " in spool_command(database.url, folder, "status", **off).stdout
     assert spool_command(database.url, folder, "flush", **off).stdout == "flushed: 3 recorded\n"
+
+
+def test_what_waits_for_a_lock_is_told_and_passed_by(database: Database, folder: Path):
+    left_behind(folder, 700)
+    [path] = folder.glob("*.sqlite")
+    with closing(sqlite3.connect(path)) as connection:
+        [(tenant, key)] = connection.execute(
+            "select first, second from requests order by number limit 1"
+        ).fetchall()
+    with closing(psycopg.connect(database.url)) as holder:
+        holder.execute(
+            "select token_tracking_raw.track_token_usage(%s, 1, p_idempotency_key => %s)",
+            (tenant, key),
+        )
+        flushed = spool_command(database.url, folder, "flush")
+        assert flushed.stdout == "flushed: 699 recorded\n"
+        assert "1 wait for a lock that another transaction holds" in " ".join(
+            flushed.stderr.split()
+        )
+        assert flushed.returncode == 3
+        holder.rollback()
+    assert spool_command(database.url, folder, "flush").stdout == "flushed: 1 recorded\n"

@@ -473,6 +473,23 @@ CASES: dict[str, Case] = {
         },
         success=True,
     ),
+    "ids alike": Case(
+        "update token_tracking.monthly_token_usage set tenant_id = 'Acme ' || chr(8203)"
+        " where tenant_id = 'acme' and usage_month = '2026-04-01'",
+        {
+            "raw_to_marts.ids_do_not_look_alike": {
+                "id_kind": "tenant",
+                "id": "Acme \u200b",
+                "spelling": r'"Acme \342\200\213"',
+                "likeness": "acme",
+                "tokens": 500,
+            }
+        },
+        {
+            "raw_to_marts.monthly_token_usage_equals_raw_events",
+            "raw_to_marts.monthly_equals_sum_of_daily",
+        },
+    ),
     "mart types": marts(
         "columns_have_the_contracts_types",
         "alter table token_tracking.{mart} rename event_count to events;",
@@ -870,7 +887,7 @@ def test_the_table_names_what_fails_with_its_row(copy: Database, tmp_path: Path)
     assert "run dbt build --full-refresh" in ended.stdout
     [line] = [line for line in ended.stdout.splitlines() if re.search(r"15\W+8\W+7", line)]
     assert "initech" in line
-    assert "53 of 55 expectations hold, 2 fail, 0 warn" in ended.stdout
+    assert "54 of 56 expectations hold, 2 fail, 0 warn" in ended.stdout
 
 
 def test_nothing_to_check_is_not_green(database: Database, tmp_path: Path):
@@ -1086,7 +1103,13 @@ def test_the_trace_of_azure_is_green(
     monkeypatch.setenv("TOKEN_TRACKING_DSN", database.url)
     fields = "occurred_at=TIMESTAMP,input_tokens=ContextTokens,output_tokens=GeneratedTokens"
     zone = zone_of("UTC")
-    plan = Plan(columns_of([fields]), constants_of(["tenant_id=azure,model=gpt-4"], zone), zone, "")
+    plan = Plan(
+        columns_of([fields]),
+        constants_of(["tenant_id=azure,model=gpt-4"], zone),
+        zone,
+        "",
+        is_whole=True,  # its last line has no line end
+    )
     Load(plan).run([Source.of(str(AZURE), Format.CSV)], lambda _size: None)
     assert database.value("select count(*) from token_tracking_raw.usage_events") == 19366
     project = DbtProject(database.env, tmp_path / "dbt")
@@ -1190,3 +1213,38 @@ def test_data_docs_show_every_suite_in_a_browser(copy: Database, tmp_path: Path)
     assert back == (docs / "index.html").as_uri()
     assert complaints == []
     assert all(address.startswith("file://") for address in requests), requests
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no Chromium on the PATH: apt-get install chromium")
+def test_a_suite_that_only_warns_is_shown_so(copy: Database, tmp_path: Path):
+    """One that fails, too, is a failure; others hold."""
+    docs = tmp_path / "docs"
+    status = "getComputedStyle(document.querySelector('{} i'), '::before')"
+    seen: list[tuple[str, str, str, bool]] = []
+    for damage in ("unknown label", "hourly sums"):
+        with closing(copy.connect()) as connection:
+            connection.execute(CASES[damage].sql)
+        run(copy, docs)
+        with chromium() as browser:
+            with browser.page(docs / "index.html") as page:
+                link = page.run(
+                    "[...document.querySelectorAll('a')].map(link => link.getAttribute('href'))"
+                    ".find(link => link.startsWith('validations/raw_to_marts/'))"
+                )
+                row = f'tr:has(a[href="{link}"])'
+                shown = page.run(status.format(row) + ".content")
+                colour = page.run(status.format(row) + ".color")
+                others = page.run("document.querySelectorAll('.fa-check-circle').length")
+                (tmp_path / f"{damage}.png").write_bytes(page.screenshot())
+            with browser.page(docs / link) as page:
+                text = page.run("document.body.innerText")
+                on_page = page.run(
+                    "getComputedStyle(document.querySelector('.fas'), '::before').content"
+                )
+                (tmp_path / f"{damage} suite.png").write_bytes(page.screenshot())
+        assert others == 5
+        seen.append((shown, colour, on_page, "Succeeded, with warnings" in text))
+    assert seen == [
+        ('"! holds, with warnings"', "rgb(138, 90, 0)", '"! holds, with warnings"', True),
+        ('"\u2718 not all hold"', "rgb(179, 38, 30)", '"\u2718 not all hold"', False),
+    ]

@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
@@ -117,6 +118,7 @@ _MODULES: Final = {
         "void_usage_sync",
     ),
 }
+_CALLS: Final = frozenset(_MODULES["tracker"]) - {"TrackerStats", "UsageTracker", "default_tracker"}
 _HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
 
 
@@ -124,9 +126,32 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    value: object = getattr(import_module(f".{_HOMES.get(name, 'labels')}", __name__), name)
+    try:
+        module = import_module(f".{_HOMES.get(name, 'labels')}", __name__)
+    except ImportError:
+        if name in _CALLS and sys.is_finalizing():
+            return _too_late(name)
+        raise
+    value: object = getattr(module, name)
     globals()[name] = value
     return value
+
+
+def _too_late(name: str) -> object:
+    """Return what answers in a destructor that Python calls when nothing can be imported."""
+
+    def refused(*_: object, **__: object) -> bool | list[bool]:
+        if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
+            sys.stderr.write(
+                f"token_tracking: {name} refused: the interpreter has shut down, and it was not "
+                "called before; call UsageTracker.start or default_tracker at the start\n"
+            )
+        return [] if name.startswith("track_many") else False
+
+    async def refused_async(*given: object, **named: object) -> bool | list[bool]:
+        return refused(*given, **named)
+
+    return refused if name.endswith("_sync") else refused_async
 
 
 def __dir__() -> list[str]:

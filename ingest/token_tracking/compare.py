@@ -9,14 +9,16 @@ import psycopg
 from psycopg import sql
 
 from .errors import CompareError
+from .escapes import likeness
 from .reader import WHO_READS_ALL, Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import date
     from decimal import Decimal
 
-# Both sides whole, joined on both keys: a day that only one side knows is a difference, too.
+# Both sides whole, joined on both keys: a day that only one side knows is a difference, too. What
+# the older table keeps under no day is in no period, so it is always there.
 _QUERY: Final = sql.SQL("""
 with counted as (
     select
@@ -33,13 +35,16 @@ with counted as (
 given as (
     select
         {tenant}::text as tenant_id,
-        {day}::date as usage_date,
-        sum({tokens})::numeric as tokens
+        case when isfinite({day}::date) then {day}::date end as usage_date,
+        coalesce(sum({tokens})::numeric, 0) as tokens
     from {table}
     where
-        {day}::date >= coalesce(%(since)s::date, '-infinity')
-        and {day}::date < coalesce(%(until)s::date, 'infinity')
-    group by {tenant}::text, {day}::date
+        (isfinite({day}::date) is not true)
+        or (
+            {day}::date >= coalesce(%(since)s::date, '-infinity')
+            and {day}::date < coalesce(%(until)s::date, 'infinity')
+        )
+    group by 1, 2
 )
 
 select
@@ -78,18 +83,30 @@ class OldTable:
 class Day:
     """One tenant's day: tokens of the older table and of the marts, None where one has no row.
 
-    They are compared as they are: an older table may hold fractions, which are a difference.
+    They are compared as they are: an older table may hold fractions, which are a difference. It may
+    also hold rows of no tenant or of no day; tokens that are NULL count as 0.
     """
 
-    tenant_id: str
-    usage_date: date
+    tenant_id: str | None
+    usage_date: date | None
     theirs: Decimal | None
     ours: Decimal | None
 
     @property
     def difference(self) -> Decimal | int:
-        """Return how many tokens the marts have more."""
+        """Return how many tokens the marts have more: no row is as good as one of no tokens."""
         return (self.ours or 0) - (self.theirs or 0)
+
+
+def look_alikes(days: Iterable[Day]) -> list[dict[str, tuple[Decimal | int, Decimal | int]]]:
+    """Return groups of tenants that people take for one, with their tokens on both sides."""
+    groups: dict[str, dict[str, tuple[Decimal | int, Decimal | int]]] = {}
+    for day in days:
+        if day.tenant_id is not None:
+            group = groups.setdefault(likeness(day.tenant_id), {})
+            theirs, ours = group.get(day.tenant_id, (0, 0))
+            group[day.tenant_id] = (theirs + (day.theirs or 0), ours + (day.ours or 0))
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def compared(
@@ -99,7 +116,7 @@ def compared(
     since: date | None = None,
     until: date | None = None,
 ) -> Iterator[Day]:
-    """Yield each tenant and day that either side knows, in the order of days.
+    """Yield each tenant and day that either side knows, in the order of days, no day last.
 
     Days are those of the billing time zone on our side, and whatever the other table counts by.
 
@@ -145,8 +162,8 @@ def compared(
         raise CompareError(error.diag.message_primary or "permission denied") from error
     for tenant_id, day, theirs, ours in rows:
         yield Day(
-            cast("str", tenant_id),
-            cast("date", day),
+            cast("str | None", tenant_id),
+            cast("date | None", day),
             cast("Decimal | None", theirs),
             cast("Decimal | None", ours),
         )

@@ -9,8 +9,11 @@ from typing import Annotated
 
 import typer
 
+from .schema_name import schema_name
+
 DIFFERENT = 1
 NOTHING_TO_COMPARE = 3
+ALIKE_SHOWN = 10
 
 
 class Format(StrEnum):
@@ -36,7 +39,8 @@ def compare_command(
         typer.Option(help="The day after the last one, as 2026-04-01.", show_default=False),
     ] = None,
     schema: Annotated[
-        str, typer.Option(help="The schema of the marts.", envvar="DBT_SCHEMA")
+        str,
+        typer.Option(envvar="DBT_SCHEMA", callback=schema_name, help="The schema of the marts."),
     ] = "token_tracking",
     output: Annotated[Format, typer.Option("--format", help="For people, or for programs.")] = (
         Format.TABLE
@@ -44,47 +48,63 @@ def compare_command(
 ) -> None:
     """Compare an older daily table with ours: each tenant and day with other tokens.
 
-    Both are in the database of libpq's variables. Exit codes: 0 all equal, 1 something differs, 3
+    Both are in the database of libpq's variables. No row and a row of no tokens are equal. Rows of
+    the older table without a day are in no period: they are always counted, in lines of their own.
+
+    Exit codes: 0 all equal; 1 something differs, or the two cannot be compared; 2 a wrong use; 3
     there is nothing to compare.
 
     token-tracking compare --daily billing.daily_usage --day date --tokens total_tokens
     """
-    import json
     from dataclasses import asdict
 
     import psycopg
     from rich.table import Table
 
-    from .compare import OldTable, compared
+    from .compare import OldTable, compared, look_alikes
+    from .escapes import Escaped, escaped, spelled_out
     from .terminal import Terminal
 
     first, end = _day("since", since), _day("until", until)
     with psycopg.connect("") as connection:
         connection.read_only = True
+        # A snapshot each statement, younger than its locks, whatever the role's default is.
+        connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         days = list(compared(connection, OldTable(daily, tenant, day, tokens), schema, first, end))
     terminal = Terminal()
-    different = [one for one in days if one.theirs != one.ours]
+    different = [one for one in days if one.difference]
+    alike = look_alikes(days)
+    taken_for_one = {tenant_id for group in alike for tenant_id in group}
     if output is Format.JSON:
         for one in different:
-            terminal.result(
-                json.dumps({**asdict(one), "difference": one.difference}, default=_plain)
-            )
+            terminal.json({**asdict(one), "difference": one.difference}, default=_plain)
     elif different:
         table = Table("day", "tenant")
         for heading in (daily, "token_tracking", "difference"):
             table.add_column(heading, justify="right")
         for one in different:
             table.add_row(
-                str(one.usage_date),
-                one.tenant_id,
+                "no day" if one.usage_date is None else str(one.usage_date),
+                "no tenant"
+                if one.tenant_id is None
+                else spelled_out(one.tenant_id)
+                if one.tenant_id in taken_for_one
+                else one.tenant_id,
                 _number(one.theirs),
                 _number(one.ours),
                 f"{_shown(one.difference):+,}",
             )
-        terminal.out.print(table)
+        terminal.table(table)
     if not days:
         terminal.say("nothing to compare: neither side has a row of these days")
         raise typer.Exit(NOTHING_TO_COMPARE)
+    for group in alike[:ALIKE_SHOWN]:
+        terminal.warn("these ids look alike, and are counted as different tenants:")
+        for tenant_id, (theirs, ours) in group.items():
+            told = f"{_shown(theirs):,} tokens in {daily}, {_shown(ours):,} in token_tracking"
+            terminal.say(Escaped(f"  '{spelled_out(tenant_id)}': {escaped(told)}"))
+    if len(alike) > ALIKE_SHOWN:
+        terminal.warn(f"{len(alike) - ALIKE_SHOWN:,} more groups of ids look alike")
     total = sum(one.difference for one in different)
     terminal.say(
         f"{len(days) - len(different):,} of {len(days):,} tenants' days are equal"
@@ -107,7 +127,9 @@ def _plain(value: object) -> object:
     if not isinstance(value, Decimal):
         return str(value)
     shown = _shown(value)
-    return shown if isinstance(shown, int) else float(shown)
+    if isinstance(shown, int):
+        return shown
+    return float(shown) if shown.is_finite() else str(shown)
 
 
 def _day(option: str, text: str | None) -> date | None:

@@ -9,6 +9,8 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
+from .logs import Lines
+
 if TYPE_CHECKING:
     from .logs import SafeLogger
 
@@ -43,7 +45,7 @@ class Complaints:
 complaints = Complaints()
 
 
-def where(error: BaseException) -> str:
+def where(error: BaseException) -> Lines:
     """Say where in the code an error was raised; its message and the code may show a value."""
     frames = traceback.extract_tb(error.__traceback__)
-    return "\n".join(f"  {one.filename}, line {one.lineno}, in {one.name}" for one in frames)
+    return Lines(tuple(f"  {one.filename}, line {one.lineno}, in {one.name}" for one in frames))

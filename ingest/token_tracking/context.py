@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
+    from contextvars import Token
     from uuid import UUID
 
-_context: Final[ContextVar[Mapping[str, str | UUID]]] = ContextVar("usage_context")
 _NOTHING: Final[Mapping[str, str | UUID]] = {}
+
+
+class _Block:
+    """One block: what it gives, and the block around it.
+
+    `is_left` where its end ran elsewhere, in another context or under a block that began after it:
+    then its beginning cannot be undone, and it gives nothing any more, in no context.
+    """
+
+    __slots__ = ("gives", "is_left", "outer")
+
+    def __init__(self, gives: Mapping[str, str | UUID], outer: _Block | None) -> None:
+        self.gives = gives
+        self.outer = outer
+        self.is_left = False
+        # No chain of what gives nothing, where one context outlives many requests.
+        inner = self
+        while inner is not None:
+            while inner.outer is not None and inner.outer.is_left:
+                inner.outer = inner.outer.outer
+            inner = inner.outer
+
+
+_context: Final[ContextVar[_Block | None]] = ContextVar("usage_context", default=None)
+_used: Final[deque[bool]] = deque(maxlen=1)
 
 
 @contextmanager
@@ -25,7 +51,11 @@ def usage_context(
     """Fill these arguments of every call inside the block where the call itself gives none.
 
     Follows the current task and thread like any context variable; an inner block adds to the outer
-    one.
+    one. It ends where it began. Around a `yield` that need not be so: FastAPI runs the two halves
+    of a plain `def` dependency in two contexts, and a generator's steps run where its consumer is.
+    The end never raises, and afterwards the block gives nothing to anybody; but calls that run in
+    another context than its beginning never see it. Use an async dependency or a middleware, or
+    give the ids to the call itself.
 
     Example:
         >>> with usage_context(tenant_id="acme", conversation_id="c-7"):
@@ -39,13 +69,38 @@ def usage_context(
         "collection_id": collection_id,
     }
     inner = {name: value for name, value in given.items() if value is not None}
-    token = _context.set({**current_context(), **inner})
+    block = _Block(inner, _context.get())
+    token = _context.set(block)
+    _used.append(True)
     try:
         yield
     finally:
+        block.is_left = not _undone(block, token)
+
+
+def _undone(block: _Block, token: Token[_Block | None]) -> bool:
+    if _context.get() is not block:
+        return False
+    try:
         _context.reset(token)
+    except (RuntimeError, ValueError):  # a copy of the context in which it began
+        return False
+    return True
 
 
 def current_context() -> Mapping[str, str | UUID]:
     """Return what the blocks around this call fill in."""
-    return _context.get(_NOTHING)
+    block = _context.get()
+    if block is None:
+        return _NOTHING
+    fields: dict[str, str | UUID] = {}
+    while block is not None:
+        if not block.is_left:
+            fields = {**block.gives, **fields}
+        block = block.outer
+    return fields
+
+
+def is_used() -> bool:
+    """Say whether this process has entered such a block."""
+    return bool(_used)

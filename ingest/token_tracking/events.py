@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from .rules import to_wire
+from .decoration import event_of
 
 
 class UsageEvent(BaseModel):
@@ -15,7 +15,9 @@ class UsageEvent(BaseModel):
 
     The fields are the columns of `usage_events`. The key and `occurred_at` are fixed here, where
     they are not given, so that sending the same event again counts nothing twice. `tokens` is the
-    sum of its parts where it is 0 or None; `occurred_at` is in UTC; ids may be given as `UUID`.
+    sum of its parts where it is 0 or None, and one of the three must be given; `occurred_at` is in
+    UTC; ids may be given as `UUID`. Metadata that breaks a rule is changed as little as that
+    takes, and refuses nothing.
 
     Raises:
         InvalidUsageError: a rule is broken; the reason names field, what was found and the rule.
@@ -47,4 +49,5 @@ class UsageEvent(BaseModel):
     @classmethod
     def _check(cls, data: object) -> object:
         # The rules' own result, as JSON has it: one place decides what an event is.
-        return json.loads(to_wire(data, datetime.now(UTC)).payload)
+        event, _ = event_of(data, datetime.now(UTC))
+        return json.loads(event.payload)

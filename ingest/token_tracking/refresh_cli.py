@@ -182,9 +182,7 @@ class _JsonTeller(_Teller):
         self._write("stopped", {"message": reason})
 
     def _write(self, event: str, datum: Mapping[str, object]) -> None:
-        import json
-
-        self._terminal.result(json.dumps({"event": event, "at": _now(), **datum}))
+        self._terminal.json({"event": event, "at": _now(), **datum})
 
 
 class _TextTeller(_Teller):

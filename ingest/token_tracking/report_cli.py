@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .schema_name import schema_name
+
 
 def report_command(
     out: Annotated[Path, typer.Option(help="The HTML file to write.", show_default=False)],
@@ -25,7 +27,8 @@ def report_command(
         ),
     ] = None,
     schema: Annotated[
-        str, typer.Option(help="The schema of the marts.", envvar="DBT_SCHEMA")
+        str,
+        typer.Option(envvar="DBT_SCHEMA", callback=schema_name, help="The schema of the marts."),
     ] = "token_tracking",
     validation: Annotated[
         Path | None,

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .database import Database
+    from .runtimes import TrioFuture
 
-    Future = Union[asyncio.Future["Answer"], "BlockingFuture"]  # noqa: UP007
+    Future = Union[asyncio.Future["Answer"], TrioFuture, "BlockingFuture"]  # noqa: UP007
 
 
 _OCCURRED_AT: Final = b'"occurred_at":"'
@@ -77,10 +78,10 @@ class Request:
     """One thing to write. Its key and times are fixed, so it can be sent any number of times.
 
     `order` is its place among others: all writers send in the same order. `future` gets the answer;
-    it belongs to a waiting task's loop or to a waiting thread. `original` are the arguments of the
-    call, kept only where a fallback may need them. `since` is when the call was made, by the
-    monotonic clock. `uncertain` from the first attempt on that may have committed it without our
-    knowing.
+    it belongs to a waiting task's loop or to a waiting thread, and is None where nobody waits.
+    `original` are the arguments of the call, kept only where a fallback may need them. `since` is
+    when the call was made, by the monotonic clock. `uncertain` from the first attempt on that may
+    have committed it without our knowing.
     """
 
     __slots__ = ("future", "order", "original", "payload", "since", "uncertain")
@@ -93,6 +94,10 @@ class Request:
         self.original: Mapping[str, object] | None = None
         self.since = 0.0
         self.uncertain = False
+
+    def lock_key(self) -> str:
+        """Return the name of the row that it may have to wait for: equal ones keep their order."""
+        return json.dumps((self.kind, *self.order))
 
 
 class EventRequest(Request):
@@ -129,6 +134,9 @@ class RejectionRequest(SingleRequest):
         # It may quote a name that the caller made up.
         self.reason = reason.replace("\0", "?").encode(errors="replace").decode()
 
+    def lock_key(self) -> str:
+        return json.dumps((self.kind, hash(self.payload)))
+
     def send(self, database: Database) -> Answer:
         database.reject(self.payload, self.reason)
         return Answer(Outcome.REJECTED, self.reason)
@@ -159,6 +167,9 @@ class OwnerRequest(SingleRequest):
     def of(cls, agent_id: str, owner_tenant_id: str | None, valid_from: str) -> OwnerRequest:
         call_id = new_event_key()
         return cls((agent_id, valid_from), _array(agent_id, owner_tenant_id, valid_from, call_id))
+
+    def lock_key(self) -> str:
+        return json.dumps((self.kind, self.order[0]))  # one writer an agent at a time
 
     def send(self, database: Database) -> Answer:
         agent_id, owner, valid_from, call_id = cast(

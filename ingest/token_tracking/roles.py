@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from .errors import SchemaError
-from .schema import LOCK, apply_schema, trusted
+from .schema import apply_schema, trusted
 
 if TYPE_CHECKING:
     from .schema import SchemaChange
@@ -67,7 +67,6 @@ class Roles:
             **{f"{name}_text": sql.Literal(text) for name, text in texts.items()},
         )
         with connection.transaction():
-            connection.execute(LOCK)
             try:
                 change = apply_schema(connection)
                 connection.execute(script)

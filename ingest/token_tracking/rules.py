@@ -15,7 +15,9 @@ from decimal import Decimal
 from enum import Enum
 from itertools import islice
 from json.encoder import encode_basestring as _quoted
-from typing import TYPE_CHECKING, Final, cast
+from numbers import Rational, Real
+from operator import index
+from typing import TYPE_CHECKING, Final, TypeGuard, cast
 from uuid import UUID
 
 from .errors import InvalidUsageError
@@ -46,6 +48,7 @@ MAX_METADATA_DEPTH: Final = 8
 MAX_KEPT_BYTES: Final = 64 * 1024
 EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+LARGEST_NUMBER: Final = 17976931348623157 * 10**292  # that a double holds: what languages read
 
 # Each with the fewest characters that it may have.
 _TEXT_FIELDS: Final = {
@@ -61,9 +64,10 @@ _TEXT_FIELDS: Final = {
 _OPTIONAL_TEXT_FIELDS: Final = ("model", "agent_id", "conversation_id", "collection_id")
 _KNOWN: Final = frozenset(EVENT_FIELDS)
 _INTEGER_RULE: Final = f"must be an integer from 0 to {MAX_TOKENS}"
+NO_TOKENS: Final = f"tokens: missing, and so are input_tokens and output_tokens; {_INTEGER_RULE}"
 _TIME_RULE: Final = "must be ISO 8601 text with a UTC offset"
 _RANGE_RULE: Final = "must be from 2000-01-01 UTC to 5 minutes ahead"
-_TOO_LARGE: Final = (
+TOO_LARGE: Final = (
     f"metadata: more than {MAX_METADATA_BYTES} bytes of JSON text; "
     f"must be at most {MAX_METADATA_BYTES} bytes"
 )
@@ -78,7 +82,6 @@ _TIME: Final = re.compile(
     r"(?P<offset>Z|[+-](0[0-9]|1[0-5])(:?[0-5][0-9])?)?"
 )
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
-_LARGEST: Final = 17976931348623157 * 10**292  # that a double holds: what languages read
 _DOUBLE_BITS: Final = 1024
 _TWO_DIGITS: Final = tuple(f"{number:02}" for number in range(60))
 # Metadata within these, and flat but for lists, cannot break a rule: each character of its text
@@ -165,7 +168,8 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
         if value is not None:
             given[field] = part = _checked_integer(field, value)
             parts += part
-    tokens = _checked_integer("tokens", value) if (value := fields.get("tokens")) is not None else 0
+    told = fields.get("tokens")
+    tokens = 0 if told is None else _checked_integer("tokens", told)
     if tokens and tokens < parts:
         reason = (
             "tokens: less than input_tokens + output_tokens; "
@@ -201,6 +205,9 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
         raise
     if "\\u0000" in text:
         _refuse_unholdable(texts, metadata_text)
+    if told is None and not given:
+        # The last rule: whoever counts nothing learns of all else first.
+        raise InvalidUsageError(NO_TOKENS)
     return WireEvent(tenant_id, key, payload)
 
 
@@ -373,12 +380,18 @@ def _checked_integer(field: str, value: object) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         if isinstance(value, float) and value.is_integer():  # JSON's 1e3 and 2.0
             return _checked_integer(field, int(value))
-        if isinstance(value, float) and math.isfinite(value):
-            reason = f"{field}: a number with a fraction; {_INTEGER_RULE}"
-        else:
+        if not _is_finite(value):
             reason = f"{field}: {kind_of(value)}; {_INTEGER_RULE}"
+            raise InvalidUsageError(reason)
+        if not isinstance(value, float):
+            # Compared first: 1e999999 has many digits.
+            if not 0 <= value <= MAX_TOKENS:
+                return _checked_integer(field, -1 if value < 0 else MAX_TOKENS + 1)
+            if (whole := math.floor(value)) == value:
+                return whole
+        reason = f"{field}: a number with a fraction; {_INTEGER_RULE}"
         raise InvalidUsageError(reason)
-    number = int(cast("int", value))
+    number = index(cast("int", value))
     if number < 0:
         reason = f"{field}: a negative number; {_INTEGER_RULE}"
         raise InvalidUsageError(reason)
@@ -386,6 +399,15 @@ def _checked_integer(field: str, value: object) -> int:
         reason = f"{field}: a number above the limit; {_INTEGER_RULE}"
         raise InvalidUsageError(reason)
     return number
+
+
+def _is_finite(value: object) -> TypeGuard[float]:
+    """Say whether it is a number, of any kind but bool: a database's sum is a Decimal."""
+    if isinstance(value, Decimal):
+        return value.is_finite()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return isinstance(value, Rational) or math.isfinite(value)
 
 
 def _checked_time(value: object, now: datetime) -> datetime:
@@ -520,7 +542,7 @@ class _Measure:
         if isinstance(value, int):
             return self._integer(int.__index__(value))
         if isinstance(value, float):
-            self._spend(_written_size(value))
+            self._spend(written_size(value))
             return value
         if isinstance(value, list | tuple):
             return self._container(cast("object", value), [], level)
@@ -537,7 +559,7 @@ class _Measure:
         self, value: object, copy: dict[str, object] | list[object], level: int
     ) -> object:
         if self._room < 0:
-            raise InvalidUsageError(_TOO_LARGE)
+            raise InvalidUsageError(TOO_LARGE)
         self._waiting.append((value, copy, level))
         self._is_deep = self._is_deep or level > MAX_METADATA_DEPTH
         return copy
@@ -572,18 +594,23 @@ class _Measure:
             self._spend(len(str(number)))
         else:  # about, and without writing it, which takes long
             self._spend(int(bits * math.log10(2)))
-        if bits >= _DOUBLE_BITS and not -_LARGEST <= number <= _LARGEST:
+        if bits >= _DOUBLE_BITS and not -LARGEST_NUMBER <= number <= LARGEST_NUMBER:
             self._is_huge = True
         return number
 
     def _spend(self, size: int) -> None:
         self._room -= size
         if self._room < 0:
-            raise InvalidUsageError(_TOO_LARGE)
+            raise InvalidUsageError(TOO_LARGE)
 
 
-def _written_size(number: float) -> int:
-    """Return the characters of a number in jsonb, which has no exponents and no negative zero."""
+def written_size(number: float) -> int:
+    """Return the characters of a number in jsonb, which has no exponents and no negative zero.
+
+    Raises:
+        InvalidUsageError: it is NaN or infinity.
+
+    """
     if not math.isfinite(number):
         raise InvalidUsageError(_NO_NUMBER)
     text = float.__repr__(number)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, LiteralString, cast
 
+import psycopg
+
 from .errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import psycopg
 
 OLDEST_POSTGRESQL = 15
 _TABLES = (
@@ -29,7 +29,44 @@ _STAMPS = tuple(
     " where ingest_xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
     for table in _TABLES
 )
-LOCK = "select pg_advisory_xact_lock(hashtextextended('token_tracking_raw', 0))"
+# Appliers take turns at a table that only they may lock: an advisory lock every login may take, and
+# so stop them.
+_LOCK = "lock table token_tracking_raw.schema_versions in share row exclusive mode"
+_MADE_MEANWHILE = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DuplicateSchema,
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateObject,
+)
+# Seconds that a change waits for those who read the table, while everybody else waits behind it.
+_PATIENCE = 5
+_HOLDERS = """
+    select
+        locks.relation::regclass::text,
+        string_agg(
+            distinct format(
+                'process %s (user %s, application %s)',
+                activity.pid, activity.usename, coalesce(nullif(activity.application_name, ''), '?')
+            ),
+            ', '
+        )
+    from pg_locks as locks
+    inner join pg_class as tables on locks.relation = tables.oid
+    inner join pg_stat_activity as activity on locks.pid = activity.pid
+    where
+        tables.relnamespace = to_regnamespace('token_tracking_raw')
+        and locks.database = (select oid from pg_database where datname = current_database())
+        and locks.granted
+        and locks.pid <> pg_backend_pid()
+    group by locks.relation
+    order by 1
+"""
+_ATTEMPTS = 10
+_THERE = """
+    select
+        to_regnamespace('token_tracking_raw') is not null,
+        to_regclass('token_tracking_raw.schema_versions') is not null
+"""
 # What is made belongs to the schema's owner, whoever of its members applies (in PostgreSQL 15 each
 # may become it). Returns the role to go back to.
 _BECOME_OWNER = """
@@ -95,7 +132,8 @@ def apply_schema(
 
     Raises:
         SchemaError: the server is older than PostgreSQL 15, its database is not in UTF8, or its
-            schema is newer than `versions`.
+            schema is newer than `versions`, or somebody holds a lock on a table that has to change;
+            the message names the process.
 
     Example:
         >>> with psycopg.connect() as connection:  # doctest: +SKIP
@@ -104,7 +142,6 @@ def apply_schema(
 
     """
     known = packaged_versions() if versions is None else list(versions)
-    newest = known[-1].number
     if connection.info.server_version < OLDEST_POSTGRESQL * 10000:
         message = (
             f"PostgreSQL {OLDEST_POSTGRESQL} or newer is needed, "
@@ -114,12 +151,27 @@ def apply_schema(
     if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
         message = f"a database in UTF8 is needed, this one is in {encoding}"
         raise SchemaError(message)
+    try:
+        return _applied(connection, known)
+    except psycopg.errors.LockNotAvailable as error:
+        held = [f"{table} by {holders}" for table, holders in connection.execute(_HOLDERS)]
+        message = (
+            f"a table has to change, and others used it for more than {_PATIENCE} s: "
+            f"{'; '.join(held) or 'whoever did is gone by now'}. Apply again when these "
+            "transactions have ended, or end them"
+        )
+        raise SchemaError(message) from error
+
+
+def _applied(
+    connection: psycopg.Connection[tuple[object, ...]], known: Sequence[SchemaVersion]
+) -> SchemaChange:
+    newest = known[-1].number
     with connection.transaction():
-        connection.execute(LOCK)
         connection.execute("set local standard_conforming_strings = on")
         # Nobody who can make a function or an operator somewhere has it called here.
         connection.execute("set local search_path = pg_catalog, pg_temp")
-        own_role = connection.execute(_BECOME_OWNER).fetchone()
+        own_role = _take_turn(connection)
         before = _current_version(connection)
         if before > newest:
             message = (
@@ -127,6 +179,7 @@ def apply_schema(
                 "upgrade the package"
             )
             raise SchemaError(message)
+        connection.execute("select set_config('lock_timeout', %s, true)", (f"{_PATIENCE}s",))
         for version in known:
             if version.number > before:
                 connection.execute(trusted(version.sql))
@@ -137,26 +190,49 @@ def apply_schema(
                 )
         procedures = resources.files("token_tracking") / "sql" / "procedures.sql"
         connection.execute(trusted(procedures.read_text("utf-8")))
+        # What the procedures of before wrote until now is older than that.
+        connection.execute(
+            "update token_tracking_raw.schema_versions set applied_at = clock_timestamp() "
+            "where version > %s",
+            (before,),
+        )
         stamped = sum(connection.execute(trusted(stamp)).rowcount for stamp in _STAMPS)
+        connection.execute("set local lock_timeout to default")
         if own_role is not None:
             connection.execute("select set_config('role', %s, true)", own_role[:1])
     return SchemaChange(before, newest, stamped)
 
 
+def _take_turn(
+    connection: psycopg.Connection[tuple[object, ...]],
+) -> tuple[object, ...] | None:
+    """Make the schema and its table of versions where they are missing, and lock that table.
+
+    Returns the role to go back to, if the schema's owner is another one.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            with connection.transaction():
+                own_role = connection.execute(_BECOME_OWNER).fetchone()
+                # "if not exists" asks for the right to create even where it exists.
+                [(has_schema, has_table)] = connection.execute(_THERE).fetchall()
+                if not has_schema:
+                    connection.execute("create schema token_tracking_raw")
+                if not has_table:
+                    connection.execute(
+                        "create table token_tracking_raw.schema_versions ("
+                        "version integer primary key, name text not null, "
+                        "applied_at timestamptz not null default now())"
+                    )
+                connection.execute(_LOCK)
+                return own_role
+        except _MADE_MEANWHILE:  # by another apply, which has committed
+            continue
+    message = "the schema token_tracking_raw is made and dropped again and again: apply once more"
+    raise SchemaError(message)
+
+
 def _current_version(connection: psycopg.Connection[tuple[object, ...]]) -> int:
-    # "if not exists" asks for the right to create even where it exists.
-    if (
-        connection.execute(
-            "select from pg_namespace where nspname = 'token_tracking_raw'"
-        ).fetchone()
-        is None
-    ):
-        connection.execute("create schema token_tracking_raw")
-    connection.execute(
-        "create table if not exists token_tracking_raw.schema_versions ("
-        "version integer primary key, name text not null, "
-        "applied_at timestamptz not null default now())"
-    )
     row = connection.execute(
         "select coalesce(max(version), 0) from token_tracking_raw.schema_versions"
     ).fetchone()

@@ -98,7 +98,10 @@ class Server:
             )
         except ServerError as error:
             lines = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
-            raise ServerError("\n".join([str(error), *lines])) from error
+            failed = ServerError(str(error))
+            for line in lines:
+                failed.add_note(line)
+            raise failed from error
 
     def stop(self, mode: str = "fast") -> bool:
         """Stop the server and say whether one was running; `mode` is pg_ctl's."""

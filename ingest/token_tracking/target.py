@@ -17,6 +17,15 @@ from .errors import SettingsError
 if TYPE_CHECKING:
     from typing import Self
 
+# Options of other programs that people give to libpq; other words may be pieces of a password.
+_FOREIGN: Final = {
+    *("pool_size", "max_overflow", "pool_timeout", "pool_recycle", "pool_pre_ping", "echo"),
+    *("schema", "pgbouncer", "connection_limit", "sslaccept", "charset", "ssl", "sslmode"),
+    *("statement_cache_size", "prepared_statement_cache_size", "prepare_threshold"),
+    *("command_timeout", "timeout", "server_settings", "async_fallback", "autocommit"),
+    *("minconn", "maxconn", "min_size", "max_size", "min_pool_size", "max_pool_size"),
+}
+_SCHEME: Final = re.compile(r"(\w+)\+(\w+)://")
 _HARMLESS: Final = re.compile(r"[\w./:,\[\]-]*")
 _NEVER: Final = "to be read and not connected to"
 _NO_SCHEMA: Final = (
@@ -24,6 +33,33 @@ _NO_SCHEMA: Final = (
     psycopg.errors.UndefinedFunction,
     psycopg.errors.UndefinedTable,
 )
+
+
+def given_dsn(dsn: str | None = None) -> str:
+    """Return a connection string, by default that of TOKEN_TRACKING_DSN, without outer space."""
+    return (dsn if dsn is not None else os.environ.get("TOKEN_TRACKING_DSN", "")).strip()
+
+
+def dsn_problem(dsn: str) -> str | None:
+    """Say why libpq cannot read a connection string, without any piece of a password."""
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.Error as error:
+        if scheme := _SCHEME.match(dsn):
+            said = f"{scheme[0]} is SQLAlchemy's form, write postgresql://"
+        elif dsn.startswith(("'", '"')):
+            said = "it begins with a quotation mark"
+        else:
+            said = re.sub(r'"(.*?)"', _quoted_if_foreign, str(error).strip(), flags=re.DOTALL)
+        return (
+            f"libpq cannot read it ({said}); must be postgresql://user@host:5432/database or "
+            "host=... dbname=... (a password in a URL is percent-encoded)"
+        )
+    return None
+
+
+def _quoted_if_foreign(found: re.Match[str]) -> str:
+    return found[0] if found[1] in _FOREIGN or len(found[1]) == 1 else '"..."'
 
 
 @dataclass(frozen=True)
@@ -49,16 +85,11 @@ class Target:
             SettingsError: it cannot be read.
 
         """
-        given = dsn if dsn is not None else os.environ.get("TOKEN_TRACKING_DSN", "")
-        try:
-            options = conninfo_to_dict(given)
-        except psycopg.ProgrammingError as error:
-            message = (
-                "TOKEN_TRACKING_DSN is no connection string: postgresql://user@host:5432/database "
-                "or host=... dbname=... (a password in a URL is percent-encoded)"
-            )
-            # Without its cause, which shows pieces of the string.
-            raise SettingsError(message) from (error if not given else None)
+        given = given_dsn(dsn)
+        if problem := dsn_problem(given):
+            message = f"TOKEN_TRACKING_DSN is no connection string: {problem}"
+            raise SettingsError(message)
+        options = conninfo_to_dict(given)
         read = _resolved(given)
         if "sslmode" not in read:
             return cls(service=str(options.get("service") or os.environ.get("PGSERVICE", "")))
@@ -100,9 +131,16 @@ class Target:
         said = error.diag.message_primary
         if said is not None:
             return f"{self} refused: {said}"
-        if not isinstance(error, psycopg.OperationalError) or not self.is_clear:
+        said = self.said(error)
+        if said is None:
             return f"{self} cannot be used: {type(error).__name__}"
-        return f"{self} cannot be reached: {_one_line(str(error))}"
+        return f"{self} cannot be reached: {said}"
+
+    def said(self, error: psycopg.Error) -> str | None:
+        """Return what libpq says of a connection that failed; None where it may show a password."""
+        if not isinstance(error, psycopg.OperationalError) or not self.is_clear:
+            return None
+        return _one_line(str(error))
 
 
 def _resolved(dsn: str) -> dict[str, str]:
@@ -137,4 +175,5 @@ def _one_line(text: str) -> str:
     """Return what libpq says of its last attempt, without its advice."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     failures = [line for line in lines if "failed" in line or "error" in line] or lines[:1]
-    return failures[-1].removeprefix("- ") if failures else "no reason given"
+    said = failures[-1] if failures else "no reason given"
+    return said.removeprefix("connection is bad: ").removeprefix("- ")

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import inspect
 import logging
 import os
-import threading
 import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, TypeVarTuple, cast
 
 from . import forks
 from .complaints import complaints, where
-from .context import current_context
+from .context import current_context, is_used
+from .decoration import event_of
 from .delivery import MAX_BATCH
 from .errors import (
     InvalidUsageError,
@@ -43,16 +43,19 @@ from .requests import (
 from .rules import (
     EARLIEST,
     MAX_TEXT,
+    NO_TOKENS,
     checked_holdable,
     checked_instant,
     checked_text,
     fields_of,
     keepable,
     kind_of,
-    to_wire,
 )
-from .spool import default_folder
-from .writer import LATE, Writer
+from .runtimes import can_start_threads, is_in_task, new_future, next_turn
+from .settings import TrackerSettings, load_settings
+from .spool_folder import SpoolFolder, default_base
+from .worker import Worker
+from .writer import LATE, Writer, deliver_answers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -63,7 +66,6 @@ if TYPE_CHECKING:
     from .events import UsageEvent
     from .fallback import FallbackFunction
     from .requests import Future
-    from .settings import TrackerSettings
 
 logger = SafeLogger(__name__)
 
@@ -71,19 +73,22 @@ _CLOSE_SECONDS: Final = 10.0
 _TURN_SECONDS: Final = 0.001  # of a loop, at once
 _NO_OP: Final = Answer(Outcome.NO_OP)
 _FAULT: Final = Answer(Outcome.REFUSED, "a fault in token_tracking, see the log")
+_UNAWAITED: Final = Answer(
+    Outcome.REFUSED,
+    "neither asyncio nor trio runs this call, so its answer cannot be awaited, it is still sent: "
+    "call the function of this name with _sync",
+)
+_OUT_OF_CONTEXT: Final = (
+    "; no usage_context reaches this call: it does not where one half of a plain def dependency, "
+    "a generator's step or an executor's thread runs in another context"
+)
+_changed: Final[set[str]] = set()  # what was told about metadata
+_MOST_CHANGED: Final = 50
 _TRUE: Final = frozenset({Outcome.RECORDED, Outcome.DUPLICATE, Outcome.SPOOLED, Outcome.NO_OP})
 
 P = ParamSpec("P")
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")
-
-
-def _future_of_running_loop() -> asyncio.Future[Answer]:
-    return asyncio.get_running_loop().create_future()
-
-
-async def _next_turn_of_loop() -> None:
-    await asyncio.sleep(0)
 
 
 async def _no_turn() -> None:
@@ -132,7 +137,9 @@ class TrackerStats:
     """How the calls so far ended, each in exactly one of the first eight, and what waits now.
 
     `flushed` tells, by outcome, what became later of what was spooled, in this process's time:
-    also of what another process had left.
+    also of what another process had left. Of what still is in this process's spool, `early` is
+    ahead of the database's clock, and `locked` waits for a lock that another transaction holds, or
+    behind what does: both as of the last attempt.
     """
 
     recorded: int
@@ -145,6 +152,8 @@ class TrackerStats:
     no_op: int
     waiting: int
     flushed: Mapping[str, int]
+    early: int = 0
+    locked: int = 0
 
 
 class UsageTracker:
@@ -176,9 +185,8 @@ class UsageTracker:
         fallback: FallbackFunction | None = None,
         settings: TrackerSettings | None = None,
     ) -> None:
-        with forks.undivided:
-            from .settings import load_settings
-
+        if settings is None and not is_in_task():
+            import_module(".target", __package__)  # with which settings check dsn
         self.settings: TrackerSettings = settings or load_settings(
             dsn=dsn,
             enabled=enabled,
@@ -190,18 +198,20 @@ class UsageTracker:
         self._writer = Writer(
             partial(_connect, self.settings),
             max_wait=self.settings.max_wait,
-            spool_folder=partial(_spool_folder, self.settings),
+            spool_folder=partial(spool_folder_of, self.settings),
             spool_max_bytes=self.settings.spool_max_bytes,
             fallback=fallback,
         )
-        self.new_future: Callable[[], Future] = _future_of_running_loop
-        self.let_others_run: Callable[[], Awaitable[None]] = _next_turn_of_loop
+        self.new_future: Callable[[], Future | None] = new_future
+        self.let_others_run: Callable[[], Awaitable[None]] = next_turn
         # The same tracker, but who calls its methods blocks where a task would be suspended.
-        self.blocking = copy.copy(self)
+        self.blocking = object.__new__(UsageTracker)
+        self.blocking.__dict__.update(self.__dict__)  # by hand, for `copy` imports even at the end
         self.blocking.new_future = BlockingFuture
         self.blocking.let_others_run = _no_turn
         # Whoever forgets to close it keeps neither its threads nor its connection.
-        weakref.finalize(self, self._writer.drop).atexit = False
+        if can_start_threads():  # later there is nothing to drop
+            weakref.finalize(self, self._writer.drop).atexit = False
 
     def start(self) -> Self:
         """Import the driver and connect now rather than at the first call.
@@ -213,13 +223,13 @@ class UsageTracker:
         return self
 
     def close(self, timeout: float = _CLOSE_SECONDS) -> None:
-        """Write what waits and stop; later calls answer False."""
+        """Write what waits and stop; later calls answer False, unlike after the process's end."""
         if not self._writer.close(timeout):
             logger.error("%d event(s) still wait after %.1f s", self._writer.waiting(), timeout)
 
     async def aclose(self, timeout: float = _CLOSE_SECONDS) -> None:  # noqa: ASYNC109
         """Do as `close`, without holding the event loop."""
-        await asyncio.to_thread(self.close, timeout)
+        await _apart(partial(self.close, timeout))
 
     def __enter__(self) -> Self:
         return self.start()
@@ -233,7 +243,8 @@ class UsageTracker:
         self.close()
 
     async def __aenter__(self) -> Self:
-        return await asyncio.to_thread(self.start)
+        await _apart(self.start)
+        return self
 
     async def __aexit__(
         self,
@@ -246,6 +257,7 @@ class UsageTracker:
     def stats(self) -> TrackerStats:
         """Return how the calls so far ended and how many wait."""
         ended = self._writer.outcomes()
+        aside = self._writer.set_aside()
         return TrackerStats(
             recorded=ended[Outcome.RECORDED],
             duplicate=ended[Outcome.DUPLICATE],
@@ -257,6 +269,8 @@ class UsageTracker:
             no_op=ended[Outcome.NO_OP],
             waiting=self._writer.waiting(),
             flushed={str(outcome): n for outcome, n in self._writer.flushed().items() if n},
+            early=aside.early,
+            locked=aside.locked,
         )
 
     async def track_token_usage(
@@ -285,15 +299,17 @@ class UsageTracker:
 
         Args:
             tenant_id: the requester; ids are text of 1 to 255 characters or `UUID`.
-            tokens: tokens to count. 0 or None means the sum of its parts; without parts there is
-                nothing to count, and the answer is True. Given, at least the sum of its parts.
+            tokens: tokens to count, an integral number of any type. 0 or None means the sum of its
+                parts; without parts there is nothing to count, and the answer is True. Given, at
+                least the sum of its parts.
             model: name of the model.
             agent_id: the agent that made the call; its owner at that time pays.
             conversation_id: kept with the event.
             collection_id: kept with the event.
             token_type: a `TokenType` or its text; another text counts as unknown.
             operation: an `Operation` or its text; another text counts as unknown.
-            metadata: a JSON object of at most 16 KiB, 8 deep; UUIDs and times become text.
+            metadata: a JSON object of at most 16 KiB, 8 deep. It never costs the event: what JSON
+                has not becomes text, and of what is larger the beginnings are kept.
             idempotency_key: the caller's name for this call, the same at every retry of it and for
                 no other call; without one, each call is an event of its own.
             input_tokens: prompt tokens, a part of `tokens`.
@@ -407,7 +423,10 @@ class UsageTracker:
                 request.original = _old_arguments(request.original) if keep else None
             request.future = self.new_future()
             refused = self._writer.submit(request)
-            return request.future if refused is None else self._ended(refused)
+            if refused is not None:
+                return self._ended(refused)
+            # Where nobody waits, it is counted by what becomes of it, like a cancelled call.
+            return _UNAWAITED if request.future is None else request.future
         except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
             complaints.log(
                 logger,
@@ -439,7 +458,7 @@ class UsageTracker:
             answer.outcome is Outcome.FALLBACK and answer.reason is None
         ):
             return None
-        if answer is LATE:
+        if answer is LATE or answer is _UNAWAITED:
             complaints.log(logger, logging.ERROR, "usage event refused: %s", answer.reason)
         reason = answer.reason or ""
         if answer.outcome is Outcome.CONFLICT:
@@ -450,20 +469,38 @@ class UsageTracker:
 
     def spool_folder(self) -> Path:
         """Return the folder of what waits on local disk for this tracker's database."""
-        return _spool_folder(self.settings)
+        return spool_folder_of(self.settings).path
 
 
-def _spool_folder(settings: TrackerSettings) -> Path:
+async def _apart(work: Callable[[], object]) -> None:
+    """Do it on a thread of its own and wait for its end, which its own bounds bring."""
+    future = new_future()
+
+    def step() -> bool:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001  # who waits goes on
+            logger.error("%s at start or end:\n%s", type(error).__name__, where(error))
+        request = RejectionRequest(b"", "")
+        request.future = future
+        deliver_answers([(request, _NO_OP)])
+        return False
+
+    if future is not None and Worker("token-tracking-apart", step, writes_lines=False).start():
+        await _settled(future)
+    else:
+        work()
+
+
+def spool_folder_of(settings: TrackerSettings) -> SpoolFolder:
+    """Return the folder of what waits on local disk for the database of these settings."""
     if settings.spool_dir is not None:
-        return settings.spool_dir
+        return SpoolFolder(settings.spool_dir)
     with forks.undivided:
         from .target import Target
     dsn = settings.dsn
-    try:
-        name = Target.of(None if dsn is None else dsn.get_secret_value()).folder_name
-    except SettingsError:
-        name = "unreadable-dsn"
-    return default_folder() / name
+    target = Target.of(None if dsn is None else dsn.get_secret_value())
+    return SpoolFolder(default_base() / target.folder_name, str(target), default_base())
 
 
 def _connect(settings: TrackerSettings) -> Database:
@@ -490,7 +527,8 @@ def _event_request(event: object) -> Request | Answer:
         return RejectionRequest(keepable(event), reason)
     # Checked first: a misspelt field must not pass for an event without tokens.
     request = _request(fields)
-    return _NO_OP if _counts_nothing(fields) and isinstance(request, EventRequest) else request
+    refused = isinstance(request, RejectionRequest) and request.reason != NO_TOKENS
+    return request if refused or not _counts_nothing(fields) else _NO_OP
 
 
 def _counts_nothing(fields: Mapping[str, object]) -> bool:
@@ -527,15 +565,20 @@ def _request(fields: dict[str, object]) -> Request:
         fields["idempotency_key"] = new_event_key()
     now = datetime.now(UTC)
     try:
-        event = to_wire(fields, now)
+        event, changed = event_of(fields, now)
     except Exception as error:  # noqa: BLE001  # of the rules, or of a value's own methods
         reason = (
             error.reason
             if isinstance(error, InvalidUsageError)
             else f"event: {type(error).__name__} while it was read; must be values that JSON has"
         )
+        if is_used() and fields.get("tenant_id") is None and reason.startswith("tenant_id: "):
+            reason += _OUT_OF_CONTEXT
         given = {name: value for name, value in fields.items() if value is not None}
         return RejectionRequest(keepable(given), reason)
+    if changed is not None and changed not in _changed and len(_changed) < _MOST_CHANGED:
+        _changed.add(changed)
+        logger.warning("usage event kept, with its metadata changed (said once): %s", changed)
     logger.debug("call accepted as event %s", event.idempotency_key)
     request = EventRequest((event.tenant_id, event.idempotency_key), event.payload)
     request.original = fields
@@ -600,17 +643,7 @@ def _required_text(field: str, value: object, most: int = MAX_TEXT) -> str:
     return checked_holdable(field, checked_text(field, value, least=1, most=most))
 
 
-_default: UsageTracker | None = None
-_making_default = threading.Lock()
-
-
-def _after_fork_in_child() -> None:
-    global _making_default  # noqa: PLW0603
-    _making_default = threading.Lock()  # another thread may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+_default: Final[dict[None, UsageTracker]] = {}
 
 
 def default_tracker() -> UsageTracker:
@@ -619,33 +652,20 @@ def default_tracker() -> UsageTracker:
     A setting in the environment that breaks a rule is logged, and every call answers False: a
     service must not fail for its metering.
     """
-    if _default is None:
-        # On a thread of its own: the handler of a signal that interrupts the first call waits for
-        # the imports as the call does, and not for itself.
-        maker = threading.Thread(target=_make_default, daemon=True)
-        try:
-            maker.start()
-        except RuntimeError:  # the interpreter shuts down, or the system is full
-            _make_default()
-        else:
-            maker.join()
-    return cast("UsageTracker", _default)
+    # Without a lock, which a signal's handler that interrupts the first call could meet: of two
+    # that are made at once, the first counts, and the other one has started nothing.
+    return _default.get(None) or _default.setdefault(None, _new_default())
 
 
-def _make_default() -> None:
-    global _default  # noqa: PLW0603
-    with _making_default:
-        if _default is None:
-            try:
-                _default = UsageTracker()
-            except Exception as error:  # noqa: BLE001  # a broken set-up must not break the service
-                from .settings import TrackerSettings
-
-                said = str(error) if isinstance(error, SettingsError) else type(error).__name__
-                logger.error("usage is not recorded: %s", said)
-                refusing = UsageTracker(settings=TrackerSettings(spool_dir=Path(os.devnull)))
-                refusing.close()
-                _default = refusing
+def _new_default() -> UsageTracker:
+    try:
+        return UsageTracker(settings=load_settings())
+    except Exception as error:  # noqa: BLE001  # a broken set-up must not break the service
+        said = str(error) if isinstance(error, SettingsError) else type(error).__name__
+        logger.error("usage is not recorded: %s", said)
+        refusing = UsageTracker(settings=TrackerSettings(spool_dir=Path(os.devnull)))
+        refusing.close()
+        return refusing
 
 
 def _of_default(

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .schema_name import schema_name
+
 if TYPE_CHECKING:
     from .terminal import Terminal
     from .validation.report import Finding, Report
@@ -31,7 +33,8 @@ def validate_command(
         Format, typer.Option("--format", help="A table for people, JSON for machines.")
     ] = Format.TABLE,
     schema: Annotated[
-        str, typer.Option(envvar="DBT_SCHEMA", help="The warehouse's schema.")
+        str,
+        typer.Option(envvar="DBT_SCHEMA", callback=schema_name, help="The warehouse's schema."),
     ] = "token_tracking",
 ) -> None:
     """Check raw events and marts from outside of dbt, and say what is wrong (Great Expectations).
@@ -57,7 +60,7 @@ def validate_command(
         terminal.fail(str(error))
         raise typer.Exit(NOTHING_TO_CHECK) from None
     if output is Format.JSON:
-        terminal.result(report.json())
+        terminal.json(report.as_json(), indent=2)
     else:
         _print_report(report, terminal)
     if not report.success:
@@ -78,7 +81,7 @@ def _run_with_progress(out: Path, schema: str, terminal: Terminal) -> Report:
 
 
 def _print_report(report: Report, terminal: Terminal) -> None:
-    terminal.out.print(report.summary())
+    terminal.table(report.summary())
     for suite, finding in report.unsuccessful():
         _print_finding(suite, finding, terminal)
     checked = sum(len(suite.findings) for suite in report.suites)
@@ -97,11 +100,10 @@ def _print_finding(suite: str, finding: Finding, terminal: Terminal) -> None:
 
     said = "fails" if finding.fails else "warns"
     if finding.problem is not None:
-        terminal.result(f"\n{suite}: {finding.name} was not checked: {finding.problem}")
+        terminal.result("", f"{suite}: {finding.name} was not checked: {finding.problem}")
         return
     count = "1 row" if finding.row_count == 1 else f"{finding.row_count:,} rows"
-    terminal.result(f"\n{suite}: {finding.name} {said}, {count}")
-    terminal.result(finding.otherwise)
-    terminal.out.print(rows_table(finding))
+    terminal.result("", f"{suite}: {finding.name} {said}, {count}", finding.otherwise)
+    terminal.table(rows_table(finding))
     if finding.row_count > len(finding.rows):
         terminal.result(f"... and {finding.row_count - len(finding.rows):,} more")

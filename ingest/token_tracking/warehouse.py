@@ -75,7 +75,7 @@ class Warehouse:
             on_progress: called with the number of nodes that are done, and of all.
 
         Raises:
-            WarehouseError: a node failed; the message has what dbt says, and where its log is.
+            WarehouseError: a node failed; the message names dbt's log, the notes are what it says.
 
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,9 +111,10 @@ class Warehouse:
                     process.kill()
                 raise
         if code:
-            lines = "\n".join(said[-_LINES_SHOWN:]) or "it said nothing"
-            message = f"dbt build failed; its log is {log}\n{lines}"
-            raise WarehouseError(message)
+            failed = WarehouseError(f"dbt build failed; its log is {log}")
+            for line in said[-_LINES_SHOWN:] or ["it said nothing"]:
+                failed.add_note(line)
+            raise failed
 
     def _files(self) -> Iterator[Path]:
         yield self.project / _PROJECT
@@ -133,7 +134,7 @@ def _followed(lines: Iterator[str], on_progress: Callable[[int, int], object]) -
             said.append(line.rstrip())
             continue
         if info.get("level") == "error":
-            said.append(str(info.get("msg", "")).rstrip())
+            said += str(info.get("msg", "")).rstrip().split("\n")
         if info.get("name") == "LogStartLine":  # a test's result does not have it
             total = cast("int", data["total"])
         if info.get("name") in _RESULTS:

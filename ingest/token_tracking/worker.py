@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from .complaints import complaints, where
-from .logs import SafeLogger
+from .logs import SafeLogger, this_thread
+from .runtimes import can_start_threads, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +27,11 @@ class Worker:
     signal's handler that interrupts another one of them.
     """
 
-    def __init__(self, name: str, step: Callable[[], bool]) -> None:
+    def __init__(self, name: str, step: Callable[[], bool], *, writes_lines: bool = True) -> None:
         self._name = name
         self._step = step
+        # Whether a log handler may hold this thread.
+        self._writes_lines = writes_lines
         # Raw locks: taken and given back by different threads. The seat is held by the thread.
         self._seat = threading.Lock()
         self._bell = threading.Lock()
@@ -38,14 +41,13 @@ class Worker:
 
     def start(self) -> bool:
         """Make sure that the thread runs; False where there is none to be had."""
+        if not can_start_threads():
+            return False  # nor does one that has started run any more
         if not self._seat.acquire(blocking=False):
             return True
-        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        try:
-            thread.start()
-        except Exception as error:  # noqa: BLE001  # the interpreter shuts down, the system is full
+        thread = start_thread(self._name, self._run)
+        if thread is None:
             self._seat.release()
-            logger.debug("no thread for %s: %s", self._name, type(error).__name__)
             return False
         self._thread = thread
         return True
@@ -69,6 +71,7 @@ class Worker:
         return not thread.is_alive()
 
     def _run(self) -> None:
+        this_thread.writes = self._writes_lines
         try:
             while self._has_more():
                 pass

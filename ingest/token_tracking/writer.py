@@ -25,20 +25,21 @@ from .delivery import (
     fault_of,
     in_slices,
 )
-from .errors import SpoolError
+from .errors import SettingsError, SpoolError
 from .fallback import Fallback
 from .logs import SafeLogger
-from .recovery import Recovery
+from .recovery import Aside, Recovery
 from .requests import Answer, Outcome, Request
+from .runtimes import can_start_threads, is_ending
 from .spool import Spool
 from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from .database import Database
     from .fallback import FallbackFunction
+    from .spool_folder import SpoolFolder
 
 logger = SafeLogger(__name__)
 
@@ -80,7 +81,7 @@ class Writer:
         connect: Callable[[], Database],
         *,
         max_wait: float,
-        spool_folder: Callable[[], Path],
+        spool_folder: Callable[[], SpoolFolder],
         spool_max_bytes: int,
         fallback: FallbackFunction | None = None,
     ) -> None:
@@ -88,7 +89,8 @@ class Writer:
         self._max_wait = max_wait
         for_spool = max(_SPOOL_SHARE * max_wait, min(_SPOOL_SECONDS, 0.5 * max_wait))
         self._database_wait = max_wait - for_spool
-        self._spool_folder = spool_folder
+        self._find_spool_folder = spool_folder
+        self._known_folder: SpoolFolder | None = None
         self._spool_max_bytes = spool_max_bytes
         self._fallback_function = fallback
         # Whether a request must carry the arguments of its call.
@@ -108,6 +110,8 @@ class Writer:
         self._ring = self._worker.ring
         self._tried = threading.Event()
         self._closing = False
+        self._ended = False
+        self._last: LastWriter | None = None
         self._dropped = False
         self._close_by = 0.0
         self._database: Database | None = None
@@ -120,7 +124,7 @@ class Writer:
         self._settling = threading.Lock()
         self._outcomes: Counter[Outcome] = Counter()
         self._late: set[Request] = set()
-        self._watch = Worker("token-tracking-watch", self._tell_late)
+        self._watch = Worker("token-tracking-watch", self._tell_late, writes_lines=False)
         self._watching = True
         self._fallback = (
             Fallback(self._fallback_function, self._count, deliver_answers)
@@ -140,20 +144,24 @@ class Writer:
         size = len(request.payload) + _BYTES_BESIDE_PAYLOAD
         request.since = now = time.monotonic()
         with self._submitting:
-            if self._closing:
-                return _CLOSED
             queue = self._queue
-            if self._bytes_in - self._bytes_out + size > _MOST_BYTES or (
+            if self._closing:
+                refused = _CLOSED
+            elif self._bytes_in - self._bytes_out + size > _MOST_BYTES or (
                 queue and now - queue[0].since > _STUCK_AFTER * self._max_wait
             ):
                 refused = _FULL
-            elif self._runs() or self._start_threads():
+            elif (self._runs() and can_start_threads()) or self._start_threads():
                 self._bytes_in += size
                 queue.append(request)
                 self._ring()
                 return None
             else:
                 refused = _NO_THREAD
+        if (refused is _CLOSED and self._ended) or (refused is _NO_THREAD and is_ending()):
+            return self._write_at_end(request)
+        if refused is _CLOSED:
+            return refused
         # It was never sent.
         return None if self._fallback is not None and self._fallback.call(request) else refused
 
@@ -172,6 +180,10 @@ class Writer:
     def flushed(self) -> Counter[Outcome]:
         """Return what became of requests after their call had ended: from the spool or limbo."""
         return self._recovery.flushed()
+
+    def set_aside(self) -> Aside:
+        """Return how much of what is spooled waits for a clock or for a lock."""
+        return self._recovery.set_aside()
 
     def waiting(self) -> int:
         """Return how many requests wait for their answer."""
@@ -204,6 +216,22 @@ class Writer:
         self._watch.join(max(0.1, until - time.monotonic()))
         return has_ended
 
+    def end(self, timeout: float) -> bool:
+        """Do as `close`, at the end of the process: later calls are written where they are made."""
+        with self._submitting:
+            self._ended = self._ended or not self._closing
+        return self.close(timeout)
+
+    def _write_at_end(self, request: Request) -> Answer:
+        with self._submitting:
+            if self._last is None:
+                self._last = LastWriter(
+                    self._connect,
+                    lambda: Spool.create(self._spool_folder(), self._spool_max_bytes),
+                    self._max_wait,
+                )
+        return self._last.write(request)
+
     def drop(self) -> None:
         """Do as `close`, later and on the writer's own thread: nobody waits."""
         with self._submitting:
@@ -217,9 +245,19 @@ class Writer:
         # Never freed: closing the connection here would be the parent's loss.
         for inherited in (self._database, self._recovery):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
-        closing = self._closing
+        closing, ended = self._closing, self._ended
         self._set_up()
-        self._closing = closing
+        self._closing, self._ended = closing, ended
+
+    def _spool_folder(self) -> SpoolFolder:
+        try:
+            self._known_folder = self._find_spool_folder()
+        except SettingsError as error:  # no folder is that of a database which has no name
+            raise SpoolError(str(error)) from error
+        except ImportError:  # past the exit handlers nothing can be imported
+            if self._known_folder is None:
+                raise
+        return self._known_folder
 
     def _start_threads(self) -> bool:
         if not (self._watch.start() and self._worker.start()):
@@ -260,7 +298,7 @@ class Writer:
         return next(in_slices(waiting, count, size)) if waiting else []
 
     def _write(self, batch: list[Request]) -> None:
-        delivery = Delivery(batch)
+        delivery = Delivery(batch, self._recovery.held)
         cause: str | None = None
         try:
             if len(batch) <= MAX_BATCH:
@@ -270,7 +308,7 @@ class Writer:
             if not pending:
                 self._committed = batch, delivery
                 return
-            cause = self._spool_up(pending)
+            cause = self._spool_up(pending, delivery)
             if cause is None:
                 delivery.take_as_kept()
             elif len(batch) > MAX_BATCH:
@@ -385,7 +423,9 @@ class Writer:
                     return
             try:
                 self._database.patience = max(0.01, deadline - time.monotonic())
-                delivery.send(self._database, lambda until=deadline: self._use_time(until))
+                delivery.send(
+                    self._database, lambda until=deadline: self._use_time(until), deadline
+                )
             except Exception as error:  # noqa: BLE001  # whatever it is, the callers get an answer
                 fault = fault_of(error, self._database)
                 self._settle_committed()
@@ -395,14 +435,15 @@ class Writer:
                 if fault is not Fault.PASSING:
                     self._database.close()
                     self._database = None
-                if fault is Fault.OUTAGE:
-                    self._recovery.failed()
+                # It says of a wait only that nothing else gets through.
+                if fault in {Fault.OUTAGE, Fault.WAITING}:
+                    self._recovery.failed(error)
                     return
                 pause = min(0.2, 0.005 * 2**delivery.attempts) * random.uniform(0.5, 1)  # noqa: S311
                 # One more attempt that the deadline cuts off would only make it uncertain.
                 if time.monotonic() + pause >= deadline:
                     if fault is Fault.UNKNOWN:
-                        self._recovery.failed()
+                        self._recovery.failed(error)
                     return
                 time.sleep(pause)
             else:
@@ -414,7 +455,7 @@ class Writer:
         if self._database is not None:
             self._database.patience = max(0.01, deadline - time.monotonic())
 
-    def _spool_up(self, requests: list[Request]) -> str | None:
+    def _spool_up(self, requests: list[Request], delivery: Delivery) -> str | None:
         """Put the requests into the spool; return why that cannot be, None where they are there."""
         cause = ""
         for _ in range(2):
@@ -431,12 +472,15 @@ class Writer:
                     break
             else:
                 self._spool_fails = False
-                self._recovery.spooled()
+                self._recovery.held.keep(one.lock_key() for one in delivery.set_aside())
+                self._recovery.spooled(delivery=delivery)
                 logger.debug("spooled %d request(s)", len(requests))
                 return None
         if not self._spool_fails:
             logger.error("%s", cause)
         self._spool_fails = True
+        if delivery.set_aside():
+            self._recovery.spooled()  # so that a pass finds that none of their keys waits
         return cause
 
     def _left_spool(self, error: SpoolError) -> bool:
@@ -449,13 +493,79 @@ class Writer:
                 return False
             self._spool = None
             if spool.is_gone():
-                # Only this process can still read it.
+                # Perhaps only this process can still read it.
+                logger.error("%s: what waits in it goes to a new one", error)
                 self._spool = Spool.create(self._spool_folder(), self._spool_max_bytes)
                 spool.move_to(self._spool)
         except SpoolError as second:
             logger.error("%s", second)
         self._recovery.spooled(left=spool)
         return True
+
+
+class LastWriter:
+    """Writes one request after the other when the process ends and its writer is gone.
+
+    On a thread, whose wait ends, while there are threads to be had; else on the caller's own.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Database], make_spool: Callable[[], Spool], max_wait: float
+    ) -> None:
+        self._connect = connect
+        self._make_spool = make_spool
+        self._max_wait = max_wait
+        self._writing = threading.Lock()
+        self._database: Database | None = None
+        self._is_down = False
+        # Never closed: with the process it becomes an orphan, which others adopt.
+        self._spool: Spool | None = None
+
+    def write(self, request: Request) -> Answer:
+        """Commit or spool it, and say which; within twice the bounded wait, if on a thread."""
+        if not self._writing.acquire(timeout=self._max_wait):
+            return _FULL
+        answers: list[Answer] = []
+
+        def step() -> bool:
+            try:
+                answers.append(self._written(request))
+            except BaseException as error:  # noqa: BLE001  # past the end, anything can be gone
+                cause = str(error) if isinstance(error, SpoolError) else type(error).__name__
+                reason = f"the process ends, and it cannot be written: {cause}"
+                answers.append(Answer(Outcome.REFUSED, reason))
+            self._writing.release()
+            return False
+
+        worker = Worker("token-tracking-last", step)
+        if not worker.start():
+            step()
+        elif not worker.join(self._max_wait):
+            return LATE
+        return answers[0]
+
+    def _written(self, request: Request) -> Answer:
+        delivery = Delivery([request])
+        self._send(delivery)
+        if delivery.pending():
+            if self._spool is None:
+                self._spool = self._make_spool()
+            self._spool.append([request])
+            delivery.take_as_kept()
+        delivery.log_answers()
+        return delivery.answered[0][1]
+
+    def _send(self, delivery: Delivery) -> None:
+        if self._is_down:
+            return
+        try:
+            if self._database is None:
+                self._database = self._connect()
+            self._database.patience = self._max_wait / 2
+            delivery.send(self._database)
+        except Exception as error:  # noqa: BLE001  # then to the spool, as all that follow
+            logger.debug("not sent at the end: %s", cause_of(error))
+            self._is_down = True
 
 
 def deliver_answers(answered: Sequence[tuple[Request, Answer]]) -> None:
@@ -503,7 +613,7 @@ _writers: Final[weakref.WeakSet[Writer]] = weakref.WeakSet()
 def _close_all() -> None:
     until = time.monotonic() + _EXIT_SECONDS
     for writer in list(_writers):
-        if not writer.close(max(0.1, until - time.monotonic())):
+        if not writer.end(max(0.1, until - time.monotonic())):
             logger.error("%d event(s) still wait at exit", writer.waiting())
 
 

@@ -6,6 +6,9 @@
     {% set fingerprint = input_fingerprint() %}
     {% set prepared = prepare_rollup(relation, sql, fingerprint) %}
     {% set saved = prepared['saved'] %}
+    {% if saved is not none and not saved['read_to'] %}
+        {% set saved = none %}
+    {% endif %}
 
     {% if saved is none %}
         {% do run_query("set local enable_seqscan = on; delete from " ~ log) %}
@@ -20,7 +23,7 @@
             "set local enable_hashjoin = off; set local enable_mergejoin = off;"
             ~ " set local enable_material = off;"
             ~ " create temporary table affected_hours (usage_hour timestamptz primary key)"
-            ~ " on commit drop; insert into affected_hours " ~ affected_hours(saved['snapshot'])
+            ~ " on commit drop; insert into affected_hours " ~ affected_hours(saved)
         ) %}
         {% set run_no = saved['run_no'] + 1 %}
         {% if run_query("select 1 from affected_hours limit 1").rows %}
@@ -66,6 +69,7 @@
         'as_of': as_of,
         'billing_timezone': "'" ~ var('billing_timezone') ~ "'",
         'aliases': aliases_digest(),
+        'read_to': read_to(saved),
     } %}
     {% do save_state(relation, dict(state, rebuilt_as_of=state["as_of"]) if saved is none else state) %}
 {% endmacro %}

@@ -2,8 +2,8 @@
     {% set ahead = saved_state(input) %}
     {% if ahead is none or not ahead['is_same'] %}
         {{ exceptions.raise_compiler_error(
-            "'" ~ model.name ~ "' reads '" ~ input.identifier ~ "', which was never built: build it"
-            ~ " first, or both with `dbt build`."
+            "'" ~ model.name ~ "' reads '" ~ input.identifier ~ "', which was never built, or was"
+            ~ " truncated or written anew since: build it first, or both with `dbt build`."
         ) }}
     {% endif %}
     {% set log = build_table('rollup_changes', ahead['log_schema']) %}

@@ -1,38 +1,31 @@
 {% macro create_build_tables() -%}
-    create table if not exists {{ build_table('build_state') }} (
-        model text primary key,
-        -- The relation that this is the state of: one dropped and made anew is empty.
-        relation_oid oid not null,
-        shape text,
-        docs text not null,
-        fingerprint text not null,
-        -- Renewed by each whole rebuild; part of the fingerprint of what reads the relation.
-        basis uuid not null,
-        run_no bigint,
-        -- Where rollup_changes counts these runs: the schema of the base, another one's under --defer.
-        log_schema text,
-        snapshot pg_snapshot,
-        as_of timestamptz,
-        -- as_of of the newest whole rebuild, of which the log of changes says nothing
-        rebuilt_as_of timestamptz,
-        billing_timezone text,
-        -- aliases_digest() of the aliases that labels were read with
-        aliases text,
-        -- definition_of() the relation, by which one that was restored is known
-        definition text
-    );
+    {{ wait_briefly() }};
     alter table {{ build_table('build_state') }}
     add column if not exists rebuilt_as_of timestamptz,
     add column if not exists billing_timezone text,
     add column if not exists definition text,
     add column if not exists log_schema text,
-    add column if not exists aliases text;
+    add column if not exists aliases text,
+    add column if not exists read_to jsonb,
+    add column if not exists relation_file oid;
     create table if not exists {{ build_table('rollup_changes') }} (
         run_no bigint,
         usage_hour timestamptz,
         usage_date date,
         primary key (run_no, usage_hour, usage_date)
     );
+    create table if not exists {{ build_table('build_proofs') }} (
+        test text primary key,
+        basis text not null,
+        run_no bigint not null
+    );
+    comment on table {{ build_table('build_proofs') }} is
+    'One row per test that was green: what it has compared, so that the next run goes on from there.';
+    comment on column {{ build_table('build_proofs') }}.test is 'dbt''s name of the test.';
+    comment on column {{ build_table('build_proofs') }}.basis is
+    'The whole rebuilds of the compared rollups; after another one everything is compared.';
+    comment on column {{ build_table('build_proofs') }}.run_no is
+    'The run number up to which all changes were compared.';
     {% if not invocation_args_dict.get('defer') -%}
     -- The seed fills it; without, `dbt run` could not come first.
     create table if not exists {{ build_table('label_aliases') }} (

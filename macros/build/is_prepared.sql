@@ -1,10 +1,11 @@
 {% macro is_prepared() %}
     {% set conditions = [
-        "(select count(*) = 5 from pg_attribute where attrelid = to_regclass('"
+        "(select count(*) = 7 from pg_attribute where attrelid = to_regclass('"
         ~ build_table('build_state') ~ "') and attname in"
-        ~ " ('rebuilt_as_of', 'billing_timezone', 'definition', 'log_schema', 'aliases'))"
+        ~ " ('rebuilt_as_of', 'billing_timezone', 'definition', 'log_schema', 'aliases', 'read_to',"
+        ~ " 'relation_file'))"
     ] %}
-    {% for table in ['rollup_changes'] + ([] if invocation_args_dict.get('defer') else ['label_aliases']) %}
+    {% for table in ['rollup_changes', 'build_proofs'] + ([] if invocation_args_dict.get('defer') else ['label_aliases']) %}
         {% do conditions.append("to_regclass('" ~ build_table(table) ~ "') is not null") %}
     {% endfor %}
     {% for type, list in enum_types().items() %}

@@ -3,6 +3,7 @@
     {% set state = dict(
         state,
         relation_oid="'" ~ relation.include(database=false) ~ "'::regclass",
+        relation_file="pg_relation_filenode('" ~ relation.include(database=false) ~ "'::regclass)",
         docs="'" ~ docs_mark() ~ "'",
         definition=definition_of(relation),
     ) %}

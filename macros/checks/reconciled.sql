@@ -1,11 +1,11 @@
 {% macro reconciled(period, period_of_change, changes) -%}
-    {%- if changes is none -%}
+    {%- if not changes.log -%}
     true
     {%- else -%}
     {{ period }} = any(array(
             select distinct {{ period_of_change }}
-            from {{ changes }} as changes
-            where changes.run_no = (select max(newest.run_no) from {{ changes }} as newest)
+            from {{ changes.log }} as changes
+            where changes.run_no >= {{ first_run(changes) }}
         ))
     {%- endif %}
 {%- endmacro %}

@@ -1,14 +1,14 @@
 {% macro reconciled_events(changes) -%}
     {%- set events = source('token_tracking_raw', 'usage_events') -%}
-    {%- if changes is none -%}
+    {%- if not changes.log -%}
     {{ events }}
     {%- else -%}
     (
         select hour_events.*
         from (
             select distinct changes.usage_hour
-            from {{ changes }} as changes
-            where changes.run_no = (select max(newest.run_no) from {{ changes }} as newest)
+            from {{ changes.log }} as changes
+            where changes.run_no >= {{ first_run(changes) }}
         ) as hours
         cross join lateral (
             select events.*

@@ -40,7 +40,7 @@
                     voids.tenant_id = events.tenant_id
                     and voids.idempotency_key = events.idempotency_key
                     and pg_visible_in_snapshot(voids.ingest_xid::text::xid8, build.snapshot)
-                {%- if changes is not none %}
+                {%- if changes.log %}
                 -- a lookup each, for the planner would rather read all voids
                 offset 0
                 {%- endif %}
@@ -57,7 +57,7 @@
         cross join build
         where
             pg_visible_in_snapshot(owners.ingest_xid::text::xid8, build.snapshot)
-            {%- if changes is not none %}
+            {%- if changes.log %}
             and owners.agent_id = any(array(select distinct recorded.agent_id from recorded))
             {%- endif %}
         order by owners.agent_id, owners.valid_from, owners.revision desc

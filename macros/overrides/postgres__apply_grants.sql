@@ -1,5 +1,6 @@
 {% macro postgres__apply_grants(relation, grant_config, should_revoke=true) %}
-    {#- dbt's own fails at a role that does not exist, and takes away what others granted. -#}
+    {#- dbt's own fails at a role that does not exist, and takes away what others granted. Two grants
+        at once on one thing would fail: callers hold the lock of builds, or that of proofs. -#}
     {% if grant_config %}
         {% call statement('grants') %}
             do $grants$
@@ -19,8 +20,6 @@
                             and has_schema_privilege(oid, '{{ relation.schema }}', 'usage')
                         )
                 loop
-                    -- Two grants at once on one thing fail.
-                    execute $lock${{ warehouse_lock(relation.schema ~ ' grants') }}$lock$;
                     execute format('grant {{ privilege }} on {{ relation.include(database=false) }} to %I', missing.name);
                     if missing.schema_too then
                         execute format('grant usage on schema "{{ relation.schema }}" to %I', missing.name);

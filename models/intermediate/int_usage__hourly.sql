@@ -41,7 +41,7 @@ final as (
         case
             when events.operation = 'unknown' then events.operation_label
         end as unmapped_operation,
-        {{ usage_sums('events', of_events=true) }}
+        {{ usage_sums('events', 'events.usage_hour', of_events=true) }}
     from events
     group by
         usage_hour,

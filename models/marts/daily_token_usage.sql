@@ -20,7 +20,7 @@ final as (
         hourly.token_type,
         hourly.operation,
         hourly.model,
-        {{ usage_sums('hourly') }}
+        {{ usage_sums('hourly', 'hourly.usage_date') }}
     from hourly
     group by
         usage_date,

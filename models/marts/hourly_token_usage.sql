@@ -21,7 +21,7 @@ final as (
         hourly.token_type,
         hourly.operation,
         hourly.model,
-        {{ usage_sums('hourly') }}
+        {{ usage_sums('hourly', 'hourly.usage_hour') }}
     from hourly
     group by
         usage_hour,

@@ -22,7 +22,7 @@ final as (
         daily.token_type,
         daily.operation,
         daily.model,
-        {{ usage_sums('daily') }}
+        {{ usage_sums('daily', 'daily.usage_month') }}
     from daily
     group by
         usage_month,

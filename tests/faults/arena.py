@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,10 @@ import psycopg
 
 from token_tracking import TrackerStats, UsageTracker
 from token_tracking.server import Server
+from token_tracking.spool import spool_files
 
 from ..conftest import TEMPLATE, Database
+from .clock import Clock
 from .proxy import Proxy, socket_path
 
 CLIENT = Path(__file__).with_name("client.py")
@@ -62,11 +65,34 @@ def lasting_database(server: Server) -> Database:
     return Database(server.url(name), server.environment(name))
 
 
+def _put_a_link(path: Path) -> None:
+    copy = path.with_suffix(".copy")
+    shutil.copy(path, copy)
+    path.unlink()
+    path.symlink_to(copy)
+
+
+def _put_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+# What can be done at any moment to a file that its process has open, so that all of it is there.
+TAKINGS: list[Callable[[Path], object]] = [
+    lambda path: Path(f"{path}-wal").unlink(),
+    lambda path: path.unlink(),
+    lambda path: path.rename(path.with_suffix(".taken")),
+    _put_a_link,
+    _put_a_folder,
+]
+
+
 class Arena:
     """Everything of one schedule."""
 
-    def __init__(self, server: Server, database: Database, folder: Path) -> None:
+    def __init__(self, server: Server, database: Database, folder: Path, clock: Clock) -> None:
         self.server = server
+        self.clock = clock
         self.database = database
         self.name = database.env["PGDATABASE"]
         self.proxy = Proxy(socket_path(server.host))
@@ -75,6 +101,7 @@ class Arena:
         self.notes.mkdir()
         self.clients: dict[str, subprocess.Popen[bytes]] = {}
         self.killed: set[str] = set()
+        self.taken: list[Path] = []
 
     def start_client(self, name: str, **options: object) -> subprocess.Popen[bytes]:
         given = {
@@ -111,11 +138,66 @@ class Arena:
             return False
         return True
 
+    def hold_keys(self, name: str, seconds: float) -> None:
+        """Hold keys that a client is about to use, as a session that idles in its transaction."""
+        path = self.notes / f"{name}.acknowledged"
+        calls = len(path.read_text().splitlines()) if path.exists() else 0
+        batch = json.dumps(
+            [
+                {"tenant_id": f"t{call % 3}", "tokens": 7, "idempotency_key": f"{name}-{call}"}
+                for call in range(calls + 1 | 1, calls + 60, 6)
+            ]
+        )
+        self._hold("select token_tracking_raw.track_token_usage_batch(%s)", (batch,), seconds)
+
+    def hold_the_table(self, seconds: float) -> None:
+        """Hold a lock on the table that each batch waits for."""
+        self._hold("lock table token_tracking_raw.usage_events in share mode", None, seconds)
+
+    def _hold(self, statement: str, values: tuple[str] | None, seconds: float) -> None:
+        with (
+            contextlib.suppress(psycopg.Error),
+            closing(psycopg.connect(self.database.url)) as connection,
+        ):
+            connection.execute("set lock_timeout = '1s'")
+            connection.execute(statement, values)  # type: ignore[arg-type]
+            time.sleep(seconds)
+            connection.rollback()
+
     def terminate_backends(self) -> None:
         with contextlib.suppress(psycopg.Error):
             self.database.rows(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where application_name = 'token-tracking' and datname = current_database()"
+            )
+
+    def take_a_spool_file(self, living: list[str], taking: Callable[[Path], object]) -> None:
+        """Do that to a file in use, and wait until every client has gone on since then."""
+
+        def sizes() -> list[int]:
+            notes = [self.notes / f"{name}.acknowledged" for name in living]
+            return [note.stat().st_size if note.exists() else 0 for note in notes]
+
+        def files() -> set[Path]:
+            return set(self.spool.glob("*.sqlite"))
+
+        def owned() -> list[Path]:
+            return [file.path for file in spool_files(self.spool) if file.owned and file.requests]
+
+        until(lambda: bool(owned()), what="something is spooled")
+        taken = min(owned())
+        before = files()
+        taking(taken)
+        self.taken.append(taken)
+        until(lambda: bool(files() - before), what="a new spool file")
+        # Their next answers come after what waited was moved.
+        for _ in range(2):
+            reached = sizes()
+            until(
+                lambda reached=reached: all(
+                    now > then for now, then in zip(sizes(), reached, strict=True)
+                ),
+                what="every client goes on",
             )
 
     def end_clients(self) -> None:
@@ -130,6 +212,11 @@ class Arena:
 
     def drain(self) -> None:
         """Bring in what ended processes left, as the next process does."""
+        for path in self.taken:  # what was put in its place is nobody's
+            if path.is_symlink():
+                path.unlink()
+            elif path.is_dir():
+                path.rmdir()
         if not self.spool.exists() or not list(self.spool.glob("*.sqlite")):
             return
         with UsageTracker(dsn=self.database.url, spool_dir=self.spool):
@@ -152,6 +239,8 @@ class Arena:
         assert recorded & old_calls.keys() == set(), "recorded, and by the fallback too"
         acknowledged = self.noted("acknowledged")
         assert len(acknowledged) == len(set(acknowledged))
+        rejections = "select count(*)::int from token_tracking_raw.usage_event_rejections"
+        assert self.database.value(rejections) == 0, "refused what was accepted"
         missing = set(acknowledged) - recorded - old_calls.keys()
         assert missing == set(), f"{len(missing)} of {len(acknowledged)} acknowledged are lost"
         for path in self.notes.glob("*.report"):
@@ -165,6 +254,7 @@ class Arena:
         return len(acknowledged)
 
     def close(self) -> None:
+        self.clock.set(0)
         for client in self.clients.values():
             if client.poll() is None:
                 client.kill()
@@ -212,6 +302,22 @@ def run_schedule(arena: Arena, seed: int, steps: int, **options: object) -> int:
         time.sleep(chance.random() * 0.5)
         arena.proxy.refusing = False
 
+    def set_the_clock() -> None:
+        arena.clock.set(chance.choice([-86400, -900, -310, 60, 3600, 0]))
+
+    def hold_keys() -> None:
+        arena.hold_keys(chance.choice(living), 0.2 + chance.random())
+
+    def hold_the_table() -> None:
+        arena.hold_the_table(0.1 + 0.7 * chance.random())
+
+    def take_a_spool_file() -> None:
+        """In an outage: calls go on in a new file, with all that waited in this one."""
+        arena.proxy.refusing = True
+        arena.proxy.cut()
+        arena.take_a_spool_file(living, chance.choice(TAKINGS))
+        arena.proxy.refusing = False
+
     new_client()
     new_client()
     for name in living:
@@ -225,12 +331,20 @@ def run_schedule(arena: Arena, seed: int, steps: int, **options: object) -> int:
         refuse,
         kill_a_client,
         kill_the_server,
+        set_the_clock,
+        set_the_clock,
+        hold_keys,
+        hold_keys,
+        hold_the_table,
     ]
+    if not options.get("fallback"):
+        faults.append(take_a_spool_file)
     for _ in range(steps):
         time.sleep(0.05 + chance.random() * 0.3)
         chance.choice(faults)()
     arena.proxy.drop_answers = 0
     arena.end_clients()
+    arena.clock.set(0)
     arena.drain()
     return arena.check()
 

@@ -41,7 +41,10 @@ class Client:
         while not self.stopping.is_set():
             self.calls += 1
             name = f"{self.name}-{self.calls}"
-            call = tracker.track_token_usage(f"t{self.calls % 3}", 7, conversation_id=name)
+            key = name if self.calls % 2 else None  # which another session may hold
+            call = tracker.track_token_usage(
+                f"t{self.calls % 3}", 7, conversation_id=name, idempotency_key=key
+            )
             try:
                 if self.random.random() < 0.1:
                     told = await asyncio.wait_for(call, self.random.random() * 0.004)

@@ -4,23 +4,105 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..errors import InvalidUsageError, LoadError
-from ..rules import EVENT_FIELDS, MAX_TOKENS
+from ..rules import EVENT_FIELDS, MAX_TEXT, MAX_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _DIGITS_OF_ANY_INTEGER: Final = 20
 _TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?", re.ASCII
 )
+# As other programs write times: ISO 8601's basic form, any case, a space before the offset, UTC by
+# name (twice, in Go), and midnight as the end of the day.
+_OTHER_TIME: Final = re.compile(
+    r"(?P<year>\d{4})-?(?P<month>\d\d)-?(?P<day>\d\d)[T ](?P<hour>\d\d):?(?P<minute>\d\d)"
+    r"(:?(?P<second>\d\d)(?P<fraction>\.\d+)?)?"
+    r" ?(?P<offset>Z|[+-]\d\d(:?\d\d)?)?( ?(?P<utc>UTC|GMT))?",
+    re.ASCII,
+)
+# Seconds since 1970 have 9 or 10 digits from 1973 to 2286, milliseconds 12 or 13.
+_SINCE_1970: Final = re.compile(r"(\d{9,10}|\d{12,13})(?:\.(\d+))?", re.ASCII)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MOST_SECONDS_DIGITS: Final = 10
+TEXT_FIELDS: Final = tuple(
+    field
+    for field in EVENT_FIELDS
+    if field not in {"tokens", "input_tokens", "output_tokens", "metadata", "occurred_at"}
+)
+# What programs write where a value is missing. Nobody is called so by chance.
+_NO_VALUE: Final = frozenset({"nan", "null", "none", "n/a", "#n/a", "<na>", "\\n", "undefined"})
+_MOST_REMEMBERED: Final = 10_000
+_UUID: Final = re.compile(
+    r"(urn:uuid:)?\{?[0-9a-f]{8}(-?)[0-9a-f]{4}\2[0-9a-f]{4}\2[0-9a-f]{4}\2[0-9a-f]{12}\}?",
+    re.ASCII | re.IGNORECASE,
+)
+_USUAL_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_HEX: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _COMMA: Final = re.compile(r"(?<!\\),")
 _METADATA: Final = re.compile(r"(?:^|(?<!\\),)\s*metadata=")
+
+
+class Texts:
+    """Texts of one file as the rules take them, and what people should know of their spelling.
+
+    Outer space is cut off. `nulls` are the texts that mean an empty cell; without any, those that
+    programs write there are refused, for a tenant or an agent would be called so. `known` holds
+    what `of` has answered, by field and text.
+    """
+
+    def __init__(self, nulls: Collection[str] = ()) -> None:
+        self.unusual_ids: dict[str, int] = {}  # the first line, by field
+        self.nulls = frozenset(nulls)
+        self.known: dict[str, dict[str, str]] = {field: {} for field in TEXT_FIELDS}
+
+    def of(self, field: str, text: str, line: int) -> str:
+        """Return what a cell says, "" where it is empty.
+
+        Raises:
+            InvalidUsageError: the text stands for a missing value.
+
+        """
+        known = self.known[field]
+        cleaned = text.strip()
+        if not self.nulls and cleaned.casefold() in _NO_VALUE:
+            reason = (
+                f"{field}: text that means a missing value; "
+                "must be a name: --null TEXT says which cells are empty"
+            )
+            raise InvalidUsageError(reason)
+        if field in {"tenant_id", "agent_id", "idempotency_key"} and _is_unusual(field, cleaned):
+            self.unusual_ids.setdefault(field, line)
+        if len(text) <= MAX_TEXT:
+            if len(known) >= _MOST_REMEMBERED:
+                known.clear()
+            known[text] = cleaned
+        return cleaned
+
+    def without_nulls(self, fields: Mapping[str, object]) -> dict[str, object]:
+        """Return the fields of a row but for those with a text that means an empty cell."""
+        return {name: value for name, value in fields.items() if not self.is_empty(value)}
+
+    def is_empty(self, value: object) -> bool:
+        """Say whether a cell's value is no more than space, or a text that means so."""
+        if not isinstance(value, str):
+            return False
+        text = value.strip()
+        return not text or text in self.nulls
+
+
+def _is_unusual(field: str, text: str) -> bool:
+    """Say whether it is a UUID in another form than most programs write."""
+    if _UUID.fullmatch(text) is None or _USUAL_UUID.fullmatch(text) is not None:
+        return False
+    # A key of 32 digits is somebody's hash or trace id.
+    return field != "idempotency_key" or _HEX.fullmatch(text) is None
 
 
 def value_of(field: str, text: object, zone: tzinfo) -> object:
@@ -31,6 +113,8 @@ def value_of(field: str, text: object, zone: tzinfo) -> object:
 
     """
     if not isinstance(text, str):
+        if field == "occurred_at" and isinstance(text, int | float) and not isinstance(text, bool):
+            return instant_of(repr(text), zone)  # JSON's seconds since 1970
         return text
     if field == "occurred_at":
         return instant_of(text, zone)
@@ -46,14 +130,41 @@ def instant_of(text: str, zone: tzinfo) -> datetime | str:
 
     A time without UTC offset is one of `zone`. One that its clocks show twice is the first of the
     two; one that they skip is read with the offset before the change (02:30 becomes 03:30): the
-    rule of RFC 5545, 3.3.5. Digits past microseconds are cut.
+    rule of RFC 5545, 3.3.5. Digits past microseconds are cut. A number is seconds since 1970, or
+    milliseconds where it has as many digits.
     """
     text = text.strip()
     if _TIME.fullmatch(text) is None:
-        return text
+        return _other_instant_of(text, zone)
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
+        return _other_instant_of(text, zone)
+    return instant if instant.tzinfo is not None else instant.replace(tzinfo=zone)
+
+
+def _other_instant_of(text: str, zone: tzinfo) -> datetime | str:
+    if number := _SINCE_1970.fullmatch(text):
+        whole, fraction = number[1], number[2] or ""
+        unit = 6 if len(whole) <= _MOST_SECONDS_DIGITS else 3  # digits from it to microseconds
+        micros = int(whole + fraction[:unit].ljust(unit, "0"))
+        return _EPOCH + timedelta(microseconds=micros)
+    match = _OTHER_TIME.fullmatch(text.upper())
+    if match is None:
+        return text
+    offset = match["offset"]
+    if match["utc"] and offset and offset.strip("Z+-0:"):
+        return text  # two offsets
+    clock = f"{match['hour']}:{match['minute']}:{match['second'] or '00'}{match['fraction'] or ''}"
+    is_end_of_day = clock.startswith("24:") and not clock[3:].strip("0:.")
+    if is_end_of_day:
+        clock = "00:00:00"
+    iso = f"{match['year']}-{match['month']}-{match['day']}T{clock}"
+    try:
+        instant = datetime.fromisoformat(iso + ("Z" if match["utc"] else offset or ""))
+        if is_end_of_day:
+            instant += timedelta(days=1)
+    except (ValueError, OverflowError):
         return text
     return instant if instant.tzinfo is not None else instant.replace(tzinfo=zone)
 

@@ -6,7 +6,9 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..delivery import MAX_BATCH, MAX_BATCH_BYTES
+from .cells import Texts
 from .ordinals import Ordinals
+from .recorded import Alike
 from .sender import FileReport, Sender
 
 if TYPE_CHECKING:
@@ -20,7 +22,8 @@ class Load:
     """Loads files over one connection: while rows are written, the next ones are read.
 
     `files` is what became of the rows, also after an interruption or a failure: what is counted
-    there is committed, and a load of the same files adds the rest.
+    there is committed, and a load of the same files adds the rest. `alike` says what to do with
+    rows that are recorded under other keys; they stop the load, or, with a source, are recorded.
 
     Example:
         >>> load = Load(Plan(constants={"tenant_id": "acme"}))  # doctest: +SKIP
@@ -30,15 +33,22 @@ class Load:
 
     """
 
-    def __init__(self, plan: Plan, dsn: str | None = None) -> None:
+    def __init__(self, plan: Plan, dsn: str | None = None, alike: Alike | None = None) -> None:
         self.files: list[FileReport] = []
         self._plan = plan
         self._dsn = dsn
+        # Who names a source says that its rows are of their own.
+        self._alike = alike or (Alike.RECORD if plan.source else Alike.STOP)
 
     @property
     def has_problems(self) -> bool:
-        """Say whether a row is in conflict or refused."""
-        return any(file.conflicts or file.refused for file in self.files)
+        """Say whether a row is in conflict, refused, or recorded with another time."""
+        return any(file.conflicts or file.refused or file.has_wrong_times for file in self.files)
+
+    @property
+    def has_unread(self) -> bool:
+        """Say whether the end of a file was left unread."""
+        return any(file.unread is not None for file in self.files)
 
     def run(
         self, sources: Sequence[Source], on_progress: Callable[[int], object] = lambda _: None
@@ -50,12 +60,12 @@ class Load:
             on_progress: called with the number of bytes read since its last call.
 
         Raises:
-            LoadError: a file cannot be loaded.
+            LoadError: a file cannot be loaded, or a row is recorded under another key.
             psycopg.Error: the database cannot be reached, or not any more, or is not prepared.
 
         """
         self._plan.check(sources)
-        sender = Sender(self._dsn)
+        sender = Sender(self._dsn, self._plan, self._alike)
         sender.start()
         try:
             for source in sources:
@@ -68,14 +78,34 @@ class Load:
     def _load(self, source: Source, sender: Sender, on_progress: Callable[[int], object]) -> None:
         file = FileReport(source.name)
         self.files.append(file)
-        with source.open() as lines, Ordinals() as ordinals:
-            rows, file.notes = self._plan.rows(source, lines)
-            told = 0
-            while chunk := list(islice(rows, MAX_BATCH)):
-                for piece in _slices(self._plan.events(source, chunk, ordinals)):
-                    sender.put(file, piece)
-                on_progress(lines.bytes_taken - told)
-                told = lines.bytes_taken
+        for piece in slices_of(self._plan, source, file, on_progress):
+            sender.put(source, file, piece)
+
+
+def slices_of(
+    plan: Plan, source: Source, file: FileReport, on_progress: Callable[[int], object]
+) -> Iterator[list[Accepted | Refused]]:
+    """Yield what becomes of the rows of a source, in slices that can be sent.
+
+    What people should know of the file is told to its report.
+    """
+    texts = Texts(plan.nulls)
+    with source.open() as lines, Ordinals() as ordinals:
+        rows, file.notes = plan.rows(source, lines)
+        told = 0
+        while chunk := list(islice(rows, MAX_BATCH)):
+            yield from _slices(plan.events(source, chunk, ordinals, texts))
+            on_progress(lines.bytes_taken - told)
+            told = lines.bytes_taken
+        on_progress(lines.bytes_taken - told)
+        file.unread = lines.unread
+        if lines.blank_rows:
+            file.notes.append(f"{lines.blank_rows:,} rows of nothing but empty cells")
+    for name, line in texts.unusual_ids.items():
+        file.notes.append(
+            f"{name}, line {line}: a UUID in another form than usual (lower case, four dashes): "
+            "ids are compared as text, so to be the same it must be written the same everywhere"
+        )
 
 
 def _slices(events: Iterable[Accepted | Refused]) -> Iterator[list[Accepted | Refused]]:

@@ -64,6 +64,13 @@ class Ordinals:
             raise LoadError(message) from error
         return ordinals
 
+    def counts_of(self, fingerprints: Sequence[int]) -> dict[int, int]:
+        """Return how often each was taken, and take none; what was never taken may be absent."""
+        counts = self._look_up(fingerprints)
+        recent = self._recent
+        counts.update((one, recent[one]) for one in fingerprints if one in recent)
+        return counts
+
     def _look_up(self, fingerprints: Sequence[int]) -> dict[int, int]:
         if self._older is None:
             return {}

@@ -6,22 +6,31 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
+from ..delivery import MAX_BATCH
 from ..errors import InvalidUsageError, LoadError
-from ..rules import EVENT_FIELDS, keepable, to_wire
-from .cells import value_of
+from ..labels import OPERATION_QUERY, TOKEN_TYPE_LLM
+from ..rules import EVENT_FIELDS, MAX_TOKENS, keepable, to_wire
+from .cells import TEXT_FIELDS, Texts, value_of
+from .ordinals import Ordinals
 from .rows import BadRow, csv_header, csv_rows, json_rows, shown_names
 from .source import Format
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 
-    from .ordinals import Ordinals
     from .rows import Row
     from .source import Lines, Source
 
+_NO_TOKENS: Final = (
+    "tokens: missing, and so are input_tokens and output_tokens; "
+    f"must be an integer from 0 to {MAX_TOKENS}"
+)
 _TYPED: Final = ("occurred_at", "tokens", "input_tokens", "output_tokens", "metadata")
+
+_LONGEST_TIME: Final = -len('2026-01-02T03:04:05.123456+00:00"}')
 
 _canonical: Final = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False
@@ -29,10 +38,15 @@ _canonical: Final = json.JSONEncoder(
 
 
 class Accepted(NamedTuple):
-    """An event as it is sent, and the 1-based line that it stands on."""
+    """An event as it is sent, and the 1-based line that it stands on.
+
+    `is_named`: its key is the row's own. `is_timed`: so is its time.
+    """
 
     line: int
     payload: bytes
+    is_named: bool = False
+    is_timed: bool = True
 
 
 class Refused(NamedTuple):
@@ -41,6 +55,17 @@ class Refused(NamedTuple):
     line: int
     payload: bytes
     reason: str
+
+
+def time_of(event: Accepted) -> bytes:
+    """Return its `occurred_at` as it is sent; later ones sort later."""
+    # The last field of the canonical form; '+' of the offset sorts before '.' and digits.
+    return event.payload[_LONGEST_TIME:-2].rpartition(b'"')[2]
+
+
+def key_of(event: Accepted) -> str:
+    """Return its idempotency key."""
+    return cast("dict[str, str]", json.loads(event.payload))["idempotency_key"]
 
 
 class PlannedRows(NamedTuple):
@@ -56,13 +81,16 @@ class Plan:
 
     `columns` are CSV columns by field; columns named like a field need no mention. `constants` hold
     for every row, whatever it says itself. `timezone` is that of times without offset. `source`
-    separates files that may hold equal rows.
+    separates files that may hold equal rows. `nulls` are the texts of empty cells. `is_whole`:
+    nobody writes to the files any more, so that a last line without line end is a row.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
     constants: Mapping[str, object] = field(default_factory=dict[str, object])
     timezone: tzinfo = UTC
     source: str = ""
+    nulls: Collection[str] = ()
+    is_whole: bool = False
 
     def check(self, sources: Sequence[Source]) -> None:
         """Look at the options and the first line of every file before anything is loaded.
@@ -90,10 +118,11 @@ class Plan:
 
         """
         if source.format is not Format.CSV:
-            return PlannedRows(json_rows(lines), ["it is empty"] if lines.is_empty else [])
+            rows = json_rows(lines, is_whole=self.is_whole)
+            return PlannedRows(rows, ["it is empty"] if lines.is_empty else [])
         header = csv_header(lines)
         columns = self._columns_of(source.name, header)
-        rows = csv_rows(lines, header, columns)
+        rows = csv_rows(lines, header, columns, is_whole=self.is_whole)
         notes: list[str] = []
         if unused := [name for name in header if name not in columns.values()]:
             notes.append(f"columns not used: {shown_names(unused)}")
@@ -102,29 +131,74 @@ class Plan:
         return PlannedRows(rows, notes)
 
     def events(
-        self, source: Source, rows: Sequence[Row | BadRow], ordinals: Ordinals
+        self, source: Source, rows: Sequence[Row | BadRow], ordinals: Ordinals, texts: Texts
     ) -> Iterator[Accepted | Refused]:
         """Return what becomes of the next rows of a source, in order.
 
         The key of a row without one is the sha256 of `source`, its own values and its ordinal among
         equal rows of the file: not of constants, time zone or file name, so that a row which is
-        loaded again with another of them is known and not counted twice.
+        loaded again with another of them is known and not counted twice. The values are the cells
+        as they are, with outer space and whatever stands for an empty one.
         """
         now = datetime.now(UTC)
+        constants = self.constants
         typed = _TYPED if source.format is Format.CSV else _TYPED[:1]
-        for row, key in zip(rows, self._keys(rows, ordinals), strict=True):
+        typed = tuple(name for name in typed if name not in constants)
+        known = {name: texts.known[name] for name in TEXT_FIELDS if name not in constants}
+        for row, key in zip(rows, self._keys(rows, ordinals, texts), strict=True):
             try:
                 if isinstance(row, BadRow):
                     raise InvalidUsageError(row.reason)
-                fields = self._given(row, key)
+                cells = texts.without_nulls(row.fields) if texts.nulls else row.fields
+                fields = {**cells, **constants}
+                for name, text in cells.items():
+                    if name in known and type(text) is str:
+                        cleaned = known[name].get(text)
+                        if cleaned is None:
+                            cleaned = texts.of(name, text, row.line)
+                        fields[name] = cleaned or None
                 for name in typed:
-                    text = row.fields.get(name)
-                    if text is not None and name not in self.constants:
+                    text = cells.get(name)
+                    if text is not None:
                         fields[name] = value_of(name, text, self.timezone)
-                yield Accepted(row.line, to_wire(fields, now).payload)
+                if key is not None:
+                    fields["idempotency_key"] = key
+                get = fields.get
+                tokens = get("tokens")
+                is_empty = tokens is get("input_tokens") is get("output_tokens") is None
+                # What the rules put in the place of what is not told; so they have it quicker.
+                if tokens is None and not is_empty:
+                    fields["tokens"] = 0
+                if get("token_type") is None:
+                    fields["token_type"] = TOKEN_TYPE_LLM
+                if get("operation") is None:
+                    fields["operation"] = OPERATION_QUERY
+                payload = to_wire(fields, now).payload
+                if is_empty:
+                    raise InvalidUsageError(_NO_TOKENS)
+                yield Accepted(row.line, payload, key is None, get("occurred_at") is not None)
             except InvalidUsageError as error:
                 given = self._given(row, key)
                 yield Refused(row.line, keepable(given), _reason(error.reason, given))
+
+    def keys_at(self, source: Source, times: Container[bytes]) -> set[str]:
+        """Return the keys of a whole file's events at some times, as their payloads write them.
+
+        Raises:
+            LoadError: the file cannot be read.
+
+        """
+        keys: set[str] = set()
+        texts = Texts(self.nulls)
+        with source.open() as lines, Ordinals() as ordinals:
+            rows, _ = self.rows(source, lines)
+            while chunk := list(islice(rows, MAX_BATCH)):
+                keys.update(
+                    key_of(event)
+                    for event in self.events(source, chunk, ordinals, texts)
+                    if isinstance(event, Accepted) and time_of(event) in times
+                )
+        return keys
 
     def _given(self, row: Row | BadRow, key: str | None) -> dict[str, object]:
         """Return what a row says, as it says it, with its constants and key."""
@@ -156,21 +230,24 @@ class Plan:
             raise LoadError(message)
         return columns
 
-    def _keys(self, rows: Sequence[Row | BadRow], ordinals: Ordinals) -> list[str | None]:
+    def _keys(
+        self, rows: Sequence[Row | BadRow], ordinals: Ordinals, cleaned: Texts
+    ) -> list[str | None]:
         """Return the key that each row gets; None where it has its own."""
         texts: list[bytes | None] = []
+        unhashed = self.constants.keys() | {"idempotency_key"}  # which is empty here
         for row in rows:
             if isinstance(row, BadRow):
                 values: object = row.text
-            elif "idempotency_key" in row.fields:
+            elif "idempotency_key" in row.fields and not cleaned.is_empty(
+                row.fields["idempotency_key"]
+            ):
                 texts.append(None)
                 continue
-            elif self.constants.keys().isdisjoint(row.fields):
+            elif unhashed.isdisjoint(row.fields):
                 values = row.fields
             else:
-                values = {
-                    name: value for name, value in row.fields.items() if name not in self.constants
-                }
+                values = {name: value for name, value in row.fields.items() if name not in unhashed}
             texts.append(_canonical([self.source, values]).encode("utf-8", "surrogatepass"))
         fingerprints = [
             int.from_bytes(sha256(text).digest()[:8], "big", signed=True)

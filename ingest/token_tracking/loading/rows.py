@@ -20,6 +20,7 @@ _NAMES_SHOWN: Final = 20
 # Levels of nesting, and of calls, that whoever takes a row further may have in addition to the
 # reader: what is read has to be written again.
 _ROOM: Final = 50
+_BLANK: Final = " \t\n\r\f\v\x1a"  # with the Ctrl-Z that ends files of DOS
 _BROKEN_QUOTES: Final = "line: quotes that do not match; must be CSV"
 
 
@@ -38,8 +39,12 @@ class BadRow(NamedTuple):
     reason: str
 
 
-def json_rows(lines: Lines) -> Iterator[Row | BadRow]:
-    """Return the objects of JSON lines; empty lines and fields that are null count as absent."""
+def json_rows(lines: Lines, *, is_whole: bool) -> Iterator[Row | BadRow]:
+    """Return the objects of JSON lines; empty lines and fields that are null count as absent.
+
+    A last line without line end is a row if it is a whole object, for no beginning of an object is
+    one. Anything else is left unread unless the file `is_whole`.
+    """
     while True:
         lines.begin()
         try:
@@ -49,7 +54,7 @@ def json_rows(lines: Lines) -> Iterator[Row | BadRow]:
         except LineTooLongError as error:
             yield _too_long(lines.number, error)
             continue
-        text = line.strip()
+        text = line.strip(_BLANK)
         if not text:
             continue
         try:
@@ -57,6 +62,9 @@ def json_rows(lines: Lines) -> Iterator[Row | BadRow]:
             if text.count("[") + text.count("{") > _ROOM:
                 json.loads("[" * _ROOM + text + "]" * _ROOM)
         except json.JSONDecodeError as error:
+            if not is_whole and lines.is_cut():
+                lines.unread = lines.number
+                return
             yield BadRow(
                 lines.number, text, f"line: no JSON at column {error.colno}; must be an object"
             )
@@ -90,14 +98,16 @@ def csv_header(lines: Lines) -> list[str]:
 
 
 def csv_rows(
-    lines: Lines, header: Sequence[str], columns: dict[str, str]
+    lines: Lines, header: Sequence[str], columns: dict[str, str], *, is_whole: bool
 ) -> Iterator[Row | BadRow]:
-    """Return the rows after the header.
+    """Return the rows after the header; a row of nothing but space is none.
 
     Args:
         lines: what comes after the header.
         header: the names of all columns.
         columns: the column of each field.
+        is_whole: nobody writes to the file any more. Otherwise a last row without line end, or with
+            an open quote, is left unread: its beginning can look like another row.
 
     Raises:
         LoadError: a column is not there, or is there twice.
@@ -113,7 +123,7 @@ def csv_rows(
             )
             raise LoadError(message, line=1)
         places.append((field, header.index(column)))
-    return _csv_rows(lines, len(header), places)
+    return _csv_rows(lines, len(header), places, is_whole=is_whole)
 
 
 def shown_names(names: Sequence[str]) -> str:
@@ -123,24 +133,29 @@ def shown_names(names: Sequence[str]) -> str:
 
 
 def _csv_rows(
-    lines: Lines, width: int, places: Sequence[tuple[str, int]]
+    lines: Lines, width: int, places: Sequence[tuple[str, int]], *, is_whole: bool
 ) -> Iterator[Row | BadRow]:
-    for record in _csv_records(lines):
+    for record in _csv_records(lines, is_whole=is_whole):
         if isinstance(record, BadRow):
             yield record
             continue
         line, cells = record
-        if len(cells) == width:
+        if cells[0][:1] <= " " and _is_blank(cells):
+            lines.blank_rows += 1
+        elif len(cells) == width:
             yield Row(line, {field: cells[place] for field, place in places if cells[place]})
         else:
             text = ",".join(cells)
             yield BadRow(line, text, f"line: {len(cells)} cells; must be {width} as in the header")
 
 
-def _csv_records(lines: Lines) -> Iterator[tuple[int, list[str]] | BadRow]:
+def _csv_records(
+    lines: Lines, *, is_whole: bool = True
+) -> Iterator[tuple[int, list[str]] | BadRow]:
     """Return the cells of each record with its first line."""
     csv.field_size_limit(LONGEST_LINE)  # of the process; the default refuses long prompts
     reader = csv.reader(lines, strict=True)
+    taken = lines.taken
     while True:
         lines.begin()
         line = lines.number + 1
@@ -149,6 +164,9 @@ def _csv_records(lines: Lines) -> Iterator[tuple[int, list[str]] | BadRow]:
         except StopIteration:
             return
         except csv.Error:
+            if not is_whole and lines.has_ended:
+                lines.unread = line
+                return
             # A quote that nobody closed swallows the rows after it: only its own line is bad.
             yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
             continue
@@ -157,8 +175,15 @@ def _csv_records(lines: Lines) -> Iterator[tuple[int, list[str]] | BadRow]:
             if lines.taken:
                 yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
             continue
+        if taken[-1][-1] != "\n" and not is_whole and lines.is_cut() and not _is_blank(cells):
+            lines.unread = line
+            return
         if cells:
             yield line, cells
+
+
+def _is_blank(cells: Sequence[str]) -> bool:
+    return not cells[0].strip(_BLANK) and not any(cell.strip() for cell in cells[1:])
 
 
 def _too_long(line: int, error: LineTooLongError) -> BadRow:

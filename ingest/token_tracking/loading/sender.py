@@ -8,17 +8,23 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import TYPE_CHECKING, Final
 
 import psycopg
 
 from ..database import BatchResult, Database
-from .plan import Accepted, Refused
+from ..errors import LoadError
+from ..rules import canonical_time
+from .plan import Accepted, Refused, time_of
+from .recorded import Alike, Found, Recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ..database import Kind
+    from .plan import Plan
+    from .source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +33,14 @@ BACK_OFF: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before each further 
 SECONDS_TO_STOP: Final = 10.0
 _QUEUED: Final = 2  # slices; more would only cost memory
 PROBLEMS_KEPT: Final = 5
+_EARLY: Final = (
+    "occurred_at: more than 5 minutes ahead of the database's clock, which is behind this "
+    "machine's; set it right and load the file again"
+)
+_OLD_SCHEMA: Final = (
+    "what is recorded under other keys was not looked for, as the raw schema or its roles are of "
+    "an earlier version: token-tracking schema apply"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,12 @@ class FileReport:
     conflicts: int = 0
     refused: int = 0
     sent_again: int = 0
+    alike: int = 0  # recorded under other keys before; left out, or recorded again, as told
+    voided: int = 0  # known, but taken out of all totals
+    other_times: int = 0  # known, but recorded with another time
+    first_other_time: str = ""
+    has_wrong_times: bool = False  # and a key of their values
+    unread: int | None = None  # the line from which on the file was left unread
     notes: list[str] = field(default_factory=list[str])
     problems: list[RowProblem] = field(default_factory=list[RowProblem])
 
@@ -62,6 +82,20 @@ class FileReport:
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(RowProblem(self.name, line, kind, reason))
 
+    def add_found(self, events: Sequence[Accepted], found: Found) -> None:
+        """Count what was found of a slice that is written."""
+        self.alike += len(found.alike)
+        self.voided += len(found.voided)
+        self.other_times += len(found.other_times)
+        for place, recorded in found.other_times:
+            event = events[place]
+            self.has_wrong_times = self.has_wrong_times or not event.is_named
+            if not self.first_other_time:
+                self.first_other_time = (
+                    f"line {event.line}: {canonical_time(recorded.astimezone(UTC))} recorded, "
+                    f"{time_of(event).decode()} in the file"
+                )
+
 
 class Sender:
     """Sends slices over one connection, on a thread of its own, in order.
@@ -69,10 +103,14 @@ class Sender:
     A connection that breaks is made anew a few times: the keys make it safe to send a slice again.
     """
 
-    def __init__(self, dsn: str | None) -> None:
+    def __init__(self, dsn: str | None, plan: Plan, alike: Alike = Alike.STOP) -> None:
         self._dsn = dsn
+        self._plan = plan
+        self._alike = alike
+        self._file: FileReport | None = None  # that is being written
+        self._recorded: Recorded | None = None
         self._database: Database | None = None
-        self._queue: queue.Queue[tuple[FileReport, Sequence[Accepted | Refused]] | None] = (
+        self._queue: queue.Queue[tuple[Source, FileReport, Sequence[Accepted | Refused]] | None] = (
             queue.Queue(_QUEUED)
         )
         self._stopping = threading.Event()
@@ -90,17 +128,18 @@ class Sender:
         self._database = Database.open(self._dsn, patience=PATIENCE)
         self._thread.start()
 
-    def put(self, file: FileReport, rows: Sequence[Accepted | Refused]) -> None:
-        """Queue a slice; wait while enough of them are queued.
+    def put(self, source: Source, file: FileReport, rows: Sequence[Accepted | Refused]) -> None:
+        """Queue a slice of a source; wait while enough of them are queued.
 
         Raises:
+            LoadError: a row is recorded under another key.
             psycopg.Error: the thread has given up.
 
         """
         while True:
             self._raise_error()
             try:
-                self._queue.put((file, rows), timeout=0.2)
+                self._queue.put((source, file, rows), timeout=0.2)
             except queue.Full:
                 continue
             return
@@ -109,6 +148,7 @@ class Sender:
         """Wait until all is written, and end.
 
         Raises:
+            LoadError: a row is recorded under another key.
             psycopg.Error: the thread has given up.
 
         """
@@ -142,7 +182,7 @@ class Sender:
             if self._database is not None:
                 self._database.close()
 
-    def _send(self, file: FileReport, rows: Sequence[Accepted | Refused]) -> None:
+    def _send(self, source: Source, file: FileReport, rows: Sequence[Accepted | Refused]) -> None:
         accepted = [row for row in rows if isinstance(row, Accepted)]
         refused = [row for row in rows if isinstance(row, Refused)]
         for attempt, pause in enumerate((*BACK_OFF, None)):
@@ -150,15 +190,7 @@ class Sender:
                 if self._database is None:
                     self._database = Database.open(self._dsn, patience=PATIENCE)
                 if accepted:
-                    started = time.perf_counter()
-                    payload = b"[" + b",".join(row.payload for row in accepted) + b"]"
-                    result = self._database.record(payload)
-                    logger.debug(
-                        "committed %d row(s) in %.1f ms",
-                        len(accepted),
-                        (time.perf_counter() - started) * 1000,
-                    )
-                    _count(file, accepted, result)
+                    self._record(self._database, source, file, accepted)
                     file.sent_again += len(accepted) if attempt else 0
                     accepted = []
                 if refused:
@@ -179,12 +211,67 @@ class Sender:
             else:
                 return
 
+    def _record(
+        self, database: Database, source: Source, file: FileReport, events: Sequence[Accepted]
+    ) -> None:
+        """Record events of a source, but for those that are recorded under other keys."""
+        if self._recorded is None or self._file is not file:
+            self._recorded, self._file = Recorded(database), file
+        recorded = self._recorded
+        found = Found()
+        is_looked_at = recorded.is_able and recorded.has_others(database, events)
+        if is_looked_at:
+            found = self._look(recorded, database, source, events)
+        if found.alike and self._alike is Alike.STOP:
+            raise _alike_error(file.name, events, found.alike)
+        left_out = found.alike if self._alike is Alike.SKIP else frozenset[int]()
+        kept = [event for place, event in enumerate(events) if place not in left_out]
+        started = time.perf_counter()
+        result = BatchResult(0, 0, 0, 0, 0, ())
+        if kept:
+            result = database.record(b"[" + b",".join(event.payload for event in kept) + b"]")
+        logger.debug(
+            "committed %d row(s) in %.1f ms", len(kept), (time.perf_counter() - started) * 1000
+        )
+        if result.duplicates and recorded.is_able and not is_looked_at:
+            found = recorded.look(database, events)
+        _count(file, kept, result)
+        file.known += len(left_out)
+        if not recorded.is_able and _OLD_SCHEMA not in file.notes:
+            file.notes.append(_OLD_SCHEMA)
+        recorded.claim(found)
+        file.add_found(events, found)
+
+    def _look(
+        self, recorded: Recorded, database: Database, source: Source, events: Sequence[Accepted]
+    ) -> Found:
+        found = recorded.look(database, events)
+        if not found.alike or not source.can_be_read_again:
+            return found
+        # What is alike may be another row of the same file, known by its key.
+        times = {time_of(events[place]) for place in found.alike}
+        return recorded.look(database, events, self._plan.keys_at(source, times))
+
+
+def _alike_error(name: str, events: Sequence[Accepted], alike: Collection[int]) -> LoadError:
+    line = events[min(alike)].line
+    more = f", and so are {len(alike) - 1:,} of the rows after it" if len(alike) > 1 else ""
+    message = (
+        f"{name}, line {line}: recorded already under another key, with this tenant, time and "
+        f"tokens{more}, as where a column was added or values are written in another way: the "
+        "load stops here, and nothing is counted twice. To leave such rows out: --alike skip; to "
+        "record them because they are other calls: --alike record"
+    )
+    return LoadError(message, line=line)
+
 
 def _count(file: FileReport, rows: Sequence[Accepted], result: BatchResult) -> None:
     file.recorded += result.recorded
     file.known += result.duplicates
     file.conflicts += result.conflicts
-    file.refused += result.rejected
+    # A row that is early stays where it is, in the file: the next load brings it in.
+    file.refused += result.rejected + result.early
     for problem in result.problems:
         if problem.index is not None:
-            file.add_problem(rows[problem.index].line, problem.kind, problem.reason)
+            reason = _EARLY if problem.kind == "early" else problem.reason
+            file.add_problem(rows[problem.index].line, problem.kind, reason)

@@ -150,6 +150,9 @@ class Lines:
     def __init__(self, name: str, file: io.FileIO) -> None:
         self.name = name
         self.number = 0  # 1-based, of the line taken last
+        self.has_ended = False  # at the latest attempt to take a line
+        self.blank_rows = 0
+        self.unread: int | None = None  # the line from which on the file may still be written
         self._counted = _Counted(file)
         buffer = io.BufferedReader(self._counted, 256 * 1024)
         start = buffer.peek(4)[:4]
@@ -192,6 +195,7 @@ class Lines:
         """
         line = self._put_back.pop() if self._put_back else self._read()
         if not line:
+            self.has_ended = True
             raise StopIteration
         self.number += 1
         self.taken.append(line)
@@ -201,9 +205,14 @@ class Lines:
         """Begin a record: what was taken so far is settled."""
         self.taken.clear()
 
+    def is_cut(self) -> bool:
+        """Say whether the line taken last has no line end: it is the last of all."""
+        return self.taken[-1][-1] not in "\r\n"
+
     def put_back_all_but_first(self) -> str:
         """Return the first line of the record; those after it will be taken again."""
         first, *others = self.taken
+        self.has_ended = False
         self.number -= len(others)
         self._put_back += reversed(others)
         self.taken.clear()

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 # In milliseconds: the proof reads all raw events of the month.
 _STATEMENT_TIMEOUT = "600000"
+_READABLE: LiteralString = """
+    select array[pg_namespace.nspname, pg_class.relname]
+    from pg_class
+    inner join pg_namespace on pg_class.relnamespace = pg_namespace.oid
+    where
+        pg_namespace.nspname in ('token_tracking_raw', %(schema)s)
+        and pg_class.relkind = 'r'
+        and has_schema_privilege(pg_namespace.oid, 'usage')
+        and has_table_privilege(pg_class.oid, 'select')
+    order by pg_class.oid
+"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,17 @@ class Reading:
             database.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             database.read_only = True
             with database.transaction():
+                names = [name for (name,) in database.execute(_READABLE, {"schema": schema})]
+            with database.transaction():
+                database.execute("set local lock_timeout = '60s'")
+                # LOCK takes no snapshot. A snapshot that is older than a command which writes a
+                # table again would find that table empty.
+                for name in names:
+                    database.execute(
+                        sql.SQL("lock table {} in access share mode").format(
+                            sql.Identifier(*cast("list[str]", name))
+                        )
+                    )
                 database.execute(
                     "select set_config('search_path', quote_ident(%s) || ', pg_temp', true),"
                     " set_config('statement_timeout', %s, true)",

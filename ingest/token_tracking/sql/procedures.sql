@@ -1,5 +1,7 @@
 -- The unified procedures: the only way into the raw tables, from any language. They run with their
--- owner's rights and a fixed search path, so a caller needs nothing but the right to execute them.
+-- owner's rights and a fixed search path, so a caller needs nothing but the right to execute them. And
+-- without jit: where a planner setting is off (enable_nestloop, enable_sort), PostgreSQL before 18 takes the
+-- plan of a few rows for one that costs enough to be compiled, for half a second.
 
 -- Returns why an event is refused, null where it is fine: '<field>: <what was found>; <the rule>'.
 -- It never shows a value. Python's UsageEvent gives the same verdicts, which a test proves.
@@ -14,6 +16,7 @@ declare
     field text;
     kind text;
     size integer;
+    has_number boolean := false;
     part numeric;
     total numeric := 0;
     parts numeric := 0;
@@ -56,6 +59,7 @@ begin
             if kind <> 'number' then
                 return format('%s: %s; must be an integer from 0 to 1099511627776', field, token_tracking_raw.json_kind(event -> field));
             end if;
+            has_number := true;
             part := (event -> field)::numeric;
             if part <> trunc(part) then
                 return format('%s: a number with a fraction; must be an integer from 0 to 1099511627776', field);
@@ -116,6 +120,11 @@ begin
         elsif instant > latest then
             return 'occurred_at: a time in the future; must be from 2000-01-01 UTC to 5 minutes ahead';
         end if;
+    end if;
+
+    -- The last rule, as in Python, where such a call is good for all else and counts nothing.
+    if not has_number then
+        return 'tokens: missing, and so are input_tokens and output_tokens; must be an integer from 0 to 1099511627776';
     end if;
     return null;
 end
@@ -255,6 +264,7 @@ returns void
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 as $$
 begin
     perform token_tracking_raw.require_durable_commit();
@@ -277,6 +287,12 @@ begin
     if current_setting('synchronous_commit') in ('off', 'local', 'remote_write') then
         perform set_config('synchronous_commit', 'on', true);
     end if;
+    -- A transaction that writes nothing waits for no standby. But the row that a repeated call finds
+    -- may not have reached one: its own transaction's wait can have been cancelled. So each call
+    -- writes something to the log, and its commit waits for all that came before.
+    if current_setting('synchronous_standby_names', true) <> '' then
+        perform pg_logical_emit_message(true, 'token_tracking', '');
+    end if;
 end
 $$;
 
@@ -297,7 +313,21 @@ create or replace function token_tracking_raw.cleaned_label(label text) returns 
 language sql immutable
 -- No SET clause: the planner puts the body in the caller's statement.
 as $$
-    select lower(btrim(label, e' \t\n\r\f\v') collate "C")
+    -- \x0b and not \v, which is the letter v before PostgreSQL 17.
+    select lower(btrim(label, e' \t\n\r\f\x0b') collate "C")
+$$;
+
+-- Says whether a label is the recorded one. Up to version 3 of the schema PostgreSQL 15 and 16 took outer
+-- letters v away and left vertical tabs, so a row of before can have that form of the label, also where
+-- a dump has brought it to another server.
+create or replace function token_tracking_raw.is_recorded_label(
+    recorded text, label text, recorded_before_version_4 boolean
+) returns boolean
+language sql immutable
+as $$
+    select
+        recorded = token_tracking_raw.cleaned_label(label)
+        or recorded_before_version_4 and recorded = lower(btrim(label, e' \t\n\r\fv') collate "C")
 $$;
 
 -- Returns the typed rows of an array of objects, cleaned, with their zero-based place. An element
@@ -361,6 +391,7 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 -- The plan is kept: made while the table was small, it would read all of it for each look-up.
 set enable_seqscan = off
+set enable_indexscan = on
 as $$
 begin
     for attempt in 1..3 loop
@@ -563,6 +594,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 -- Look-ups, whatever the plan that is kept was made for.
 set enable_seqscan = off
+set enable_indexscan = on
 set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
@@ -578,8 +610,8 @@ begin
                 case when event.tokens <> stored.tokens then 'tokens' end,
                 case when event.input_tokens is distinct from stored.input_tokens then 'input_tokens' end,
                 case when event.output_tokens is distinct from stored.output_tokens then 'output_tokens' end,
-                case when event.token_type <> stored.token_type then 'token_type' end,
-                case when event.operation <> stored.operation then 'operation' end,
+                case when not labels.is_same_token_type then 'token_type' end,
+                case when not labels.is_same_operation then 'operation' end,
                 case when event.model is distinct from stored.model then 'model' end,
                 case when event.agent_id is distinct from stored.agent_id then 'agent_id' end
             ) as fields
@@ -588,14 +620,32 @@ begin
             on
                 event.tenant_id = stored.tenant_id
                 and event.idempotency_key = stored.idempotency_key
+        cross join lateral (
+            select
+                elements -> event.place::integer as element,
+                coalesce(stored.recorded_at <= (
+                    select versions.applied_at
+                    from token_tracking_raw.schema_versions as versions
+                    where versions.version = 4
+                ), false) as is_of_before
+        ) as sent
+        cross join lateral (
+            select
+                token_tracking_raw.is_recorded_label(
+                    stored.token_type, coalesce(sent.element ->> 'token_type', 'llm'), sent.is_of_before
+                ) as is_same_token_type,
+                token_tracking_raw.is_recorded_label(
+                    stored.operation, coalesce(sent.element ->> 'operation', 'query'), sent.is_of_before
+                ) as is_same_operation
+        ) as labels
         where
             (
-                event.tokens, event.input_tokens, event.output_tokens, event.token_type,
-                event.operation, event.model, event.agent_id
+                event.tokens, event.input_tokens, event.output_tokens, event.model, event.agent_id
             ) is distinct from (
-                stored.tokens, stored.input_tokens, stored.output_tokens, stored.token_type,
-                stored.operation, stored.model, stored.agent_id
+                stored.tokens, stored.input_tokens, stored.output_tokens, stored.model, stored.agent_id
             )
+            or not labels.is_same_token_type
+            or not labels.is_same_operation
     ),
 
     kept as (
@@ -629,6 +679,8 @@ $$;
 -- Records an array of usage events, each an object with the column names of usage_events.
 -- One bad element never stops the others. recorded + duplicates + conflicts + rejected is the number
 -- of elements; problems says which (zero-based), what (conflict or rejection) and why.
+-- Who sets token_tracking.keeps_early to on keeps by itself what is ahead of this server's clock, and
+-- sends it again: it is counted in rejected, its problem's kind is early, and nothing is kept here.
 create or replace function token_tracking_raw.track_token_usage_batch(
     events json,
     out recorded bigint, out duplicates bigint, out conflicts bigint, out rejected bigint,
@@ -637,6 +689,7 @@ create or replace function token_tracking_raw.track_token_usage_batch(
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 as $$
 declare
     moment constant timestamptz := clock_timestamp();
@@ -645,6 +698,7 @@ declare
     total bigint;
     unreadable jsonb;
     found jsonb;
+    future_kind text;
 begin
     perform token_tracking_raw.require_durable_commit();
     recorded := 0;
@@ -694,11 +748,19 @@ begin
         cross join lateral token_tracking_raw.try_jsonb(element.event) as attempt;
     end;
     total := jsonb_array_length(elements);
+    future_kind := case
+        when current_setting('token_tracking.keeps_early', true) = 'on' then 'early' else 'rejection'
+    end;
 
     select
         count(*),
         jsonb_agg(jsonb_build_object(
-            'index', examined.place, 'kind', 'rejection', 'reason', examined.reason
+            'index', examined.place,
+            'kind', case
+                when examined.reason like 'occurred_at: a time in the future;%' then future_kind
+                else 'rejection'
+            end,
+            'reason', examined.reason
         ))
     into rejected, problems
     from (
@@ -720,8 +782,9 @@ begin
             refused.reason
         -- Not events -> place, which fails at an escape that jsonb cannot hold.
         from json_array_elements(events) with ordinality as element (event, position)
-        inner join jsonb_to_recordset(problems) as refused (index bigint, reason text)
+        inner join jsonb_to_recordset(problems) as refused (index bigint, kind text, reason text)
             on element.position - 1 = refused.index
+        where refused.kind = 'rejection'
         order by 1
         on conflict do nothing;
 
@@ -766,7 +829,8 @@ $$;
 comment on function token_tracking_raw.track_token_usage_batch(json) is
 'Records a JSON array of usage events; one bad element never stops the others.';
 
--- Records one event; true where it is recorded, now or before. Positional like its callers' old one.
+-- Records one event; true where it is recorded, now or before, and where tokens is null: then there is
+-- nothing to record. Positional like its callers' old one.
 create or replace function token_tracking_raw.track_token_usage(
     p_tenant_id text,
     p_tokens bigint,
@@ -783,19 +847,21 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
     -- In the form that needs no closer look: see record_canonical_batch.
-    select result.recorded + result.duplicates = 1
-    from token_tracking_raw.track_token_usage_batch(cast('[{' || concat_ws(
-        ',',
-        '"tenant_id":' || to_json(p_tenant_id)::text,
-        '"idempotency_key":' || to_json(coalesce(p_idempotency_key, gen_random_uuid()::text))::text,
-        '"tokens":' || p_tokens,
-        '"token_type":' || to_json(p_token_type)::text,
-        '"operation":' || to_json(p_operation)::text,
-        '"model":' || to_json(p_model)::text,
-        '"agent_id":' || to_json(p_agent_id)::text,
-        '"conversation_id":' || to_json(p_conversation_id)::text,
-        '"metadata":' || coalesce(p_metadata, '{}')::text
-    ) || '}]' as json)) as result
+    select case when p_tokens is null then true else (
+        select result.recorded + result.duplicates = 1
+        from token_tracking_raw.track_token_usage_batch(cast('[{' || concat_ws(
+            ',',
+            '"tenant_id":' || to_json(p_tenant_id)::text,
+            '"idempotency_key":' || to_json(coalesce(p_idempotency_key, gen_random_uuid()::text))::text,
+            '"tokens":' || p_tokens,
+            '"token_type":' || to_json(p_token_type)::text,
+            '"operation":' || to_json(p_operation)::text,
+            '"model":' || to_json(p_model)::text,
+            '"agent_id":' || to_json(p_agent_id)::text,
+            '"conversation_id":' || to_json(p_conversation_id)::text,
+            '"metadata":' || coalesce(p_metadata, '{}')::text
+        ) || '}]' as json)) as result
+    ) end
 $$;
 
 -- For ids of type uuid. Ids of both types in one call want a cast to text.
@@ -876,6 +942,7 @@ create or replace function token_tracking_raw.record_agent_owner_once(
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set jit = off
 as $$
 declare
     problem constant text := coalesce(
@@ -912,23 +979,30 @@ begin
             return true;
         end if;
     end if;
-    -- Revisions count up: one writer an agent at a time.
-    perform pg_advisory_xact_lock(hashtextextended(p_agent_id, 0));
-    select owners.revision, owners.owner_tenant_id
-    into latest
-    from token_tracking_raw.agent_owners as owners
-    where owners.agent_id = p_agent_id and owners.valid_from = p_valid_from
-    order by owners.revision desc
-    limit 1;
-    if latest.revision is null or latest.owner_tenant_id is distinct from p_owner_tenant_id then
+    -- Revisions count up. Two writers of one instant meet at the next revision, which the slower one finds
+    -- taken: no lock that any login could hold. In each round one of them ends.
+    for attempt in 1..1000 loop
+        select owners.revision, owners.owner_tenant_id
+        into latest
+        from token_tracking_raw.agent_owners as owners
+        where owners.agent_id = p_agent_id and owners.valid_from = p_valid_from
+        order by owners.revision desc
+        limit 1;
+        if latest.revision is not null and latest.owner_tenant_id is not distinct from p_owner_tenant_id then
+            return true;
+        end if;
         insert into token_tracking_raw.agent_owners (
             agent_id, valid_from, revision, owner_tenant_id, recorded_by
         )
         values (
             p_agent_id, p_valid_from, coalesce(latest.revision, 0) + 1, p_owner_tenant_id, session_user
-        );
-    end if;
-    return true;
+        )
+        on conflict (agent_id, valid_from, revision) do nothing;
+        if found then
+            return true;
+        end if;
+    end loop;
+    raise lock_not_available using message = 'other writers record owners of this agent and instant all the time';
 end
 $$;
 
@@ -939,4 +1013,293 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
     select token_tracking_raw.record_agent_owner_once(p_agent_id, p_owner_tenant_id, p_valid_from, null)
+$$;
+
+-- For loads of files. Says whether an event of a period was recorded by a transaction before p_before;
+-- true, too, where too many younger ones are in the way to tell it quickly.
+create or replace function token_tracking_raw.has_usage_between(
+    p_from timestamptz, p_to timestamptz, p_before bigint
+) returns boolean
+language sql stable
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+    select count(*) = 1000 or coalesce(bool_or(event.ingest_xid < p_before), false)
+    from (
+        select usage_events.ingest_xid
+        from token_tracking_raw.usage_events
+        where usage_events.occurred_at between p_from and p_to
+        limit 1000
+    ) as event
+$$;
+
+-- For loads of files. Returns what is recorded of an array of events, by their zero-based index:
+-- other_time (its key is recorded with this time), voided (its key is), alike (its key is not recorded,
+-- but before p_before there were events from which nothing tells it apart), spaced_key (the same, and
+-- the keys differ in outer space alone). p_own are further keys of the array's file. An event may be alike
+-- to several groups of equal events: each is named by its values and says how many events it has; the one
+-- that has more in common comes first.
+create or replace function token_tracking_raw.recorded_usage(
+    events json, p_before bigint, p_own text[]
+) returns table (index bigint, kind text, occurred_at timestamptz, likeness bigint, event_count bigint)
+language sql stable
+security definer
+set search_path = pg_catalog, pg_temp
+-- Look-ups of what is recorded, and no comparison of each event with each.
+set enable_seqscan = off
+set enable_nestloop = off
+set jit = off
+as $$
+    with given as materialized (
+        select event.*, event.position - 1 as place, stored.occurred_at as recorded_time
+        -- What a load sends has been checked: no closer look, which takes long.
+        from rows from (
+            json_to_recordset(events) as (
+                tenant_id text, idempotency_key text, tokens bigint, token_type text,
+                operation text, model text, agent_id text, conversation_id text,
+                collection_id text, input_tokens bigint, output_tokens bigint, metadata jsonb,
+                occurred_at timestamptz
+            )
+        ) with ordinality as event (
+            tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
+            conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at, position
+        )
+        left join lateral (
+            select usage_events.occurred_at
+            from token_tracking_raw.usage_events
+            where
+                usage_events.tenant_id = event.tenant_id
+                and usage_events.idempotency_key = event.idempotency_key
+            limit 1
+        ) as stored on true
+    ),
+
+    fresh as materialized (
+        select
+            given.place,
+            given.tenant_id,
+            given.idempotency_key,
+            given.tokens,
+            token_tracking_raw.cleaned_label(given.token_type) as token_type,
+            token_tracking_raw.cleaned_label(given.operation) as operation,
+            given.model,
+            given.agent_id,
+            given.conversation_id,
+            given.collection_id,
+            given.input_tokens,
+            given.output_tokens,
+            coalesce(given.metadata, '{}') as metadata,
+            given.occurred_at
+        from given
+        where given.recorded_time is null
+    ),
+
+    times as materialized (
+        select distinct fresh.occurred_at from fresh
+    ),
+
+    near as materialized (
+        select stored.*
+        from times
+        cross join lateral (
+            select usage_events.*
+            from token_tracking_raw.usage_events
+            where usage_events.occurred_at = times.occurred_at and usage_events.ingest_xid < p_before
+            offset 0
+        ) as stored
+        where btrim(stored.tenant_id) in (select fresh.tenant_id from fresh)
+    ),
+
+    -- one row per group of events that nothing tells apart
+    others as materialized (
+        select
+            btrim(stored.tenant_id) as tenant_id,
+            -- Only what has outer space may have a row's own key in another form.
+            nullif(stored.idempotency_key, btrim(stored.idempotency_key)) as spaced_key,
+            stored.tokens,
+            stored.token_type,
+            stored.operation,
+            btrim(stored.model) as model,
+            btrim(stored.agent_id) as agent_id,
+            btrim(stored.conversation_id) as conversation_id,
+            btrim(stored.collection_id) as collection_id,
+            stored.input_tokens,
+            stored.output_tokens,
+            stored.metadata,
+            stored.occurred_at,
+            count(*) as event_count
+        from near as stored
+        left join lateral (
+            select true as is_void
+            from token_tracking_raw.usage_voids
+            where
+                usage_voids.tenant_id = stored.tenant_id
+                and usage_voids.idempotency_key = stored.idempotency_key
+            limit 1
+        ) as void on true
+        where
+            void.is_void is null
+            and not exists (
+                select from given
+                where
+                    given.tenant_id = stored.tenant_id
+                    and given.idempotency_key = stored.idempotency_key
+            )
+            and not exists (
+                select from unnest(p_own) as own (key) where own.key = stored.idempotency_key
+            )
+        group by
+            btrim(stored.tenant_id), spaced_key, stored.tokens, stored.token_type, stored.operation,
+            btrim(stored.model), btrim(stored.agent_id), btrim(stored.conversation_id),
+            btrim(stored.collection_id), stored.input_tokens, stored.output_tokens, stored.metadata,
+            stored.occurred_at
+    ),
+
+    -- one row per event and group that it is alike to
+    alike as (
+        select
+            fresh.place,
+            coalesce(btrim(others.spaced_key) = fresh.idempotency_key, false) as is_same_key,
+            hashtextextended(jsonb_build_array(
+                others.tenant_id, others.spaced_key, others.tokens, others.token_type, others.operation,
+                others.model, others.agent_id, others.conversation_id, others.collection_id,
+                others.input_tokens, others.output_tokens, others.metadata,
+                extract(epoch from others.occurred_at)
+            )::text, 0) as likeness,
+            others.event_count,
+            num_nulls(
+                nullif(fresh.tokens = others.tokens, true),
+                nullif(fresh.token_type = others.token_type, true),
+                nullif(fresh.operation = others.operation, true),
+                nullif(fresh.model is not distinct from others.model, true),
+                nullif(fresh.agent_id is not distinct from others.agent_id, true),
+                nullif(fresh.conversation_id is not distinct from others.conversation_id, true),
+                nullif(fresh.collection_id is not distinct from others.collection_id, true),
+                nullif(fresh.input_tokens is not distinct from others.input_tokens, true),
+                nullif(fresh.output_tokens is not distinct from others.output_tokens, true),
+                nullif(fresh.metadata = others.metadata, true)
+            ) as equal_fields
+        from fresh
+        inner join others
+            on
+                fresh.occurred_at = others.occurred_at
+                and fresh.tenant_id = others.tenant_id
+        where
+            coalesce(fresh.input_tokens = others.input_tokens, true)
+            and coalesce(fresh.output_tokens = others.output_tokens, true)
+            and (
+                fresh.tokens = others.tokens
+                -- Only one of them was told the other part.
+                or fresh.input_tokens = others.input_tokens
+                and (fresh.output_tokens is null) <> (others.output_tokens is null)
+                or fresh.output_tokens = others.output_tokens
+                and (fresh.input_tokens is null) <> (others.input_tokens is null)
+            )
+            -- The first of each is what stands for one that was not told.
+            and (fresh.token_type = others.token_type or 'llm' in (fresh.token_type, others.token_type))
+            and (fresh.operation = others.operation or 'query' in (fresh.operation, others.operation))
+            and coalesce(fresh.model = others.model, true)
+            and coalesce(fresh.agent_id = others.agent_id, true)
+            and coalesce(fresh.conversation_id = others.conversation_id, true)
+            and coalesce(fresh.collection_id = others.collection_id, true)
+            and (
+                fresh.metadata = others.metadata
+                -- What both of them name is the same.
+                or fresh.metadata || others.metadata = others.metadata || fresh.metadata
+            )
+    )
+
+    select given.place, 'other_time', given.recorded_time, null::bigint, null::bigint
+    from given
+    where given.occurred_at <> given.recorded_time
+    union all
+    select given.place, 'voided', null, null, null
+    from given
+    cross join lateral (
+        select
+        from token_tracking_raw.usage_voids
+        where
+            usage_voids.tenant_id = given.tenant_id
+            and usage_voids.idempotency_key = given.idempotency_key
+        limit 1
+    ) as void
+    where given.recorded_time is not null
+    union all
+    (
+        select
+            alike.place,
+            case when alike.is_same_key then 'spaced_key' else 'alike' end,
+            null,
+            alike.likeness,
+            alike.event_count
+        from alike
+        order by alike.place, alike.is_same_key desc, alike.equal_fields desc, alike.likeness
+    )
+$$;
+
+-- For loads of files. Voids the events of an array that are recorded as the array says, or only counts
+-- them. The times of those at the places p_untimed are not compared. The four counts add up to the number
+-- of events: voided, voided_before, other (recorded in another way) and missing.
+create or replace function token_tracking_raw.void_recorded_usage(
+    events json, p_untimed bigint[], p_reason text, p_is_trial boolean,
+    out voided bigint, out voided_before bigint, out other bigint, out missing bigint
+)
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+    perform token_tracking_raw.require_durable_commit();
+    if token_tracking_raw.text_problem('reason', p_reason, 1000) is not null then
+        raise invalid_parameter_value using message = token_tracking_raw.text_problem('reason', p_reason, 1000);
+    end if;
+    with given as materialized (
+        select
+            event.tenant_id,
+            event.idempotency_key,
+            stored.tenant_id is not null as is_recorded,
+            coalesce(void.is_void, false) as is_void,
+            coalesce(stored.tenant_id is not null and (
+                event.tokens, event.input_tokens, event.output_tokens, event.token_type,
+                event.operation, event.model, event.agent_id
+            ) is not distinct from (
+                stored.tokens, stored.input_tokens, stored.output_tokens, stored.token_type,
+                stored.operation, stored.model, stored.agent_id
+            ) and (event.occurred_at = stored.occurred_at or event.place = any(p_untimed)), false) as is_same
+        from token_tracking_raw.usage_event_rows(events::jsonb) as event
+        left join token_tracking_raw.usage_events as stored
+            on
+                event.tenant_id = stored.tenant_id
+                and event.idempotency_key = stored.idempotency_key
+        left join lateral (
+            select true as is_void
+            from token_tracking_raw.usage_voids
+            where
+                usage_voids.tenant_id = event.tenant_id
+                and usage_voids.idempotency_key = event.idempotency_key
+            limit 1
+        ) as void on true
+    ),
+
+    written as (
+        insert into token_tracking_raw.usage_voids (tenant_id, idempotency_key, reason, voided_by)
+        select distinct given.tenant_id, given.idempotency_key, p_reason, session_user
+        from given
+        where given.is_same and not given.is_void and not p_is_trial
+        order by given.tenant_id, given.idempotency_key
+        on conflict do nothing
+    )
+
+    select
+        count(*) filter (where given.is_same and not given.is_void),
+        count(*) filter (where given.is_recorded and given.is_void),
+        count(*) filter (where given.is_recorded and not given.is_void and not given.is_same),
+        count(*) filter (where not given.is_recorded)
+    into voided, voided_before, other, missing
+    from given;
+end
 $$;

@@ -87,7 +87,7 @@ revoke all on all routines in schema token_tracking_raw from public;
 alter default privileges for role {owner} revoke execute on routines from public;
 
 -- The four procedures, one of them for two types of ids, and those of the Python package: for what cannot
--- become an event, and for an owner that may be sent again.
+-- become an event, for an owner that may be sent again, and for what is recorded of a file.
 grant usage on schema token_tracking_raw to {writer};
 grant execute on function
     token_tracking_raw.track_token_usage_batch(json),
@@ -96,7 +96,10 @@ grant execute on function
     token_tracking_raw.void_token_usage(text, text, text),
     token_tracking_raw.record_agent_owner(text, text, timestamptz),
     token_tracking_raw.record_agent_owner_once(text, text, timestamptz, uuid),
-    token_tracking_raw.reject_usage_event(json, text)
+    token_tracking_raw.reject_usage_event(json, text),
+    token_tracking_raw.has_usage_between(timestamptz, timestamptz, bigint),
+    token_tracking_raw.recorded_usage(json, bigint, text[]),
+    token_tracking_raw.void_recorded_usage(json, bigint[], text, boolean)
 to {writer};
 
 grant usage on schema token_tracking_raw to {transformer};

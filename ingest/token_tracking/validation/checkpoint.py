@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
+    from great_expectations.data_context.store.store import DataDocsSiteConfigTypedDict
     from sqlalchemy.engine import Connection, Engine
 
     from .snapshot import Snapshot
@@ -159,15 +160,18 @@ def _run(folder: Path, snapshot: Snapshot, on_progress: Callable[[int, int], obj
     finally:
         for used in (engine, source.get_engine()):  # the second one tried the connection
             used.dispose()
+    results = {result.suite_name: result for result in found.run_results.values()}
+    reports = tuple(_report(suite, results[suite.name].results) for suite in wanted)
+    warned = [report.name for report in reports if report.only_warns]
+    context.update_data_docs_site(SITE, cast("DataDocsSiteConfigTypedDict", site(folder, warned)))
     # Once, where the checkpoint's own action would do it after each suite.
     context.build_data_docs()
-    results = {result.suite_name: result for result in found.run_results.values()}
     tidy(folder, [suite.name for suite in wanted])
     return Report(
         database=str(Target.of("")),
         as_of=snapshot.as_of,
         docs=folder,
-        suites=tuple(_report(suite, results[suite.name].results) for suite in wanted),
+        suites=reports,
     )
 
 

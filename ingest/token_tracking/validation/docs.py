@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from great_expectations.render.view.view import DefaultJinjaIndexPageView, DefaultJinjaPageView
 from jinja2 import ChoiceLoader, PackageLoader
@@ -24,6 +25,9 @@ SITE: Final = "token_tracking"
 # Names alone tell no Data Docs of ours from somebody's own site.
 _MARK: Final = ".token-tracking-data-docs"
 _OURS: Final = frozenset({_MARK, "index.html", "expectations", "validations", "static"})
+# How the pages show the end of an expectation, and Great Expectations that of a suite.
+_CLASS: Final = r'class="[^"]*\b{}\b'
+_FAILED: Final = re.compile(r"fa-times text-danger(.*?)Failed", re.DOTALL)
 _PAGES: Final = PackageLoader("token_tracking", "validation/pages")
 
 
@@ -38,17 +42,32 @@ class OfflinePage(DefaultJinjaPageView):
         super().__init__(**directories)
         self.env.loader = _ours_first(self.env.loader)
 
+    def render(self, document: Any, template: Any = None, **options: Any) -> str:
+        """Return the page; Great Expectations calls a suite failed that only warns."""
+        html = super().render(document, template, **options)
+        is_warning = re.search(_CLASS.format("warns"), html) and not re.search(
+            _CLASS.format("fails"), html
+        )
+        return _FAILED.sub(r"fa-bell\1Succeeded, with warnings", html) if is_warning else html
+
 
 class OfflineIndexPage(DefaultJinjaIndexPageView):
-    """The first page, likewise."""
+    """The first page, likewise; `warned` are the suites of which nothing fails."""
 
-    def __init__(self, **directories: Any) -> None:
+    def __init__(self, warned: Sequence[str] = (), **directories: Any) -> None:
         super().__init__(**directories)
         self.env.loader = _ours_first(self.env.loader)
+        cast("dict[str, object]", self.env.globals)["warned"] = warned
 
 
-def site(folder: Path) -> dict[str, object]:
-    """Return Great Expectations' configuration of a site in a folder."""
+def site(folder: Path, warned: Sequence[str] = ()) -> dict[str, object]:
+    """Return Great Expectations' configuration of a site in a folder.
+
+    Args:
+        folder: where the pages go.
+        warned: the suites of which nothing fails, but not all holds.
+
+    """
     page = {"view": {"module_name": __name__, "class_name": "OfflinePage"}}
     return {
         "class_name": "SiteBuilder",
@@ -60,7 +79,11 @@ def site(folder: Path) -> dict[str, object]:
         "site_section_builders": {"expectations": page, "validations": page, "profiling": "None"},
         "site_index_builder": {
             "class_name": "DefaultSiteIndexBuilder",
-            "view": {"module_name": __name__, "class_name": "OfflineIndexPage"},
+            "view": {
+                "module_name": __name__,
+                "class_name": "OfflineIndexPage",
+                "warned": [*warned],
+            },
         },
     }
 

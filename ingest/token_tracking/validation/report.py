@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +44,12 @@ class SuiteReport:
     name: str
     findings: tuple[Finding, ...]
 
+    @property
+    def only_warns(self) -> bool:
+        """Say whether something does not hold, and nothing fails."""
+        not_held = [finding for finding in self.findings if not finding.success]
+        return bool(not_held) and not any(finding.fails for finding in not_held)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -81,19 +86,15 @@ class Report:
             if not finding.success
         ]
 
-    def json(self) -> str:
-        """Return everything as one JSON object."""
-        return json.dumps(
-            {
-                "success": self.success,
-                "database": self.database,
-                "as_of": self.as_of.isoformat(),
-                "data_docs": str(self.docs),
-                "suites": [asdict(suite) for suite in self.suites],
-            },
-            ensure_ascii=False,
-            indent=2,
-        )
+    def as_json(self) -> dict[str, object]:
+        """Return everything as what makes one JSON object."""
+        return {
+            "success": self.success,
+            "database": self.database,
+            "as_of": self.as_of.isoformat(),
+            "data_docs": str(self.docs),
+            "suites": [asdict(suite) for suite in self.suites],
+        }
 
 
 def rows_table(finding: Finding) -> Table:

@@ -31,6 +31,7 @@ _NO_EVENTS: Final = "nothing to check: no events are recorded; record some, then
 # before it counts as what a partial selection has left behind.
 PATIENCE: Final = 30.0
 _PAUSE: Final = 0.2
+_LOCK_PATIENCE: Final = "set lock_timeout = '60s'"
 
 _THERE: Final = """
     select
@@ -122,6 +123,7 @@ def hold_snapshot(
             connection.read_only = True
             # It waits while the validation runs.
             connection.execute("set idle_in_transaction_session_timeout = 0")
+            connection.execute(_LOCK_PATIENCE)
             deadline = time.monotonic() + patience
             has_waited = False
             while True:
@@ -147,6 +149,12 @@ def hold_snapshot(
         message = (
             f"{Target.of('')} refused: {error.diag.message_primary}; validation needs usage on the "
             f"schemas token_tracking_raw and {schema} and select on their tables"
+        )
+        raise QualityError(message) from error
+    except psycopg.errors.LockNotAvailable as error:
+        message = (
+            f"{Target.of('')}: a table that validation reads is locked for a change since over "
+            "60 s (pg_locks says by whom); validate again when that is over"
         )
         raise QualityError(message) from error
     except psycopg.Error as error:

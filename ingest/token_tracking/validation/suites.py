@@ -171,7 +171,8 @@ _TOKENS: Final = f"0 to {MAX_TOKENS}"
 _PARTS: Final = (
     "format('%s input + %s output, of %s', one.input_tokens, one.output_tokens, one.tokens)"
 )
-_SPACE: Final = r"e' \t\n\r\f\v'"
+# \x0b and not \v, which is the letter v before PostgreSQL 17.
+_SPACE: Final = r"e' \t\n\r\f\x0b'"
 _RAW_RULES: Final = (
     RowRule(
         "tenant_id_is_of_1_to_255_characters",
@@ -331,6 +332,14 @@ def _raw_to_marts() -> Suite:
                 "Usage with these labels counts as unknown: add a row to seeds/label_aliases.csv, "
                 "or the label to the lists of dbt_project.yml, and run dbt build.",
                 "warning",
+            ),
+            _found_by(
+                "ids_do_not_look_alike",
+                "These ids differ in nothing but case, white space, invisible characters or how "
+                "Unicode writes a letter: possible, but each is counted by itself. Find the "
+                "service that writes the wrong one, and void and record again what is to move.",
+                "warning",
+                "id_kind, likeness, id",
             ),
         ),
     )

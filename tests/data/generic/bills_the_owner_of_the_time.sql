@@ -1,5 +1,6 @@
 {% test bills_the_owner_of_the_time(model) %}
 {%- set changes = changes_to_compare([model]) -%}
+{{ changes.mark }}
 with
 
 expected as (

@@ -1,5 +1,6 @@
 {% test equals_raw_events(model) %}
 {%- set changes = changes_to_compare([model]) -%}
+{{ changes.mark }}
 with
 
 expected as (

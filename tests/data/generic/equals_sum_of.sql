@@ -2,6 +2,7 @@
 {%- set period = keys[0] -%}
 {%- set rollups = [model, finer] -%}
 {%- set changes = changes_to_compare(rollups) -%}
+{{ changes.mark }}
 with
 
 found as (

@@ -1,9 +1,10 @@
 {% test every_total_agrees(model) %}
-{%- set changes = changes_to_compare([model]) -%}
+{%- set changes = changes_to_compare([ref('hourly_token_usage'), model]) -%}
+{{ changes.mark }}
 {%- set marts = {'base': model, 'hourly': ref('hourly_token_usage')} -%}
 {%- set coarser = {'daily': ref('daily_token_usage'), 'monthly': ref('monthly_token_usage')} -%}
 {#- The hours that a build changed are no whole days: these have tests of their own. -#}
-{%- do marts.update(coarser if changes is none else {}) -%}
+{%- do marts.update(coarser if 'full' in config.get('tags', []) else {}) -%}
 with
 
 raw_events as (

@@ -1,5 +1,6 @@
 {% test has_one_event_per_key(model) %}
 {%- set changes = changes_to_compare([model]) -%}
+{{ changes.mark }}
 {%- set recorded = source('token_tracking_raw', 'usage_events') -%}
 {%- set found -%}
     count(*) as found_events,
@@ -8,7 +9,7 @@
     min(events.recorded_at) as first_recorded_at,
     max(events.recorded_at) as last_recorded_at
 {%- endset -%}
-{%- if changes is none %}
+{%- if not changes.log %}
 select
     events.tenant_id as requester_tenant_id,
     events.idempotency_key,

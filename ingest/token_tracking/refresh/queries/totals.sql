@@ -41,9 +41,9 @@ select
         ' ',
         (select control.system_identifier from pg_control_system() as control),
         (select oid from pg_database where datname = current_database()),
-        to_regclass('token_tracking_raw.usage_events')::oid,
-        to_regclass('token_tracking_raw.usage_voids')::oid,
-        to_regclass('token_tracking_raw.agent_owners')::oid,
+        pg_relation_filenode(to_regclass('token_tracking_raw.usage_events')),
+        pg_relation_filenode(to_regclass('token_tracking_raw.usage_voids')),
+        pg_relation_filenode(to_regclass('token_tracking_raw.agent_owners')),
         (select string_agg(states.fingerprint, ' ' order by states.model) from states),
         (
             select string_agg(concat(rules.ev_class, ':', rules.xmin), ' ' order by rules.oid)

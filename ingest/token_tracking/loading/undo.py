@@ -1,0 +1,89 @@
+"""A load taken back: what it recorded is voided, by the keys of the same files and options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from ..database import Database
+from ..errors import LoadError
+from .load import slices_of
+from .plan import Accepted
+from .recorded import Voided, void_recorded
+from .sender import PATIENCE, FileReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .plan import Plan
+    from .source import Source
+
+
+class Undo:
+    """Voids the events that loads of some files recorded, and no others.
+
+    An event is voided if its key is the one of a row, and it is recorded as file and options say
+    it: what a load with other options recorded, or a service with the key, stays. Doing it again
+    changes nothing. `files` is what became of the rows, also after an interruption; `unread` is the
+    line from which on a file was left unread, by file: what a load with `is_whole` recorded of it
+    stays.
+
+    Example:
+        >>> undo = Undo(Plan(constants={"tenant_id": "acme"}))  # doctest: +SKIP
+        >>> undo.run([Source.of("usage.jsonl")], "wrong time zone")
+        >>> undo.files["usage.jsonl"].voided
+        19366
+
+    """
+
+    def __init__(self, plan: Plan, dsn: str | None = None) -> None:
+        self.files: dict[str, Voided] = {}
+        self.unread: dict[str, int] = {}
+        self._plan = plan
+        self._dsn = dsn
+
+    def run(
+        self,
+        sources: Sequence[Source],
+        reason: str,
+        on_progress: Callable[[int], object] = lambda _: None,
+        *,
+        is_trial: bool = False,
+    ) -> None:
+        """Void what the sources' loads recorded; in a trial, only count it.
+
+        Raises:
+            LoadError: a file cannot be read, or the raw schema is older than this package.
+            psycopg.Error: the database cannot be reached, or not any more, or is not prepared.
+
+        """
+        self.files = {source.name: Voided(0, 0, 0, 0) for source in sources}
+        self.unread = {}
+        self._plan.check(sources)
+        with Database.open(self._dsn, patience=PATIENCE) as database:
+            for source in sources:
+                report = FileReport(source.name)
+                for piece in slices_of(self._plan, source, report, on_progress):
+                    events = [row for row in piece if isinstance(row, Accepted)]
+                    if events:
+                        self._void(database, source.name, events, reason, is_trial=is_trial)
+                if report.unread is not None:
+                    self.unread[source.name] = report.unread
+
+    def _void(
+        self,
+        database: Database,
+        name: str,
+        events: Sequence[Accepted],
+        reason: str,
+        *,
+        is_trial: bool,
+    ) -> None:
+        try:
+            done = void_recorded(database, events, reason, is_trial=is_trial)
+        except psycopg.errors.UndefinedFunction as error:
+            message = "the raw schema is of an earlier version: token-tracking schema apply"
+            raise LoadError(message) from error
+        before = self.files[name]
+        self.files[name] = Voided(*(was + now for was, now in zip(before, done, strict=True)))

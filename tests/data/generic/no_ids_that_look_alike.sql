@@ -1,0 +1,71 @@
+{% test no_ids_that_look_alike(model, agents) %}
+{%- set changes = changes_to_compare([agents, model]) -%}
+with
+
+-- one row per tenant, agent or model, and where its tokens are counted
+used as (
+    select
+        kinds.id_kind,
+        kinds.id,
+        sum(monthly.tokens) as tokens
+    from {{ model }} as monthly
+    cross join lateral (
+        values
+        ('tenant', monthly.tenant_id),
+        ('model', monthly.model)
+    ) as kinds (id_kind, id)
+    where {{ reconciled('monthly.usage_month', month_of('changes.usage_date'), changes) }}
+    group by
+        kinds.id_kind,
+        kinds.id
+
+    union all
+
+    select
+        kinds.id_kind,
+        kinds.id,
+        sum(daily.tokens) as tokens
+    from {{ agents }} as daily
+    cross join lateral (
+        values
+        ('agent', daily.agent_id),
+        -- who pays is in the months
+        ('tenant', nullif(daily.requester_tenant_id, daily.tenant_id))
+    ) as kinds (id_kind, id)
+    where
+        kinds.id is not null
+        and {{ reconciled('daily.usage_date', 'changes.usage_date', changes) }}
+    group by
+        kinds.id_kind,
+        kinds.id
+),
+
+-- one row per id
+ids as (
+    select
+        id_kind,
+        id,
+        {{ likeness('id') }} as likeness,
+        sum(tokens) as tokens
+    from used
+    group by
+        id_kind,
+        id
+),
+
+final as (
+    select
+        ids.id_kind,
+        ids.likeness,
+        ids.id,
+        -- in ASCII, between quotes: as no other one
+        '"' || encode(convert_to(ids.id, 'UTF8'), 'escape') || '"' as spelling,
+        ids.tokens,
+        count(*) over (partition by ids.id_kind, ids.likeness) as ids_alike
+    from ids
+)
+
+select *
+from final
+where ids_alike > 1
+{% endtest %}

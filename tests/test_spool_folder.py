@@ -1,0 +1,548 @@
+"""Whose a spool's folders and files are, which database they are for, and what somebody changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import token_tracking
+from token_tracking import UsageTracker, tracker
+from token_tracking.errors import SettingsError, SpoolError
+from token_tracking.spool import Spool, spool_files
+from token_tracking.spool_folder import SpoolFolder
+from token_tracking.target import Target
+
+from .conftest import Database, emptied_database
+from .faults.proxy import Proxy, socket_path
+from .test_delivery import event
+from .test_spool import until
+from .test_spool_cli import left_behind, spool_command
+
+KEYS = "select idempotency_key from token_tracking_raw.usage_events order by 1"
+STRANGER, SERVICE = 2001, 3333
+
+
+def waiting(folder: Path) -> set[str]:
+    """Return the keys that a process finds there after a crash of those that wrote them."""
+    found: set[str] = set()
+    for path in folder.glob("*.sqlite"):
+        if path.is_file() and not path.is_symlink():
+            with closing(sqlite3.connect(path)) as connection:
+                rows = connection.execute("select name from sqlite_master").fetchall()
+                if rows:
+                    found |= {k for (k,) in connection.execute("select second from requests")}
+    return found
+
+
+def flip(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        [byte] = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+def link_to_copy(path: Path) -> None:
+    copy = path.with_suffix(".copy")
+    shutil.copy(path, copy)
+    path.unlink()
+    path.symlink_to(copy)
+
+
+def become_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def become_copy(path: Path) -> None:
+    copy = path.with_suffix(".copy")
+    shutil.copy(path, copy)
+    copy.replace(path)
+
+
+def wal(path: Path) -> Path:
+    return Path(f"{path}-wal")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "log removed": lambda path: wal(path).unlink(),
+    "log cut to nothing": lambda path: os.truncate(wal(path), 0),
+    "log cut in two": lambda path: os.truncate(wal(path), wal(path).stat().st_size // 2),
+    "one bit of the log flipped": lambda path: flip(wal(path)),
+    "file removed": lambda path: path.unlink(),
+    "file cut": lambda path: os.truncate(path, 0),
+    "one bit of the file flipped": flip,
+    "a link in its place": link_to_copy,
+    "a folder in its place": become_folder,
+    "a copy in its place": become_copy,
+    "the folder moved": lambda path: path.parent.rename(path.parent.with_name("moved")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_spool_file_is_left_for_a_new_one(
+    change: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """What was acknowledged before and after is in what a crash leaves on disk."""
+    folder = tmp_path / "spool"
+    with UsageTracker(dsn="host=/nonexistent", max_wait=5, spool_dir=folder) as service:
+        for number in range(50):
+            assert service.track_token_usage_sync("a", 1, idempotency_key=f"before-{number:02}")
+        [path] = folder.glob("*.sqlite")
+        CHANGES[change](path)
+        for number in range(50):
+            assert service.track_token_usage_sync("a", 1, idempotency_key=f"later-{number:02}")
+        shutil.copytree(folder, tmp_path / "left", symlinks=True)
+        assert len(list(folder.glob("*.sqlite"))) <= 2
+    found = waiting(tmp_path / "left")
+    assert sorted(found) == [f"{when}-{n:02}" for when in ("before", "later") for n in range(50)]
+    assert caplog.text.count("removed, replaced or changed by somebody else") == 1
+    assert str(path) in caplog.text
+
+
+def test_what_others_put_in_its_place_is_not_removed(tmp_path: Path):
+    spool = Spool.create(tmp_path, 2**30)
+    become_folder(spool.path)
+    spool.close()
+    assert spool.path.is_dir()
+
+
+def test_one_who_only_looks_changes_nothing(tmp_path: Path):
+    spool = Spool.create(tmp_path, 2**30)
+    for number in range(3):
+        spool.append([event(f"{number}")])
+        assert [(file.requests, file.owned) for file in spool_files(tmp_path)] == [
+            (number + 1, True)
+        ]
+        for path in tmp_path.iterdir():
+            path.read_bytes() if path.suffix != ".lock" else None
+        spool.forget([])
+        spool.shrink()
+    assert not spool.is_gone()
+    spool.close()
+
+
+# In other hands.
+
+
+# All that is imported later, too: others may not be allowed to enter where it lies.
+BECOME = """
+import asyncio, encodings.idna, importlib, json, os, sys
+import psycopg, pydantic, token_tracking
+for module in ("database", "target", "settings", "recovery", "spool", "tracker"):
+    importlib.import_module(f"token_tracking.{module}")
+from token_tracking.settings import load_settings
+load_settings(dsn="host=x")
+os.umask(0o022)
+os.setgroups([])
+os.setgid(UID)
+os.setuid(UID)
+os.chdir("/")
+"""
+
+
+def as_user(uid: int, script: str, *arguments: str, **env: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", BECOME.replace("UID", str(uid)) + script, *arguments],
+        env={"PYTHONPATH": ":".join(sys.path), **env},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A folder like /tmp, and others to go there."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be other users")
+    place = Path(tempfile.mkdtemp(prefix="tt-"))
+    try:
+        place.chmod(0o1777)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+FORGE = """
+import os, sys
+from pathlib import Path
+from token_tracking.requests import EventRequest
+from token_tracking.spool import Spool
+place = Path(sys.argv[1])
+spool = Spool.create(Path(sys.argv[2]), 2**30)
+payload = b'{"tenant_id": "a", "idempotency_key": "forged", "tokens": 1000000000}'
+spool.append([EventRequest(("a", "forged"), payload)])
+spool.close()
+place.mkdir(parents=True, exist_ok=True)
+for path in Path(sys.argv[2]).iterdir():
+    path.chmod(0o666)
+    path.rename(place / path.name)
+for folder in sys.argv[3:]:
+    os.chmod(folder, 0o777)
+"""
+CALL = """
+import sys, time
+from token_tracking import UsageTracker
+given = []
+with UsageTracker(max_wait=2, fallback=lambda **call: given.append(call) or True) as tracker:
+    answer = tracker.track_token_usage_sync("a", 1, idempotency_key=sys.argv[1])
+    time.sleep(0.5)
+print(answer, len(given), tracker.stats().spooled)
+"""
+
+
+def test_a_strangers_spool_is_neither_taken_nor_sent(emptied: Database, open_place: Path):
+    """In the place of last resort, whose name anybody can foresee."""
+    proxy = Proxy(socket_path(emptied.env["PGHOST"]))
+    dsn = proxy.dsn(emptied.env["PGDATABASE"])
+    top = open_place / f"token-tracking-{SERVICE}"
+    folder = top / "spool" / Target.of(dsn).folder_name
+    made = str(open_place / "made")
+    as_user(STRANGER, FORGE, str(folder), made, *map(str, (top, top / "spool", folder)))
+    where = {"TMPDIR": str(open_place), "TOKEN_TRACKING_DSN": dsn}
+    said = as_user(SERVICE, CALL, "own", **where)
+    assert said.startswith("True 0 0\n")
+    rule = f"{top} belongs to user {STRANGER}; the spool takes only what belongs to user {SERVICE}"
+    assert said.count(rule) == 1
+    assert emptied.rows(KEYS) == [("own",)]
+    # And where the database is away, the fallback takes over.
+    proxy.refusing = True
+    proxy.cut()
+    said = as_user(SERVICE, CALL, "away", **where)
+    assert said.startswith("True 1 0\n")
+    assert rule in said
+    assert emptied.rows(KEYS) == [("own",)]
+    # Where nobody was before, it is made, by this user alone.
+    shutil.rmtree(top)
+    assert as_user(SERVICE, CALL, "spooled", **where).startswith("True 0 1\n")
+    assert {path.stat().st_mode & 0o777 for path in (top, top / "spool", folder)} == {0o700}
+    proxy.refusing = False
+    as_user(SERVICE, CALL, "next", **where)
+    assert emptied.rows(KEYS) == [("next",), ("own",), ("spooled",)]
+    proxy.close()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_in_a_shared_volume_each_user_has_a_part(emptied: Database, open_place: Path, mode: int):
+    """As a container's volume is that belongs to root: what is ours goes on, what is not waits."""
+    volume = open_place / "volume"
+    volume.mkdir()
+    volume.chmod(mode)
+    as_user(STRANGER, FORGE, str(volume), str(open_place / "made"))
+    old = Spool.create(volume / "older", 2**30)
+    old.append([event("of the version before")])
+    old.close()
+    for path in (volume / "older").iterdir():
+        os.chown(path, SERVICE, SERVICE)
+        path.rename(volume / path.name)
+    proxy = Proxy(socket_path(emptied.env["PGHOST"]))
+    proxy.refusing = True
+    where = {
+        "TOKEN_TRACKING_DSN": proxy.dsn(emptied.env["PGDATABASE"]),
+        "TOKEN_TRACKING_SPOOL_DIR": str(volume),
+    }
+    assert as_user(SERVICE, CALL, "spooled", **where).startswith("True 0 1\n")
+    part = volume / f"token-tracking-{SERVICE}"
+    assert len(list(part.glob("*.sqlite"))) == 1
+    assert (part.stat().st_uid, part.stat().st_mode & 0o777) == (SERVICE, 0o700)
+    proxy.refusing = False
+    said = as_user(SERVICE, CALL, "next", **where)
+    assert f"belongs to user {STRANGER}" in said
+    assert emptied.rows(KEYS) == [("next",), ("of the version before",), ("spooled",)]
+    proxy.close()
+
+
+def test_root_sends_nothing_of_others(emptied: Database, tmp_path: Path):
+    folder = tmp_path / "spool"
+    left_behind(folder, 3)
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    for path in folder.iterdir():
+        os.chown(path, SERVICE, SERVICE)
+    flushed = spool_command(emptied.url, folder, "flush")
+    assert flushed.stdout == "nothing to flush\n"
+    assert f"belongs to user {SERVICE}" in flushed.stderr
+    shown = spool_command(emptied.url, folder, "status")
+    assert "somebody else" in shown.stdout
+    assert f"belongs to user {SERVICE}" in shown.stderr
+
+
+@pytest.mark.parametrize("kind", ["others write it", "a link", "its lock is a link"])
+def test_what_others_could_have_written_is_not_sent(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folder = tmp_path / "spool"
+    left_behind(folder, 3)
+    [path] = folder.glob("*.sqlite")
+    if kind == "others write it":
+        path.chmod(0o666)
+    elif kind == "a link":
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        path.with_suffix(".lock").unlink()
+        path.with_suffix(".lock").symlink_to(tmp_path / "made")
+    for _ in range(3):
+        assert list(Spool.adopt(folder)) == []
+    assert caplog.text.count(str(path)) <= 2
+    assert "not sent" in caplog.text or "cannot be read" in caplog.text
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_folder_of_our_own_is_closed_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where an earlier version left it to the umask; a link there is refused."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    base = tmp_path / "token-tracking" / "spool"
+    base.mkdir(parents=True)
+    for folder in (base.parent, base):
+        folder.chmod(0o775)
+    ours = SpoolFolder(base / "x", base=base)
+    Spool.create(ours, 2**30).close()
+    assert {folder.stat().st_mode & 0o777 for folder in (base.parent, base, base / "x")} == {0o700}
+    (base / "y").symlink_to(base / "x")
+    with pytest.raises(SpoolError, match="is a symbolic link"):
+        Spool.create(SpoolFolder(base / "y", base=base), 2**30)
+
+
+def test_a_file_swapped_while_it_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """By somebody who may rename the folder: SQLite opens by name."""
+    left_behind(tmp_path / "forged", 1)
+    [forged] = (tmp_path / "forged").glob("*.sqlite")
+    left_behind(tmp_path / "spool", 2)
+    [path] = (tmp_path / "spool").glob("*.sqlite")
+    real = sqlite3.connect
+
+    def swapped(place: Path, **options: object) -> sqlite3.Connection:
+        return real(forged if place == path else place, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("token_tracking.spool.sqlite3.connect", swapped)
+    assert list(Spool.adopt(tmp_path / "spool")) == []
+
+
+# Which database.
+
+
+@pytest.mark.parametrize(
+    ("dsn", "said"),
+    [
+        ("postgresql+asyncpg://u:canary@h/db", "postgresql://"),
+        ("'postgresql://u:canary@h/db'", "quotation mark"),
+        ("postgresql://u:canary@h/db?pool_size=5", '"pool_size"'),
+        ("host=h password=my canary", 'missing "="'),
+        ("postgresql://u:canary%zz@h/db", "percent-encoded"),
+        ("postgresql://u:c%00anary@h/db", "libpq cannot read it"),
+    ],
+)
+def test_an_unreadable_connection_string_is_told_at_once(
+    dsn: str, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    with pytest.raises(SettingsError, match=r"setting dsn \(TOKEN_TRACKING_DSN\)") as raised:
+        UsageTracker(dsn=dsn)
+    assert said in str(raised.value)
+    monkeypatch.setenv("TOKEN_TRACKING_DSN", dsn)
+    monkeypatch.setattr(tracker, "_default", {})
+    assert token_tracking.track_token_usage_sync("a", 1) is False
+    assert f"usage is not recorded: {raised.value}" in caplog.text
+    assert "anary" not in caplog.text + str(raised.value)
+
+
+def test_space_around_a_connection_string_is_no_part_of_it(
+    emptied: Database, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TOKEN_TRACKING_DSN", f" {emptied.url}\n")
+    with UsageTracker() as service:
+        assert service.track_token_usage_sync("a", 1) is True
+        assert service.stats().recorded == 1
+    assert Target.of() == Target.of(emptied.url)
+
+
+def test_the_log_says_what_libpq_says(caplog: pytest.LogCaptureFixture, emptied: Database):
+    for dsn, said in (
+        ("host=/nonexistent password=canary", "No such file or directory"),
+        (emptied.url.replace("postgres@", "nobody:canary@"), 'role "nobody" does not exist'),
+    ):
+        with UsageTracker(dsn=dsn, max_wait=0.5) as service:
+            assert service.track_token_usage_sync("a", 1) is True
+        assert said in caplog.text
+    assert "canary" not in caplog.text
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default place: a folder for each way to a database."""
+    monkeypatch.delenv("TOKEN_TRACKING_SPOOL_DIR")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr("token_tracking.recovery._LOOK_SECONDS", 0.1)
+    return tmp_path / "token-tracking" / "spool"
+
+
+def left_by_another_way(database: Database) -> Path:
+    """Leave an event under a way that has worked once; return its folder."""
+    proxy = Proxy(socket_path(database.env["PGHOST"]))
+    dsn = proxy.dsn(database.env["PGDATABASE"])
+    with UsageTracker(dsn=dsn, max_wait=2) as service:
+        assert service.track_token_usage_sync("a", 1, idempotency_key="known") is True
+        proxy.refusing = True
+        proxy.cut()
+        assert service.track_token_usage_sync("a", 1, idempotency_key="waits") is True
+        assert service.stats().spooled == 1
+    proxy.close()
+    return service.spool_folder()
+
+
+def test_what_waits_is_sent_by_any_way_to_its_database(emptied: Database, state: Path):
+    folder = left_by_another_way(emptied)
+    assert len(spool_files(folder)) == 1
+    with UsageTracker(dsn=emptied.url) as service:
+        assert service.track_token_usage_sync("a", 1, idempotency_key="new") is True
+        assert service.spool_folder() != folder
+        until(lambda: emptied.rows(KEYS) == [("known",), ("new",), ("waits",)])
+    until(lambda: spool_files(state) == [])
+
+
+@pytest.mark.parametrize("reason", ["another database", "a copy that is behind", "in use"])
+def test_what_waits_is_sent_to_no_other_database(emptied: Database, state: Path, reason: str):
+    """Nor to a copy that lacks what the folder's database had; nor taken from who still runs."""
+    folder = left_by_another_way(emptied)
+    note = folder / "database.json"
+    told = json.loads(note.read_text())
+    if reason == "another database":
+        told["identity"] = told["identity"].replace("/", "1/", 1)
+    elif reason == "a copy that is behind":
+        told["transaction"] += 10**6
+    note.write_text(json.dumps(told))
+    used = Spool.create(SpoolFolder(folder, base=state), 2**30) if reason == "in use" else None
+    with UsageTracker(dsn=emptied.url) as service:
+        for number in range(10):
+            assert service.track_token_usage_sync("a", 1, idempotency_key=f"{number}") is True
+        until(lambda: service.stats().recorded == 10)
+        flushed = spool_command(emptied.url, state, "flush", **places(state))
+        assert flushed.stdout == "nothing to flush\n"
+    assert ("waits",) not in emptied.rows(KEYS)
+    assert spool_files(folder)[-1].requests == 1
+    if used is not None:
+        used.close()
+
+
+def places(state: Path) -> dict[str, str]:
+    return {"TOKEN_TRACKING_SPOOL_DIR": "", "XDG_STATE_HOME": str(state.parent.parent)}
+
+
+def test_status_shows_every_folder_and_flush_sends_the_named(
+    emptied: Database, state: Path, caplog: pytest.LogCaptureFixture
+):
+    """What an earlier version left for a string that it could not read, too."""
+    left_behind(state / "unreadable-dsn", 3)
+    left_behind(state / "old-12345678", 2)
+    with UsageTracker(dsn="host=/nonexistent dbname=away", max_wait=0.3) as service:
+        assert service.track_token_usage_sync("a", 1) is True
+    with UsageTracker(dsn=emptied.url):
+        until(lambda: "unreadable-dsn is for a database that is not known" in caplog.text)
+    shown = spool_command(emptied.url, state, "status", **places(state))
+    assert shown.returncode == 0, shown.stderr
+    assert "nothing waits for this database" in shown.stdout
+    lines = {line.split()[1]: line for line in shown.stdout.splitlines() if "spool flush" in line}
+    assert " 3 " in lines["unreadable-dsn"]
+    assert "an unknown database" in lines["unreadable-dsn"]
+    assert "database away at /nonexistent" in shown.stdout
+    flushed = spool_command(emptied.url, state, "flush", **places(state))
+    assert flushed.stdout == "nothing to flush\n"
+    assert flushed.stderr.count("see token-tracking spool status") == 3
+    flushed = spool_command(emptied.url, state, "flush", "unreadable-dsn", **places(state))
+    assert flushed.stdout == "flushed: 3 recorded\n"
+    assert flushed.returncode == 0
+    assert len(spool_files(state)) == 2
+    wrong = spool_command(emptied.url, state, "flush", "nowhere/at/all", **places(state))
+    assert wrong.returncode == 2
+
+
+def test_a_plain_login_learns_which_database_it_is(server):
+    database = emptied_database(server)
+    with closing(database.connect()) as connection:
+        connection.execute("drop role if exists spool_plain")
+        connection.execute("create role spool_plain login")
+        try:
+            from token_tracking.database import Database as Connection
+
+            url = database.url.replace("postgres@", "spool_plain@")
+            with (
+                closing(Connection.open(url)) as plain,
+                closing(Connection.open(database.url)) as o,
+            ):
+                assert plain.identity()[0] == o.identity()[0] != ""
+            with closing(Connection.open(server.url("postgres"))) as other:
+                assert other.identity()[0] != plain_identity(database)
+        finally:
+            connection.execute("drop role spool_plain")
+
+
+def plain_identity(database: Database) -> str:
+    with closing(psycopg.connect(database.url)) as connection:
+        [row] = connection.execute(
+            "select format('%s/%s/%s', system_identifier, oid, datname)"
+            " from pg_control_system(), pg_database where datname = current_database()"
+        ).fetchall()
+    return str(row[0])
+
+
+# A disk that other machines share.
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "sent"),
+    [
+        ("ext4", "rw", True),
+        ("nfs4", "rw,local_lock=none", True),
+        ("nfs", "rw,nolock,local_lock=all", False),
+        ("cifs", "rw", False),
+        ("fuse.sshfs", "rw", False),
+    ],
+)
+def test_another_hosts_lock_is_taken_only_where_it_is_seen(
+    kind: str,
+    options: str,
+    sent: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    mounts = tmp_path / "mounts"
+    place = tmp_path / "a disk"
+    point = str(place).replace(" ", r"\040")
+    mounts.write_text(
+        "1 0 8:1 / / rw - ext4 /dev/sda rw\n" + f"2 1 0:9 / {point} rw - {kind} it {options}\n"
+    )
+    monkeypatch.setattr("token_tracking.spool_folder._MOUNTS", mounts)
+    spool = Spool.create(place, 2**30)
+    spool.append([event("1")])
+    lock = spool.path.with_suffix(".lock")
+    spool.close()
+    warned = "other machines can share" in caplog.text
+    assert warned is (kind != "ext4")
+    lock.write_text("another-host 00000000-0000-0000-0000-000000000000")
+    found = list(Spool.adopt(place))
+    assert len(found) == sent
+    assert ("another-host" in caplog.text) is not sent
+    for one in found:
+        one.close()
+    # One of our own is always ours again, and so is one of the version before, which is empty.
+    lock.write_text("")
+    [one] = Spool.adopt(place)
+    one.close()

@@ -22,6 +22,7 @@ from token_tracking.server import Server
 
 from .conftest import NOT_DURABLE, Database, debian_15, started_server
 from .faults.arena import (
+    DAMAGES,
     SEED,
     SOAK_SECONDS,
     TAKINGS,
@@ -124,6 +125,22 @@ def test_spool_files_taken_from_their_owner_lose_nothing(arena: Arena, tally):
     arena.drain()
     acknowledged = arena.check()
     assert acknowledged > 20
+    tally(acknowledged)
+
+
+@pytest.mark.parametrize("damage", range(len(DAMAGES)))
+def test_what_a_damaged_log_lost_is_told(arena: Arena, tally, damage: int):
+    """All else of it is recorded."""
+    arena.start_client("victim")
+    arena.wait_for("victim")
+    arena.proxy.refusing = True
+    arena.proxy.cut()
+    until(lambda: len(arena.noted("acknowledged")) > 60, what="some calls")
+    arena.damage_a_log("victim", DAMAGES[damage])
+    arena.drain()
+    assert list(arena.spool.glob("*.damaged"))
+    acknowledged = arena.check()
+    assert acknowledged > 60
     tally(acknowledged)
 
 

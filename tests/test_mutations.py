@@ -198,6 +198,38 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_spool_folder.py::test_a_file_swapped_while_it_is_opened_is_refused",
         [("spool_folder.py", "        if not missing:\n", "        if True:\n")],
     ),
+    "a damaged log is taken for its end": (
+        "test_spool_folder.py::test_a_service_tells_a_damaged_log_once",
+        [("spool.py", "                keep_what_is_missing(path, Acknowledged(lock))\n", "")],
+    ),
+    "who looks at a damaged log ends it": (
+        "test_spool_folder.py::test_a_log_damaged_after_its_process_is_kept_and_told",
+        [("spool_damage.py", "?mode=ro", "?mode=rw")],
+    ),
+    "a number is noted before its commit": (
+        "test_spool_folder.py::test_an_append_that_fails_notes_nothing",
+        [
+            (
+                "spool.py",
+                "                    last = added.lastrowid\n",
+                "                    self._acknowledged.note(added.lastrowid or 0)\n",
+            )
+        ],
+    ),
+    "what was moved to a new file is missing": (
+        "test_spool_folder.py::test_what_was_moved_to_a_new_file_is_not_missing",
+        [("spool.py", "        self._acknowledged.note(0)\n", "")],
+    ),
+    "a row that the disk has changed is sent": (
+        "test_spool_folder.py::test_a_changed_row_is_neither_sent_nor_refused",
+        [
+            (
+                "spool.py",
+                "if kept not in {None, checksum(kind.encode(errors=_AS_BYTES), content)}:",
+                "if False:",
+            )
+        ],
+    ),
     "a changed spool file is taken for ours": (
         "test_spool_folder.py"
         "::test_a_changed_spool_file_is_left_for_a_new_one[one bit of the log flipped]",

@@ -9,8 +9,10 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -20,7 +22,7 @@ import token_tracking
 from token_tracking import UsageTracker, tracker
 from token_tracking.errors import SettingsError, SpoolError
 from token_tracking.spool import Spool, spool_files
-from token_tracking.spool_folder import SpoolFolder
+from token_tracking.spool_folder import SpoolFolder, this_machine
 from token_tracking.target import Target
 
 from .conftest import Database, emptied_database
@@ -546,3 +548,261 @@ def test_another_hosts_lock_is_taken_only_where_it_is_seen(
     lock.write_text("")
     [one] = Spool.adopt(place)
     one.close()
+
+
+# What the disk did, once the process had ended.
+
+# The version before knew neither a note in the lock nor checksums.
+OLD_TABLE = (
+    "create table if not exists requests ("
+    "number integer primary key autoincrement, spooled_at real not null,"
+    " kind text not null, first text not null, second text not null, payload blob not null)"
+)
+OLD_APPEND = (
+    "insert into requests (spooled_at, kind, first, second, payload)"
+    " values (1, 'event', 'a', ?, cast(? as blob))"
+)
+OLD_OLDEST = "select number, kind, first, second, cast(payload as text) from requests"
+APPENDING = """
+import os, signal, sys
+from pathlib import Path
+from token_tracking.requests import EventRequest
+from token_tracking.spool import Spool
+spool = Spool.create(Path(sys.argv[1]), 2**30)
+number = 0
+while number != int(sys.argv[2]):
+    number += 1
+    payload = f'{{"tenant_id": "a", "idempotency_key": "{number}", "tokens": {1000 + number}}}'
+    spool.append([EventRequest(("a", str(number)), payload.encode())])
+    os.write(1, b"%d\\n" % number)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+ACKNOWLEDGED = 150
+
+
+def killed_while_appending(folder: Path, count: int, after: float | None = None) -> int:
+    """Return how many appends a process was told of before it was killed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", APPENDING, str(folder), str(count)],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        stdout=subprocess.PIPE,
+    ) as process:
+        if after is not None:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(after)
+            process.kill()
+        told, _ = process.communicate(timeout=60)
+    return len(told.splitlines()) + (after is not None)
+
+
+def zero(path: Path, place: float) -> None:
+    at = int(path.stat().st_size * place) // 4096 * 4096
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes(4096))
+
+
+def flip_at(path: Path, place: float) -> None:
+    with path.open("r+b") as file:
+        file.seek(int(path.stat().st_size * place))
+        [byte] = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    **{
+        f"{what} at {place}": partial(change, place=place)
+        for what, change in (("a bit flipped", flip_at), ("a page zeroed", zero))
+        for place in (0, 0.01, 0.3, 0.6, 0.97)
+    },
+    "cut to nothing": lambda log: os.truncate(log, 0),
+    "cut in two": lambda log: os.truncate(log, log.stat().st_size // 2),
+    "its last byte cut": lambda log: os.truncate(log, log.stat().st_size - 1),
+    "removed": lambda log: log.unlink(),
+    "the file before it cut to nothing": lambda log: os.truncate(str(log).removesuffix("-wal"), 0),
+}
+TOKENS = "select idempotency_key::int, tokens::int from token_tracking_raw.usage_events"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_log_damaged_after_its_process_is_kept_and_told(
+    emptied: Database, tmp_path: Path, damage: str
+):
+    folder = tmp_path / "spool"
+    assert killed_while_appending(folder, ACKNOWLEDGED) == ACKNOWLEDGED
+    [path] = folder.glob("*.sqlite")
+    DAMAGES[damage](wal(path))
+    found = {"": path.read_bytes(), "-wal": wal(path).read_bytes() if wal(path).exists() else b""}
+    shown = spool_command(emptied.url, folder, "status")
+    assert "that were acknowledged" in " ".join(shown.stderr.split())
+    for _ in range(2):
+        flushed = spool_command(emptied.url, folder, "flush")
+        assert flushed.returncode == 3, flushed.stderr
+        recorded = emptied.rows(TOKENS)
+        missing = ACKNOWLEDGED - len(recorded)
+        assert f"lacks up to {missing} request(s)" in " ".join(flushed.stderr.split())
+    assert missing > 0
+    assert all(tokens == 1000 + key for key, tokens in recorded)
+    assert not path.exists()
+    kept = path.with_suffix(f".{missing}-missing.damaged")
+    for suffix, content in found.items():
+        copy = Path(f"{kept}{suffix}")
+        assert (copy.read_bytes() if copy.exists() else b"") == content
+        assert not copy.exists() or copy.stat().st_mode & 0o777 == 0o600
+    assert str(missing) in spool_command(emptied.url, folder, "status").stderr
+    for copy in folder.glob("*.damaged*"):
+        copy.unlink()
+    assert spool_command(emptied.url, folder, "flush").returncode == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_a_service_tells_a_damaged_log_once(
+    emptied: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    monkeypatch.setattr("token_tracking.recovery._LOOK_SECONDS", 0.1)
+    killed_while_appending(tmp_path, ACKNOWLEDGED)
+    [path] = tmp_path.glob("*.sqlite")
+    flip(wal(path))
+    with UsageTracker(dsn=emptied.url, spool_dir=tmp_path) as service:
+        assert service.track_token_usage_sync("a", 1, idempotency_key="0") is True
+        until(lambda: not path.exists())
+        time.sleep(0.5)  # which is several looks
+    assert caplog.text.count("that were acknowledged") == 1
+    assert [r.levelname for r in caplog.records if "acknowledged" in r.message] == ["ERROR"]
+    assert len(list(tmp_path.glob("*.damaged"))) == 1
+
+
+def test_without_room_for_a_copy_nothing_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    killed_while_appending(tmp_path, 20)
+    [path] = tmp_path.glob("*.sqlite")
+    flip(wal(path))
+    before = path.read_bytes(), wal(path).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("token_tracking.spool_damage.shutil.copyfileobj", full)
+        assert list(Spool.adopt(tmp_path)) == []
+    assert "no copy of it can be made: No space left" in caplog.text
+    assert (path.read_bytes(), wal(path).read_bytes()) == before
+    assert list(tmp_path.glob("*.damaged*")) == []
+    [file] = spool_files(tmp_path)
+    assert file.missing > 0
+    [adopted] = Spool.adopt(tmp_path)
+    assert len(adopted.oldest(100, 2**20)) == 20 - file.missing
+    adopted.close()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1, 0.2])
+def test_a_note_is_never_ahead_of_its_file(tmp_path: Path, after: float):
+    """Wherever a process is killed, nothing is told to be missing."""
+    told = killed_while_appending(tmp_path, -1, after)
+    [file] = spool_files(tmp_path)
+    assert (file.missing, file.damaged) == (0, 0)
+    assert file.requests is not None
+    assert told <= file.requests <= told + 1
+    [adopted] = Spool.adopt(tmp_path)
+    assert len(adopted.oldest(10**6, 2**30)) == file.requests
+    adopted.forget([number for number, _ in adopted.oldest(10**6, 2**30)])
+    adopted.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_append_that_fails_notes_nothing(tmp_path: Path):
+    """Though a part of it had its numbers."""
+    spool = Spool.create(tmp_path, 2**16)
+    spool.append([event("1")])
+    with pytest.raises(SpoolError, match="full"):
+        spool.append([event(f"{number}") for number in range(5000)])
+    spool.close()
+    assert [(file.requests, file.missing) for file in spool_files(tmp_path)] == [(1, 0)]
+
+
+def test_a_changed_row_is_neither_sent_nor_refused(emptied: Database, tmp_path: Path):
+    """It stays and is named; all others are sent, with what they were."""
+    folder = tmp_path / "spool"
+    killed_while_appending(folder, ACKNOWLEDGED)
+    [path] = folder.glob("*.sqlite")
+    with closing(sqlite3.connect(path)) as connection:  # to where SQLite has no checksums
+        connection.execute("pragma wal_checkpoint(truncate)")
+    content = bytearray(path.read_bytes())
+    for was, becomes in ((b'"tokens": 1012', b'"tokens": 9012'), (b'"tokens": 1077', b'"tokenz":')):
+        assert content.count(was) == 1
+        at = content.find(was)
+        content[at : at + len(becomes)] = becomes
+    path.write_bytes(content)
+    assert [(file.requests, file.damaged) for file in spool_files(folder)] == [(ACKNOWLEDGED, 2)]
+    for sent in (f"flushed: {ACKNOWLEDGED - 2} recorded\n", "nothing to flush\n"):
+        flushed = spool_command(emptied.url, folder, "flush")
+        assert (flushed.stdout, flushed.returncode) == (sent, 3)
+        assert "2 row(s) that the disk has changed (number 12, 77)" in " ".join(
+            flushed.stderr.split()
+        )
+    others = {n: 1000 + n for n in range(1, ACKNOWLEDGED + 1) if n not in {12, 77}}
+    assert dict(emptied.rows(TOKENS)) == others
+    refused = "select count(*)::int from token_tracking_raw.usage_event_rejections"
+    assert emptied.value(refused) == 0
+    shown = spool_command(emptied.url, folder, "status")
+    assert "the disk has changed 2 request(s)" in " ".join(shown.stderr.split())
+
+
+@pytest.mark.parametrize("lock", ["", f"{this_machine()}"])
+def test_a_file_of_the_version_before_is_adopted(
+    tmp_path: Path, lock: str, caplog: pytest.LogCaptureFixture
+):
+    path = tmp_path / "older.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("pragma journal_mode = wal")
+        connection.execute(OLD_TABLE)
+        for key in ("1", "2"):
+            connection.execute(OLD_APPEND, (key, f'{{"idempotency_key": "{key}"}}'))
+    path.with_suffix(".lock").write_text(lock)
+    assert [(file.requests, file.missing, file.damaged) for file in spool_files(tmp_path)] == [
+        (2, 0, 0)
+    ]
+    [adopted] = Spool.adopt(tmp_path)
+    found = adopted.oldest(10, 2**20)
+    assert [request.order for _, request in found] == [("a", "1"), ("a", "2")]
+    adopted.forget([number for number, _ in found])
+    adopted.close()
+    assert list(tmp_path.iterdir()) == []
+    assert caplog.text == ""
+
+
+def test_the_version_before_reads_our_files(tmp_path: Path):
+    """The statements that it sends, and the words of the lock that it reads."""
+    spool = Spool.create(tmp_path, 2**30)
+    spool.append([event("1")])
+    lock = spool.path.with_suffix(".lock").read_text()
+    spool.close()
+    assert lock.partition(" ")[0] == this_machine().partition(" ")[0]
+    assert lock.rpartition(" ")[2] == this_machine().rpartition(" ")[2]
+    with closing(sqlite3.connect(spool.path)) as connection, connection:
+        connection.execute(OLD_TABLE)
+        connection.execute(OLD_APPEND, ("2", "{}"))
+        assert [row[3] for row in connection.execute(OLD_OLDEST)] == ["1", "2"]
+    [adopted] = Spool.adopt(tmp_path)
+    assert [request.order[1] for _, request in adopted.oldest(10, 2**20)] == ["1", "2"]
+    adopted.close()
+
+
+def test_what_was_moved_to_a_new_file_is_not_missing(tmp_path: Path):
+    """A process that is killed after somebody took its log leaves a file that lacks nothing."""
+    spool, other = Spool.create(tmp_path, 2**30), Spool.create(tmp_path, 2**30)
+    spool.append([event(f"{number}") for number in range(9)])
+    wal(spool.path).unlink()
+    assert spool.is_gone()
+    spool.move_to(other)
+    shutil.copytree(tmp_path, tmp_path / "left")
+    assert [file.missing for file in spool_files(tmp_path / "left")] == [0, 0]
+    assert sum(1 for one in Spool.adopt(tmp_path / "left") for _ in one.oldest(99, 2**20)) == 9
+    for one in (spool, other):
+        one.close()

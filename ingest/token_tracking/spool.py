@@ -99,8 +99,7 @@ _WAITING = """
         min(spooled_at),
         count(*) filter (
             where {checksum} <> checksum_of(
-                coalesce(cast(kind as blob), x''), coalesce(cast(first as blob), x''),
-                coalesce(cast(second as blob), x''), coalesce(cast(payload as blob), x'')
+                coalesce(cast(kind as blob), x''), coalesce(cast(payload as blob), x'')
             )
         )
     from requests
@@ -325,13 +324,13 @@ class Spool:
         while not found and (rows := self._rows(count, most_bytes, last)):
             last = rows[-1][0]
             for number, kind, first, second, payload, kept in rows:
-                texts = (kind, first, second, payload)
-                form = [text.encode(errors=_AS_BYTES) for text in texts]
-                if kept not in {None, checksum(*form)}:  # None: of the version before
+                content = payload.encode(errors=_AS_BYTES)
+                # None: of the version before.
+                if kept not in {None, checksum(kind.encode(errors=_AS_BYTES), content)}:
                     self._damaged.add(number)
                     continue
                 try:
-                    request = restored(kind, first, second, form[3])
+                    request = restored(kind, first, second, content)
                 except KeyError:
                     self._unknown.add(number)
                 else:
@@ -460,7 +459,7 @@ def _looked_at(path: Path) -> SpoolFile:
             return SpoolFile(path, None, size, None, owned=owned, missing=noted)
         with closing(read_only(path)) as file:
             missing = max(0, noted - highest_number(file))
-            file.create_function("checksum_of", 4, checksum)
+            file.create_function("checksum_of", 2, checksum)
             waiting = _with_checksum(_WAITING, file)
             count, oldest, damaged = file.execute(waiting).fetchone()
     except sqlite3.Error as error:
@@ -541,12 +540,11 @@ def _opened(path: Path, max_bytes: int | None) -> sqlite3.Connection:
 
 def _rows_of(requests: Sequence[Request]) -> str:
     forms = map(kept_form, requests)
-    rows = [(*form[:3], form[3].decode(), _checksum_of(*form)) for form in forms]
+    rows = [
+        (kind, first, second, payload.decode(), checksum(kind.encode(), payload))
+        for kind, first, second, payload in forms
+    ]
     return json.dumps(rows, ensure_ascii=False)
-
-
-def _checksum_of(kind: str, first: str, second: str, payload: bytes) -> int:
-    return checksum(kind.encode(), first.encode(), second.encode(), payload)
 
 
 def _with_checksum(statement: str, connection: sqlite3.Connection) -> str:

@@ -60,11 +60,9 @@ class Acknowledged:
             self.number = number
 
 
-def checksum(kind: bytes, first: bytes, second: bytes, payload: bytes) -> int:
-    """Return what is kept with a row, to tell whether the disk has changed it."""
-    # SQLite's JSON functions of old cut a text at its first NUL; so only what is before it counts.
-    head = b"\0".join(text.partition(b"\0")[0] for text in (kind, first, second))
-    return zlib.crc32(payload, zlib.crc32(head))
+def checksum(kind: bytes, payload: bytes) -> int:
+    """Return what is kept with a row, to tell whether the disk has changed what is sent."""
+    return zlib.crc32(payload, zlib.crc32(kind))
 
 
 def read_only(path: Path) -> sqlite3.Connection:

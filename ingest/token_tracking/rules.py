@@ -75,6 +75,8 @@ _TOO_DEEP: Final = "metadata: nested more than 8 deep; must be at most 8 deep"
 _TOO_HUGE: Final = (
     "metadata: a number beyond 1.8e308; must be JSON values that any language can read"
 )
+_LEAST_OF_ITEM: Final = 3  # bytes of a digit and ', '
+_LEAST_OF_MEMBER: Final = 7  # bytes of '"": 1, '
 _NO_NUMBER: Final = "metadata: NaN or infinity; must be JSON values"
 _HELD_RULE: Final = "must be text that PostgreSQL can hold"
 _TIME: Final = re.compile(
@@ -510,6 +512,9 @@ class _Measure:
         # Not recursive: size comes before depth, and so is known of what is too deep.
         while self._waiting:
             source, copy, level = self._waiting.pop()
+            if level > MAX_METADATA_DEPTH:
+                self._is_deep = True
+                source = self._inmost(source)
             if isinstance(copy, dict):
                 for name, value in cast("Mapping[object, object]", source).items():
                     self._spend(4)  # ': ' and ', ', of which there is one less; but two brackets
@@ -529,8 +534,10 @@ class _Measure:
     def _value(self, value: object, level: int) -> object:
         kind = type(value)
         if kind is list:  # the usual ones first: asking an abstract class takes long
+            self._refuse_above(len(cast("list[object]", value)), _LEAST_OF_ITEM)
             return self._container(value, [], level)
         if kind is dict:
+            self._refuse_above(len(cast("dict[object, object]", value)), _LEAST_OF_MEMBER)
             return self._container(value, {}, level)
         if kind is int:
             return self._integer(cast("int", value))
@@ -561,8 +568,19 @@ class _Measure:
         if self._room < 0:
             raise InvalidUsageError(TOO_LARGE)
         self._waiting.append((value, copy, level))
-        self._is_deep = self._is_deep or level > MAX_METADATA_DEPTH
         return copy
+
+    def _inmost(self, value: object) -> object:
+        """Spend what a list in a list in a list takes, the most levels that the limit allows."""
+        room = self._room
+        while type(value) is list and room >= 0:
+            items = cast("list[object]", value)
+            if len(items) != 1 or type(items[0]) is not list:
+                break
+            value = cast("object", items[0])
+            room -= 2
+        self._room = room
+        return value
 
     def _name(self, name: object) -> str:
         if isinstance(name, str):
@@ -597,6 +615,11 @@ class _Measure:
         if bits >= _DOUBLE_BITS and not -LARGEST_NUMBER <= number <= LARGEST_NUMBER:
             self._is_huge = True
         return number
+
+    def _refuse_above(self, number: int, least: int) -> None:
+        """Refuse so many at once where even the shortest would not fit."""
+        if number * least > self._room:
+            raise InvalidUsageError(TOO_LARGE)
 
     def _spend(self, size: int) -> None:
         self._room -= size

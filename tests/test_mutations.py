@@ -304,7 +304,8 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
             (
                 "tracker.py",
                 "        return UsageTracker(settings=load_settings())\n",
-                '        __import__("pydantic")\n        return UsageTracker(settings=load_settings())\n',
+                '        __import__("pydantic")\n'
+                "        return UsageTracker(settings=load_settings())\n",
             )
         ],
     ),

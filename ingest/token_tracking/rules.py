@@ -572,15 +572,15 @@ class _Measure:
 
     def _inmost(self, value: object) -> object:
         """Spend what a list in a list in a list takes, the most levels that the limit allows."""
+        if type(value) is not list:
+            return value
         room = self._room
-        while type(value) is list and room >= 0:
-            items = cast("list[object]", value)
-            if len(items) != 1 or type(items[0]) is not list:
-                break
-            value = cast("object", items[0])
+        items = cast("list[object]", value)
+        while room >= 0 and len(items) == 1 and type(items[0]) is list:
+            items = cast("list[object]", items[0])
             room -= 2
         self._room = room
-        return value
+        return items
 
     def _name(self, name: object) -> str:
         if isinstance(name, str):

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from token_tracking.loading.sender import FileReport
+    from token_tracking.loading.source import Lines
 
     from .conftest import Database
 
@@ -813,6 +814,30 @@ def test_rows_pair_with_events_across_slices(database, write):
         assert (counts(report), report.alike) == (expected, 2)
     report = skipping(database, write(f"{text}{at},m\n", "grown.csv"), plan(constants=""))
     assert (counts(report), report.alike) == ((1, 2402, 0, 0), 2)
+
+
+def test_a_file_is_read_as_often_however_much_of_it_is_alike(
+    database: Database, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    head = "occurred_at,tenant_id,tokens"
+    rows = [f"2026-03-01T10:{n // 60:02}:{n % 60:02}Z,acme,{n}" for n in range(1, 2001)]
+    load(database, write("\n".join([head, *rows, ""])), plan(constants=""))
+    opened: list[Source] = []
+    open_source = Source.open
+
+    def noted(source: Source) -> Lines:
+        opened.append(source)
+        return open_source(source)
+
+    monkeypatch.setattr(Source, "open", noted)
+    times: list[int] = []
+    for most in (100, 2000):  # of one slice, and of four
+        grown = write("\n".join([f"{head},model", *(f"{row},m" for row in rows[:most]), ""]))
+        opened.clear()
+        report = skipping(database, grown, plan(constants=""))
+        assert (counts(report), report.alike) == ((0, most, 0, 0), most)
+        times.append(len(opened))
+    assert times[0] == times[1] > 1
 
 
 def test_a_row_pairs_with_the_event_that_says_most_of_it(database, write):

@@ -19,7 +19,7 @@ from .rows import BadRow, csv_header, csv_rows, json_rows, shown_names
 from .source import Format
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from .rows import Row
     from .source import Lines, Source
@@ -181,24 +181,20 @@ class Plan:
                 given = self._given(row, key)
                 yield Refused(row.line, keepable(given), _reason(error.reason, given))
 
-    def keys_at(self, source: Source, times: Container[bytes]) -> set[str]:
-        """Return the keys of a whole file's events at some times, as their payloads write them.
+    def timed_keys(self, source: Source) -> Iterator[tuple[str, str]]:
+        """Give the time and the key of each event of a whole file, as the payloads write them.
 
         Raises:
             LoadError: the file cannot be read.
 
         """
-        keys: set[str] = set()
         texts = Texts(self.nulls)
         with source.open() as lines, Ordinals() as ordinals:
             rows, _ = self.rows(source, lines)
             while chunk := list(islice(rows, MAX_BATCH)):
-                keys.update(
-                    key_of(event)
-                    for event in self.events(source, chunk, ordinals, texts)
-                    if isinstance(event, Accepted) and time_of(event) in times
-                )
-        return keys
+                for event in self.events(source, chunk, ordinals, texts):
+                    if isinstance(event, Accepted):
+                        yield time_of(event).decode(), key_of(event)
 
     def _given(self, row: Row | BadRow, key: str | None) -> dict[str, object]:
         """Return what a row says, as it says it, with its constants and key."""

@@ -16,6 +16,7 @@ import psycopg
 from ..database import BatchResult, Database
 from ..errors import LoadError
 from ..rules import canonical_time
+from .own_keys import OwnKeys
 from .plan import Accepted, Refused, time_of
 from .recorded import Alike, Found, Recorded
 
@@ -109,6 +110,7 @@ class Sender:
         self._alike = alike
         self._file: FileReport | None = None  # that is being written
         self._recorded: Recorded | None = None
+        self._own_keys: OwnKeys | None = None  # of that file, once they are asked for
         self._database: Database | None = None
         self._queue: queue.Queue[tuple[Source, FileReport, Sequence[Accepted | Refused]] | None] = (
             queue.Queue(_QUEUED)
@@ -179,6 +181,7 @@ class Sender:
         except BaseException as error:  # noqa: BLE001  # it belongs to who waits for this thread
             self._error = error
         finally:
+            self._forget_keys()
             if self._database is not None:
                 self._database.close()
 
@@ -217,6 +220,7 @@ class Sender:
         """Record events of a source, but for those that are recorded under other keys."""
         if self._recorded is None or self._file is not file:
             self._recorded, self._file = Recorded(database), file
+            self._forget_keys()
         recorded = self._recorded
         found = Found()
         is_looked_at = recorded.is_able and recorded.has_others(database, events)
@@ -249,8 +253,15 @@ class Sender:
         if not found.alike or not source.can_be_read_again:
             return found
         # What is alike may be another row of the same file, known by its key.
-        times = {time_of(events[place]) for place in found.alike}
-        return recorded.look(database, events, self._plan.keys_at(source, times))
+        times = {time_of(events[place]).decode() for place in found.alike}
+        if self._own_keys is None:
+            self._own_keys = OwnKeys(self._plan.timed_keys(source))
+        return recorded.look(database, events, self._own_keys.at(times))
+
+    def _forget_keys(self) -> None:
+        if self._own_keys is not None:
+            self._own_keys.close()
+            self._own_keys = None
 
 
 def _alike_error(name: str, events: Sequence[Accepted], alike: Collection[int]) -> LoadError:

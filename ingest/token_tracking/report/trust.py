@@ -130,7 +130,8 @@ def _equals_raw(reading: Reading, scope: Scope) -> Check:
             f"{_count(proof.differing_days, 'day')} of {proof.days:,} {differ}{whose}: "
             f"{proof.raw_tokens:,} tokens in {_count(proof.raw_event_count, 'raw event')}, "
             f"{proof.tokens:,} tokens in {_count(proof.event_count, 'call')} by the totals. Rows "
-            "were changed by hand: dbt build --full-refresh counts all anew.",
+            "were changed past the builds, by hand or by a restore: dbt build --full-refresh counts "
+            "all anew.",
         )
     each = ", tenant by tenant," if scope.tenant is None else ""
     return Check(
@@ -161,7 +162,10 @@ def _months_equal_days(reading: Reading, figures: Figures) -> Check:
             f"{monthly.run_number:,}: dbt build brings both to the same."
         )
     else:
-        said = "Both are of the same build, so one of them was changed by hand."
+        said = (
+            "Both are of the same build, so one of them was changed past it, by hand or by a "
+            "restore."
+        )
     whose = (
         f" {compared.differing_tenants:,} of {compared.tenants:,} tenants' months differ."
         if compared.tenants > 1

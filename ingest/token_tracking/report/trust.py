@@ -130,8 +130,8 @@ def _equals_raw(reading: Reading, scope: Scope) -> Check:
             f"{_count(proof.differing_days, 'day')} of {proof.days:,} {differ}{whose}: "
             f"{proof.raw_tokens:,} tokens in {_count(proof.raw_event_count, 'raw event')}, "
             f"{proof.tokens:,} tokens in {_count(proof.event_count, 'call')} by the totals. Rows "
-            "were changed past the builds, by hand or by a restore: dbt build --full-refresh counts "
-            "all anew.",
+            "were changed past the builds, by hand or by a restore: dbt build --full-refresh "
+            "counts all anew.",
         )
     each = ", tenant by tenant," if scope.tenant is None else ""
     return Check(

@@ -343,6 +343,17 @@ def made_anew(project: DbtProject, warehouse: Warehouse) -> None:
     assert warehouse.rows("select event_count from public.on_daily_agent_token_usage") == [(1,)]
 
 
+# A raw table is emptied and filled again; its rows are new ones, or keep their numbers.
+PURGE = (
+    "create temporary table kept on commit drop as select * from {0};"
+    " truncate {0}; insert into {0} select * from kept"
+)
+PURGE_WITH_NUMBERS = (
+    "alter table {0} disable trigger stamp_row; "
+    f"{PURGE}; alter table {{0}} enable always trigger stamp_row"
+)
+
+
 def rewritten_tables(project: DbtProject, warehouse: Warehouse) -> None:
     """A raw table is written again by a transaction that ends when a build has begun."""
     owners = [("bot", NOON - DAY, "owner")]
@@ -350,10 +361,7 @@ def rewritten_tables(project: DbtProject, warehouse: Warehouse) -> None:
     project.must("run")
     for table in ("token_tracking_raw.usage_events", "token_tracking_raw.agent_owners"):
         with closing(warehouse.connect(autocommit=False)) as other:
-            other.execute(
-                f"create temporary table kept on commit drop as select * from {table};"
-                f" truncate {table}; insert into {table} select * from kept"
-            )
+            other.execute(PURGE_WITH_NUMBERS.format(table))
             build = project.start("run", "--select", "config.materialized:incremental")
             until_waiting_for(warehouse, table)
             other.commit()

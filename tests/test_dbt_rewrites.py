@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.conftest import NOT_DURABLE, TEMPLATE, Database, debian_15, started_server
-from tests.dbt_directed import until_waiting_for
+from tests.dbt_directed import PURGE, PURGE_WITH_NUMBERS, until_waiting_for
 from tests.dbt_project import DbtProject, Edit
 from tests.dbt_warehouse import Event, Warehouse, WrongTotalsError
 from token_tracking.report.reading import Reading
@@ -30,11 +30,12 @@ RAW = "token_tracking_raw.usage_events"
 OWNERS = "token_tracking_raw.agent_owners"
 ROLLUPS_ALONE = ("run", "--select", "config.materialized:incremental")
 GENERATED = "alter table {0} add column day date generated always as (date '2026-01-01') stored"
-PURGE = (
-    "create temporary table kept on commit drop as select * from {0};"
-    " truncate {0}; insert into {0} select * from kept"
-)
-REWRITES = [(RAW, GENERATED), (RAW, PURGE), (OWNERS, GENERATED), (OWNERS, PURGE)]
+REWRITES = [
+    (RAW, GENERATED),
+    (RAW, PURGE_WITH_NUMBERS),
+    (OWNERS, GENERATED),
+    (OWNERS, PURGE_WITH_NUMBERS),
+]
 REWRITE_IDS = ["alter events", "purge events", "alter owners", "purge owners"]
 
 
@@ -74,8 +75,12 @@ def rewrite_as_a_build_begins(
 
 @pytest.mark.parametrize(
     ("table", "rewrite", "words"),
-    [*((*rewrite, ROLLUPS_ALONE) for rewrite in REWRITES), (RAW, PURGE, ("build",))],
-    ids=[*REWRITE_IDS, "whole build"],
+    [
+        *((*rewrite, ROLLUPS_ALONE) for rewrite in REWRITES),
+        (OWNERS, PURGE, ROLLUPS_ALONE),
+        (RAW, PURGE, ("build",)),
+    ],
+    ids=[*REWRITE_IDS, "owners as new rows", "events as new rows, whole build"],
 )
 def test_a_rewrite_as_a_build_begins_changes_no_total(
     project: DbtProject, warehouse: Warehouse, table: str, rewrite: str, words: tuple[str, ...]
@@ -89,7 +94,7 @@ def test_a_rewrite_as_a_build_begins_changes_no_total(
     assert len(warehouse.check()["daily_token_usage"]) == 20 + 1
 
 
-@pytest.mark.parametrize("rewrite", [GENERATED, PURGE], ids=["alter", "purge"])
+@pytest.mark.parametrize("rewrite", [GENERATED, PURGE_WITH_NUMBERS], ids=["alter", "purge"])
 def test_a_rewrite_as_a_check_begins_is_no_difference(
     project: DbtProject, warehouse: Warehouse, rewrite: str
 ) -> None:
@@ -99,6 +104,22 @@ def test_a_rewrite_as_a_check_begins_is_no_difference(
     options = {"PGOPTIONS": "-c default_transaction_isolation=serializable"}
     project = DbtProject({**project.env, **options}, project.scratch)
     rewrite_as_a_build_begins(project, warehouse, RAW, rewrite, "test", "--select", "tag:full")
+
+
+def test_a_table_filled_anew_differs_until_the_next_build(
+    project: DbtProject, warehouse: Warehouse
+) -> None:
+    """Its rows are new ones, which the build before has not seen."""
+    usage(warehouse)
+    project.must("build")
+    with closing(warehouse.connect(autocommit=False)) as other:
+        other.execute(PURGE.format(RAW))  # type: ignore[arg-type]
+        other.commit()
+    test = "base_equals_raw_as_of_its_snapshot_full"
+    assert project.run("test", "--select", "tag:full").statuses[test] == "fail"
+    project.must("build")
+    assert project.run("test", "--select", "tag:full").green
+    assert len(warehouse.check()["daily_token_usage"]) == 20
 
 
 def test_a_view_is_not_replaced_under_a_build(project: DbtProject, warehouse: Warehouse) -> None:

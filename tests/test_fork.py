@@ -342,3 +342,40 @@ os._exit(0)
             until(lambda: len(database.rows(NAMES)) == 1, 5, "adopted")
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_call_under_way_ends_in_the_child_that_a_signals_handler_makes(
+    database: Database, tmp_path: Path
+):
+    """The child goes on where the handler interrupted the call; its parent sends the usage."""
+    script = """
+import signal, psycopg
+made = []
+tracker = UsageTracker(dsn=DSN, spool_dir=SPOOL, max_wait=20).start()
+other = psycopg.connect(DSN)
+other.execute("lock table token_tracking_raw.usage_events in access exclusive mode")
+signal.signal(signal.SIGALRM, lambda *_: made.append(os.fork()))
+threading.Timer(0.6, other.rollback).start()
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+told = tracker.track_token_usage_sync("a", 7, conversation_id="parent")
+if made == [0]:
+    assert told is False
+    assert tracker.track_token_usage_sync("a", 7, conversation_id="child") is True
+    tracker.close()
+    os._exit(0)
+assert told is True
+wait(made[0], 15)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + script, database.url, str(tmp_path / "spool"), "0"],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the process was forked while the call waited" in done.stderr
+    with UsageTracker(dsn=database.url, spool_dir=tmp_path / "spool"):
+        until(lambda: not list((tmp_path / "spool").glob("*.sqlite")), what="the spool is empty")
+    assert sorted(database.rows(NAMES)) == [("child", 1), ("parent", 1)]

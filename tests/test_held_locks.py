@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -139,6 +140,27 @@ def test_a_flush_passes_by_what_waits(database: Database, tmp_path: Path):
     with UsageTracker(dsn=database.url, spool_dir=tmp_path / "other") as tracker:
         until(lambda: database.value(EVENTS) == 1500, 10, "those, too")
         assert tracker.track_token_usage_sync("a", 1) is True
+
+
+@pytest.mark.parametrize(("held", "free"), [(30, 470), (150, 50)])
+def test_many_held_keys_stop_no_other_one(database: Database, tmp_path: Path, held: int, free: int):
+    """Found in several goes, each of a bounded time, and in any order among the others."""
+    keys = [f"{number:04}" for number in range(held + free)]
+    locked = set(random.Random(1).sample(keys, held))
+    spool = Spool.create(tmp_path / "other", 2**30)
+    spool.append([event("a", key) for key in keys])
+    spool.close()
+    statements = [holding("a", key) for key in sorted(locked)]
+    with (
+        another_session(database, *statements),
+        UsageTracker(dsn=database.url, spool_dir=tmp_path / "other") as tracker,
+    ):
+        until(lambda: database.value(EVENTS) == free, 60, "all that is free is in")
+        until(lambda: tracker.stats().locked == held, 60, "each of the others is set aside")
+        assert tracker.track_token_usage_sync("other", 1) is True
+        assert tracker.stats().recorded == 1
+    with UsageTracker(dsn=database.url, spool_dir=tmp_path / "other"):
+        until(lambda: database.value(EVENTS) == held + free + 1, 20, "those, too")
 
 
 def test_the_way_back_after_an_outage_passes_by_what_waits(database: Database, tmp_path: Path):

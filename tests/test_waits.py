@@ -36,8 +36,7 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
         CALLER,
         "2 ms on a loop, else 0.2 s; once while a handler hangs (the first one, its own new lock)",
     ),
-    ("logs", "Speaker.finish", "self._seat.acquire"): (CALLER, "BRIEF_SECONDS, at exit"),
-    ("logs", "Speaker._start", "self._seat.acquire"): (CALLER, "not at all: blocking=False"),
+    ("logs", "Speaker.finish", "time.sleep"): (CALLER, "BRIEF_SECONDS, at exit"),
     ("logs", "Speaker._start", "start_thread"): (CALLER, "the start of a thread"),
     ("requests", "BlockingFuture.__init__", "self._given.acquire"): (CALLER, "its own new lock"),
     ("requests", "BlockingFuture.result", "self._given.acquire"): (
@@ -52,7 +51,7 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("tracker", "_settled", "entry.result"): (CALLER, "max_wait: see BlockingFuture.result"),
     ("tracker", "_all_settled", "entry.result"): (CALLER, "it is done"),
     ("worker", "Worker.__init__", "self._bell.acquire"): (CALLER, "its own new lock"),
-    ("worker", "Worker.start", "self._seat.acquire"): (CALLER, "not at all: blocking=False"),
+    ("worker", "Worker.start", "time.sleep"): (CALLER, "until the thread has begun or ended"),
     ("worker", "Worker.start", "start_thread"): (CALLER, "the start of a thread"),
     ("worker", "Worker.join", "thread.join"): (CALLER, "the caller's timeout"),
     ("writer", "Writer.start", "self._submitting"): (CALLER, SHORT),
@@ -83,6 +82,8 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("recovery", "Recovery.stop", "self._worker.join"): (CALLER, "a second of close's timeout"),
     # Threads of ours, and the command line.
     ("logs", "Speaker._write", "forks.undivided"): (OURS, GATE),
+    ("logs", "Speaker._run", "self._seat.acquire"): (OURS, "not at all: blocking=False"),
+    ("worker", "Worker._run", "self._seat.acquire"): (OURS, "not at all: blocking=False"),
     ("logs", "SafeLogger._log", "forks.undivided"): (OURS, f"{GATE}; callers hand lines over"),
     ("worker", "Worker.wait", "self._bell.acquire"): (OURS, "until there is something to do"),
     ("worker", "Worker._has_more", "time.sleep"): (OURS, "10 ms"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import linecache
 import logging
 import shutil
 import sqlite3
@@ -11,10 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+import token_tracking
 from token_tracking import NotDurableError, UsageTracker, delivery, forks, writer
 from token_tracking import spool as spool_module
 from token_tracking.spool import Spool, spool_files
@@ -213,6 +218,51 @@ assert told == [True], told
         timeout=30,
     )
     assert database.value(EVENTS) == 2
+
+
+class Interrupt(BaseException):
+    """What a signal's handler raises, as Ctrl-C does."""
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_an_exception_at_any_line_of_the_first_call_harms_no_later_one(database: Database):
+    """A program that catches Ctrl-C, or has a time limit of its own, goes on metering."""
+    folder = str(Path(token_tracking.__file__).parent)
+    lines_left = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal lines_left
+        file = frame.f_code.co_filename
+        if event == "line" and (file.startswith(folder) or file == threading.__file__):
+            # At the end of a block, too, but no signal comes between it and the lock's release.
+            if linecache.getline(file, frame.f_lineno).lstrip().startswith("with "):
+                return trace
+            lines_left -= 1
+            if lines_left == 0:
+                sys.settrace(None)
+                raise Interrupt
+        return trace
+
+    harmed: list[object] = []
+    for number in range(1, 1000):
+        tracker = UsageTracker(dsn=database.url, max_wait=2)  # its first call starts it
+        lines_left = number
+        where = "after all lines"
+        try:
+            sys.settrace(trace)
+            tracker.track_token_usage_sync("a", 7)
+        except Interrupt as interrupt:
+            at = traceback.extract_tb(interrupt.__traceback__)[-2]
+            where = f"{at.name}:{at.lineno}"
+        finally:
+            sys.settrace(None)
+        if (told := answers_of(tracker)) != [True]:
+            harmed.append((where, told))
+        tracker.close()
+        if lines_left > 0:
+            break
+    assert number > 100
+    assert harmed == []
 
 
 @pytest.fixture

@@ -36,11 +36,13 @@ MAX_BATCH_BYTES = 1024 * 1024
 # commit; and while it is known that something is held.
 _LOCK_TIMEOUT = 250
 _SHORT_LOCK_TIMEOUT = 50
+_SHORTEST_LOCK_TIMEOUT = 10  # where many are held
 # What waits is cut into so many parts: each level costs one wait, and a part that does not wait is
 # a few milliseconds.
 _PARTS = 8
 # So many wait alone, and nothing of their kind gets through: it is not about single keys.
 _MOST_WAITS = 4
+_MOST_WAITS_OF_RETRIES = 40  # which nobody waits for
 _LEAST_SECONDS = 0.02  # for one more statement
 _COMPARE_AGAIN_SECONDS = 1.0
 _CANCELED = "57014"
@@ -256,6 +258,7 @@ class Delivery:
                     logger.debug("kept %d event(s) that the server calls early", early)
                     database.compare_clocks()
                     self._hold_back(database)
+        self._leave_held()
         self._send_rejections(database)
         self._send_others(database, until)
 
@@ -358,6 +361,16 @@ class Delivery:
         self._leave(same)
         return True
 
+    def _leave_held(self) -> None:
+        """Set aside what is left of held keys, so that these stay known."""
+        left, self._events = self._events, []
+        for part in left:
+            key = part[0].lock_key()
+            if self._retries and part[0].order == part[-1].order and key in self._held:
+                self._leave(part)
+            else:
+                self._events.append(part)
+
     def _leave(self, requests: Sequence[Request]) -> None:
         self._held.keep(request.lock_key() for request in requests)
         self._aside += requests
@@ -371,11 +384,14 @@ class Delivery:
         return not self._knows_of_waits or time.monotonic() + _LEAST_SECONDS < until
 
     def _is_about_all(self, kind: str) -> bool:
-        return self._waited[kind] >= _MOST_WAITS and kind not in self._through
+        most = _MOST_WAITS_OF_RETRIES if self._retries else _MOST_WAITS
+        return self._waited[kind] >= most and kind not in self._through
 
     def _bound_waits(self, database: Database) -> bool:
         """Bound how long the next statement waits for a lock; say whether that is a short time."""
         most = _SHORT_LOCK_TIMEOUT if self._knows_of_waits else _LOCK_TIMEOUT
+        if self._waited.total() >= _MOST_WAITS:
+            most = _SHORTEST_LOCK_TIMEOUT
         if database.patience is not None:  # so that the end of the wait is known
             most = min(most, int(500 * database.patience))
         database.lock_timeout = max(1, most)
@@ -388,7 +404,11 @@ class Delivery:
         error: Exception,
         waited_briefly: bool,
     ) -> None:
-        """Cut what waited into parts, behind all other ones; the events of one key are set aside.
+        """Cut what waited into parts; the events of one key are set aside.
+
+        The parts come behind all other ones, as what does not wait goes first within a call's time.
+        A retry goes to the bottom of one part after the other: what it has learnt when its time is
+        over, the next one need not find out again.
 
         Raises:
             psycopg.Error: every batch waits, or takes longer than it may.
@@ -412,7 +432,9 @@ class Delivery:
                 end += 1  # the first one of a key counts, so they stay together
             parts.append(part[start:end])
             start = end
-        self._events = [*reversed(parts), *self._events[:-1]]
+        rest = self._events[:-1]
+        parts.reverse()
+        self._events = [*rest, *parts] if self._retries else [*parts, *rest]
 
     def _put_off(self, same: Sequence[Request], error: Exception, waited_briefly: bool) -> bool:
         """Set aside what waits for a lock; False where it has to be tried again to know that."""

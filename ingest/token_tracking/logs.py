@@ -14,6 +14,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _LOOP_SECONDS: Final = 0.002  # that a loop waits for a line
 _CALL_SECONDS: Final = 0.2
+_LOOK_SECONDS: Final = 0.0005
 _MOST_LINES: Final = 1000  # that wait while a handler hangs; of more, the last ones
 
 
@@ -62,22 +64,26 @@ class Speaker:
 
     def finish(self) -> None:
         """Wait, briefly, until all lines are written."""
-        if self._start() and self._seat.acquire(timeout=forks.BRIEF_SECONDS):
-            self._seat.release()
+        until = time.monotonic() + forks.BRIEF_SECONDS
+        if self._start():
+            while (self._lines or self._seat.locked()) and time.monotonic() < until:
+                time.sleep(_LOOK_SECONDS)
 
     def _start(self) -> bool:
-        while self._lines and self._seat.acquire(blocking=False):
-            if start_thread("token-tracking-log", self._run) is not None:
-                return True
-            is_end = is_ending()
-            if is_end:
-                self._write()
-            self._seat.release()
-            if not is_end:
-                return False  # the system is full: they wait for the next line
+        if not self._lines or self._seat.locked():
+            return True
+        if start_thread("token-tracking-log", self._run) is not None:
+            return True
+        if not is_ending():
+            return False  # the system is full: they wait for the next line
+        self._run()
         return True
 
     def _run(self) -> None:
+        # Taken by who writes, and not by who has that thread started: an exception of a signal's
+        # handler in there would leave it taken by nobody.
+        if not self._seat.acquire(blocking=False):
+            return
         try:
             self._write()
         finally:

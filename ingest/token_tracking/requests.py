@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -45,6 +46,11 @@ class Answer:
     reason: str | None = None
 
 
+FORKED: Final = Answer(
+    Outcome.REFUSED, "the process was forked while the call waited: the parent process sends it"
+)
+
+
 class BlockingFuture:
     """An answer that a thread without event loop waits for; it is given once.
 
@@ -69,9 +75,29 @@ class BlockingFuture:
 
     def result(self) -> Answer:
         """Wait for the answer."""
-        while self._answer is None:
-            self._given.acquire()
+        if self._answer is None:
+            _waited_for.add(self)
+            try:
+                while self._answer is None:
+                    self._given.acquire()
+            finally:
+                _waited_for.discard(self)
         return self._answer
+
+    def give_up(self) -> None:
+        """Answer for the parent process, which alone has the thread that would."""
+        self._answer = self._answer or FORKED
+        if self._given.locked():
+            self._given.release()
+
+
+_waited_for: Final[set[BlockingFuture]] = set()
+
+
+def _after_fork_in_child() -> None:
+    # A signal's handler forked, and the call that it interrupted goes on in the child, too.
+    for future in tuple(_waited_for):
+        future.give_up()
 
 
 class Request:
@@ -205,3 +231,7 @@ def _answer_of(taken: bool) -> Answer:
     if taken:
         return Answer(Outcome.RECORDED)
     return Answer(Outcome.REJECTED, "the procedure refused it, see usage_event_rejections")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

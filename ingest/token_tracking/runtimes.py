@@ -95,7 +95,7 @@ def start_thread(name: str, target: Callable[[], None]) -> threading.Thread | No
     thread = threading.Thread(target=target, name=name, daemon=True)
     try:
         thread.start()
-    except Exception as error:  # noqa: BLE001  # of a full system, any
+    except (RuntimeError, MemoryError) as error:
         if "interpreter shutdown" in str(error):
             _told_so.append(str(error))
         return None

@@ -31,6 +31,7 @@ from .errors import (
 from .keys import new_event_key
 from .logs import SafeLogger
 from .requests import (
+    FORKED,
     Answer,
     BlockingFuture,
     EventRequest,
@@ -458,7 +459,7 @@ class UsageTracker:
             answer.outcome is Outcome.FALLBACK and answer.reason is None
         ):
             return None
-        if answer is LATE or answer is _UNAWAITED:
+        if answer is LATE or answer is _UNAWAITED or answer is FORKED:
             complaints.log(logger, logging.ERROR, "usage event refused: %s", answer.reason)
         reason = answer.reason or ""
         if answer.outcome is Outcome.CONFLICT:

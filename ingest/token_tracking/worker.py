@@ -32,7 +32,8 @@ class Worker:
         self._step = step
         # Whether a log handler may hold this thread.
         self._writes_lines = writes_lines
-        # Raw locks: taken and given back by different threads. The seat is held by the thread.
+        # Raw locks. The seat is taken by the thread itself: an exception of a signal's handler, in
+        # who starts it, cannot leave it taken by nobody. The bell is rung by others.
         self._seat = threading.Lock()
         self._bell = threading.Lock()
         self._bell.acquire()
@@ -43,13 +44,14 @@ class Worker:
         """Make sure that the thread runs; False where there is none to be had."""
         if not can_start_threads():
             return False  # nor does one that has started run any more
-        if not self._seat.acquire(blocking=False):
+        if self._seat.locked():
             return True
         thread = start_thread(self._name, self._run)
         if thread is None:
-            self._seat.release()
-            return False
-        self._thread = thread
+            return self._seat.locked()
+        # Until it is who runs, or another one was quicker: `join` is to know whom to wait for.
+        while self._thread is not thread and thread.is_alive():
+            time.sleep(0)
         return True
 
     def ring(self) -> None:
@@ -71,6 +73,9 @@ class Worker:
         return not thread.is_alive()
 
     def _run(self) -> None:
+        if not self._seat.acquire(blocking=False):
+            return  # another one was quicker
+        self._thread = threading.current_thread()
         this_thread.writes = self._writes_lines
         try:
             while self._has_more():

@@ -587,13 +587,15 @@ def killed_while_appending(folder: Path, count: int, after: float | None = None)
         env={"PYTHONPATH": ":".join(sys.path)},
         stdout=subprocess.PIPE,
     ) as process:
+        assert process.stdout is not None
+        told = process.stdout.readline()
         if after is not None:
-            assert process.stdout is not None
-            process.stdout.readline()
             time.sleep(after)
             process.kill()
-        told, _ = process.communicate(timeout=60)
-    return len(told.splitlines()) + (after is not None)
+        # Not `communicate`, which reads past what `readline` has read ahead.
+        told += process.stdout.read()
+        process.wait(60)
+    return len(told.splitlines())
 
 
 def zero(path: Path, place: float) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from token_tracking import cli
+
 from .test_load import COUNT
 from .test_server import open_folder
 
@@ -336,3 +338,18 @@ def test_the_embedded_server_by_itself(server_folder: Path):
         stopped = run("db", "stop", folder=server_folder)
     assert stopped.err.startswith("stopped PostgreSQL")
     assert run("db", "stop", folder=server_folder).code == 0
+
+
+def test_ctrl_c_that_a_library_makes_another_error_of(monkeypatch: pytest.MonkeyPatch):
+    """As some do that are interrupted in the middle of their import."""
+
+    def interrupted() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 130

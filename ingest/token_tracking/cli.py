@@ -105,6 +105,8 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
     except Exception as error:  # noqa: BLE001  # told below
+        if _was_interrupted(error):
+            sys.exit(INTERRUPTED)
         import psycopg
 
         if not isinstance(error, psycopg.Error):
@@ -115,6 +117,14 @@ def main() -> None:
         from .target import Target
 
         _fail(Target.of().explain(error))
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Say whether it is of Ctrl-C: in the middle of an import, some libraries make another error."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _fail(sentence: str, *more: str) -> NoReturn:

@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def _was_interrupted(error: BaseException) -> bool:
-    """Say whether it is of Ctrl-C: in the middle of an import, some libraries make another error."""
+    """Say whether it is of Ctrl-C, of which some libraries make another error as they load."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__cause__ or cause.__context__

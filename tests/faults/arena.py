@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psycopg
@@ -207,11 +207,17 @@ class Arena:
         def owned() -> list[Path]:
             return [file.path for file in spool_files(self.spool) if file.owned and file.requests]
 
-        until(lambda: bool(owned()), what="something is spooled")
-        taken = min(owned())
-        before = files()
-        taking(taken)
-        self.taken.append(taken)
+        def is_taken() -> bool:
+            for path in sorted(owned()):
+                before.update(files())
+                with suppress(FileNotFoundError):  # sent, or left for another one, meanwhile
+                    taking(path)
+                    self.taken.append(path)
+                    return True
+            return False
+
+        before: set[Path] = set()
+        until(is_taken, what="something is spooled")
         until(lambda: bool(files() - before), what="a new spool file")
         # Their next answers come after what waited was moved.
         for _ in range(2):

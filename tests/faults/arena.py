@@ -207,17 +207,21 @@ class Arena:
         def owned() -> list[Path]:
             return [file.path for file in spool_files(self.spool) if file.owned and file.requests]
 
-        def is_taken() -> bool:
-            for path in sorted(owned()):
-                before.update(files())
-                with suppress(FileNotFoundError):  # sent, or left for another one, meanwhile
-                    taking(path)
-                    self.taken.append(path)
-                    return True
-            return False
+        def written() -> Path | None:
+            """Return one that calls go to now, and not one that only waits to be sent."""
+            for path in owned():
+                with suppress(FileNotFoundError):
+                    if Path(f"{path}-wal").stat().st_mtime > began:
+                        return path
+            return None
 
-        before: set[Path] = set()
-        until(is_taken, what="something is spooled")
+        began = time.time() + 0.2  # by then nothing is sent any more
+        until(lambda: written() is not None, what="something is spooled")
+        taken = written()
+        assert taken is not None
+        before = files()
+        taking(taken)
+        self.taken.append(taken)
         until(lambda: bool(files() - before), what="a new spool file")
         # Their next answers come after what waited was moved.
         for _ in range(2):

@@ -343,6 +343,10 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
 }
 
 
+# Two threads or processes have to meet, which a loaded machine does not grant each time.
+RACES = {"no order on either side"}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_caught(tmp_path: Path, name: str):
     test, changes = FAULTS[name]
@@ -352,17 +356,27 @@ def test_a_fault_is_caught(tmp_path: Path, name: str):
         source = (copy / file).read_text()
         assert source.count(text) == 1, f"{text!r} is {source.count(text)} times in {file}"
         (copy / file).write_text(source.replace(text, instead))
-    with (tmp_path / "said").open("w+") as said:
+    for _ in range(3 if name in RACES else 1):
+        status, text = run_of(test, copy.parent, tmp_path)
+        if status != 0:
+            break
+    assert status == 1, text
+    assert "1 failed" in text, text
+
+
+def run_of(test: str, package: Path, folder: Path) -> tuple[int, str]:
+    """Run a test with that package; return its exit status and what it said."""
+    with (folder / "said").open("w+") as said:
         run = subprocess.Popen(
             [
                 sys.executable,
                 *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=1"),
                 *("--timeout", "10", "-o", "timeout_func_only=true"),
-                f"--basetemp={tmp_path / 'run'}",  # nobody else tidies up in there
+                f"--basetemp={folder / 'run'}",  # nobody else tidies up in there
                 f"tests/{test}",
             ],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(copy.parent)},
+            env={**os.environ, "PYTHONPATH": str(package)},
             stdout=said,  # and no pipe, which a child that hangs would keep open
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -373,6 +387,4 @@ def test_a_fault_is_caught(tmp_path: Path, name: str):
             with contextlib.suppress(ProcessLookupError):  # what the fault left hanging
                 os.killpg(run.pid, signal.SIGKILL)
         said.seek(0)
-        text = said.read()
-    assert run.returncode == 1, text
-    assert "1 failed" in text, text
+        return run.returncode, said.read()

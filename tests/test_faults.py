@@ -166,6 +166,8 @@ def test_a_client_that_is_killed_again_and_again(arena: Arena, tally):
         arena.start_client(f"k{number}")
         arena.wait_for(f"k{number}")
         time.sleep(0.15 + 0.1 * number)
+        wanted = 10 * (number + 1)
+        until(lambda most=wanted: len(arena.noted("acknowledged")) > most, what="some calls")
         if number == 1:
             arena.server.kill()
         arena.kill_client(f"k{number}")
@@ -179,8 +181,7 @@ def test_a_client_that_is_killed_again_and_again(arena: Arena, tally):
 
 def test_sigterm_without_handler_loses_nothing_acknowledged(arena: Arena, tally):
     client = arena.start_client("rude", rude=True)
-    arena.wait_for("rude")
-    time.sleep(0.4)
+    until(lambda: len(arena.noted("acknowledged")) > 20, what="it is in the middle of its calls")
     arena.killed.add("rude")
     client.send_signal(signal.SIGTERM)
     assert client.wait(10) == -signal.SIGTERM

@@ -26,6 +26,7 @@ from token_tracking.spool_folder import SpoolFolder, this_machine
 from token_tracking.target import Target
 
 from .conftest import Database, emptied_database
+from .faults.arena import become_folder, link_to_copy
 from .faults.proxy import Proxy, socket_path
 from .test_delivery import event
 from .test_spool import until
@@ -53,18 +54,6 @@ def flip(path: Path) -> None:
         [byte] = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
-
-
-def link_to_copy(path: Path) -> None:
-    copy = path.with_suffix(".copy")
-    shutil.copy(path, copy)
-    path.unlink()
-    path.symlink_to(copy)
-
-
-def become_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
 
 
 def become_copy(path: Path) -> None:

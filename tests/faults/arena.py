@@ -66,14 +66,14 @@ def lasting_database(server: Server) -> Database:
     return Database(server.url(name), server.environment(name))
 
 
-def _put_a_link(path: Path) -> None:
+def link_to_copy(path: Path) -> None:
     copy = path.with_suffix(".copy")
     shutil.copy(path, copy)
     path.unlink()
     path.symlink_to(copy)
 
 
-def _put_a_folder(path: Path) -> None:
+def become_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
@@ -83,8 +83,8 @@ TAKINGS: list[Callable[[Path], object]] = [
     lambda path: Path(f"{path}-wal").unlink(),
     lambda path: path.unlink(),
     lambda path: path.rename(path.with_suffix(".taken")),
-    _put_a_link,
-    _put_a_folder,
+    link_to_copy,
+    become_folder,
 ]
 
 

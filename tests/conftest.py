@@ -19,6 +19,8 @@ from token_tracking.complaints import BURST
 from token_tracking.schema import apply_schema
 from token_tracking.server import Server
 
+from .faults.clock import Clock
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -197,3 +199,11 @@ def each_database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """A fresh database on the embedded server, then one on PostgreSQL 15."""
     fixture = "server" if request.param == "embedded 18" else "server_15"
     yield from fresh_database(request.getfixturevalue(fixture))
+
+
+@pytest.fixture(scope="module")
+def clock() -> Iterator[Clock]:
+    """The clock of a server that is started with its `programs`; it can be set."""
+    folder = Path(tempfile.mkdtemp(prefix="tt-"))
+    yield Clock(folder)
+    shutil.rmtree(folder)

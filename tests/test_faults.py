@@ -7,9 +7,7 @@ add up to the calls made. `SEED=n` replays; `make soak` runs schedules for SOAK_
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -36,13 +34,6 @@ from .faults.clock import Clock
 
 SCHEDULES = [SEED] if SEED else [101, 102, 103]
 EVENTS = "select count(*)::int from token_tracking_raw.usage_events"
-
-
-@pytest.fixture(scope="module")
-def clock() -> Iterator[Clock]:
-    folder = Path(tempfile.mkdtemp(prefix="tt-"))
-    yield Clock(folder)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

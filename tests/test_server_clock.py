@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -26,13 +24,6 @@ from .faults.clock import Clock
 
 EVENTS = "select count(*)::int from token_tracking_raw.usage_events"
 REJECTED = "select count(*)::int from token_tracking_raw.usage_event_rejections"
-
-
-@pytest.fixture(scope="module")
-def clock() -> Iterator[Clock]:
-    folder = Path(tempfile.mkdtemp(prefix="tt-"))
-    yield Clock(folder)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

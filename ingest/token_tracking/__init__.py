@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .tracker import (
         TrackerStats,
         UsageTracker,
+        configure,
         default_tracker,
         record_agent_owner,
         record_agent_owner_sync,
@@ -78,6 +79,7 @@ __all__ = [
     "UsageConflictError",
     "UsageEvent",
     "UsageTracker",
+    "configure",
     "default_tracker",
     "make_idempotency_key",
     "record_agent_owner",
@@ -107,6 +109,7 @@ _MODULES: Final = {
     "tracker": (
         "TrackerStats",
         "UsageTracker",
+        "configure",
         "default_tracker",
         "record_agent_owner",
         "record_agent_owner_sync",
@@ -118,7 +121,9 @@ _MODULES: Final = {
         "void_usage_sync",
     ),
 }
-_CALLS: Final = frozenset(_MODULES["tracker"]) - {"TrackerStats", "UsageTracker", "default_tracker"}
+_CALLS: Final = frozenset(
+    name for name in _MODULES["tracker"] if name.startswith(("record", "track", "void"))
+)
 _HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
 
 

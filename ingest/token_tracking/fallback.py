@@ -11,8 +11,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from .complaints import complaints, where
+from .errors import SettingsError
 from .logs import SafeLogger
 from .requests import Answer, Outcome, Request
+from .settings import NamedFunction
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Fallback:
 
     def __init__(
         self,
-        function: FallbackFunction,
+        function: FallbackFunction | NamedFunction,
         count: Callable[[Outcome], None],
         deliver: Callable[[Sequence[tuple[Request, Answer]]], None],
     ) -> None:
@@ -44,7 +46,15 @@ class Fallback:
         self._called: Request | None = None
         self._runner: asyncio.Runner | None = None
         self._closing = False
+        # A function that is told by its place is looked for before it is needed, and by this
+        # thread: no call waits for an import.
+        self._is_looked_for = not isinstance(function, NamedFunction)
         self._worker = Worker("token-tracking-fallback", self._step)
+
+    def look_for_function(self) -> None:
+        """Have it told now, and not in an outage, that there is no such function."""
+        if not self._is_looked_for:
+            self._worker.start()
 
     def call(self, request: Request) -> bool:
         """Queue the request's own arguments for the function; False where it cannot keep up."""
@@ -86,6 +96,9 @@ class Fallback:
         return self._worker.join(timeout)
 
     def _step(self) -> bool:
+        if not self._is_looked_for:
+            self._is_looked_for = True
+            self._found()
         with self._taking:
             request = self._called = self._queue.popleft() if self._queue else None
         if request is None:
@@ -102,7 +115,20 @@ class Fallback:
             self._deliver([(request, answer)])
         return True
 
+    def _found(self) -> FallbackFunction | None:
+        if isinstance(self._function, NamedFunction):
+            try:
+                self._function = self._function.found()
+            except SettingsError as error:
+                complaints.log(logger, logging.ERROR, "%s", error)
+                return None
+        return self._function
+
     def _answer(self, request: Request) -> Answer:
+        function = self._found()
+        if function is None:
+            self._count(Outcome.REFUSED)
+            return Answer(Outcome.REFUSED, "the fallback is not there, see the log")
         try:
             if self._runner is None:
                 self._runner = asyncio.Runner()
@@ -114,7 +140,7 @@ class Fallback:
             return Answer(Outcome.REFUSED, "the fallback cannot be called")
         self._count(Outcome.FALLBACK)
         try:
-            result = self._function(**(request.original or {}))
+            result = function(**(request.original or {}))
             if inspect.isawaitable(result):
                 result = self._runner.run(_awaited(result))
             return Answer(Outcome.FALLBACK, None if result else "the fallback answered False")

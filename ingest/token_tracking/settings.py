@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
 
@@ -16,6 +17,8 @@ from .errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .fallback import FallbackFunction
 
 PREFIX = "TOKEN_TRACKING_"
 _TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
@@ -48,6 +51,37 @@ class SecretText:
         return hash(self._text)
 
 
+@dataclass(frozen=True)
+class NamedFunction:
+    """A function that is told by its place, and imported by the thread that is to call it."""
+
+    module: str
+    name: str
+
+    def found(self) -> Callable[..., object]:
+        """Return the function.
+
+        Raises:
+            SettingsError: it is not there, or leads back here.
+
+        """
+        try:
+            found: object = import_module(self.module)
+            for part in self.name.split("."):
+                found = getattr(found, part)
+        except Exception as error:
+            raise self._error(f"cannot be imported, {type(error).__name__}") from error
+        if not callable(found):
+            raise self._error("is no function")
+        if getattr(found, "__module__", "").split(".")[0] == __package__:
+            raise self._error("is token_tracking's own: name the implementation of before")
+        return found
+
+    def _error(self, why: str) -> SettingsError:
+        place = f"{self.module}:{self.name}"
+        return SettingsError(f"setting fallback ({PREFIX}FALLBACK): {place} {why}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrackerSettings:
     """What a tracker can be told; each field is also read from `TOKEN_TRACKING_<FIELD>`.
@@ -62,6 +96,8 @@ class TrackerSettings:
             database, in the user's state folder.
         spool_max_bytes: most bytes on disk for one process's spool.
         on_error: "raise": raise what a call would answer with False.
+        fallback: a function, or where it is as "package.module:function", which takes what neither
+            database nor disk can; sync or async, with the ten original keyword arguments.
 
     Raises:
         SettingsError: a value breaks a rule; the message names the setting, never its value.
@@ -74,6 +110,7 @@ class TrackerSettings:
     spool_dir: Path | None = None
     spool_max_bytes: int = 4 * 2**30
     on_error: Literal["return", "raise"] = "return"
+    fallback: FallbackFunction | NamedFunction | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -141,6 +178,15 @@ def _on_error(value: object) -> str:
     return cast("str", value)
 
 
+def _fallback(value: object) -> object:
+    if callable(value) or isinstance(value, NamedFunction):
+        return value
+    module, _, name = _text(value).strip().partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise ValueError
+    return NamedFunction(module, name)
+
+
 _CHECKS: Final[dict[str, Callable[[object], object]]] = {
     "enabled": _truth,
     "dsn": _dsn,
@@ -148,6 +194,7 @@ _CHECKS: Final[dict[str, Callable[[object], object]]] = {
     "spool_dir": _folder,
     "spool_max_bytes": _bytes,
     "on_error": _on_error,
+    "fallback": _fallback,
 }
 _RULES: Final = {
     "enabled": "must be true or false, 1 or 0, yes or no, on or off",
@@ -156,6 +203,7 @@ _RULES: Final = {
     "spool_dir": "must be the path of a folder",
     "spool_max_bytes": "must be a whole number of bytes, at least 65536",
     "on_error": "must be return or raise",
+    "fallback": "must be a function, or where one is, as package.module:function",
 }
 
 

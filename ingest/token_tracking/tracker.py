@@ -9,7 +9,7 @@ import os
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial, wraps
 from importlib import import_module
@@ -183,11 +183,13 @@ class UsageTracker:
         spool_dir: str | Path | None = None,
         spool_max_bytes: int | None = None,
         on_error: str | None = None,
-        fallback: FallbackFunction | None = None,
+        fallback: FallbackFunction | str | None = None,
         settings: TrackerSettings | None = None,
     ) -> None:
         if settings is None and not is_in_task():
             import_module(".target", __package__)  # with which settings check dsn
+        if settings is not None and fallback is not None:
+            settings = replace(settings, fallback=fallback)  # pyright: ignore[reportArgumentType]
         self.settings: TrackerSettings = settings or load_settings(
             dsn=dsn,
             enabled=enabled,
@@ -195,13 +197,14 @@ class UsageTracker:
             spool_dir=spool_dir,
             spool_max_bytes=spool_max_bytes,
             on_error=on_error,
+            fallback=fallback,
         )
         self._writer = Writer(
             partial(_connect, self.settings),
             max_wait=self.settings.max_wait,
             spool_folder=partial(spool_folder_of, self.settings),
             spool_max_bytes=self.settings.spool_max_bytes,
-            fallback=fallback,
+            fallback=self.settings.fallback,
         )
         self.new_future: Callable[[], Future | None] = new_future
         self.let_others_run: Callable[[], Awaitable[None]] = next_turn
@@ -658,6 +661,33 @@ def default_tracker() -> UsageTracker:
     return _default.get(None) or _default.setdefault(None, _new_default())
 
 
+def _configured(make: Callable[P, UsageTracker]) -> Callable[P, UsageTracker]:
+    def configure(*args: P.args, **kwargs: P.kwargs) -> UsageTracker:
+        """Make the tracker behind the module's functions: once, before the first call of them.
+
+        Takes what `UsageTracker` does; what is not given comes from `TOKEN_TRACKING_*`.
+
+        Raises:
+            SettingsError: a setting breaks a rule, or the tracker was made already.
+
+        Example:
+            >>> configure(max_wait=1, fallback="billing.old:track")  # doctest: +SKIP
+
+        """
+        tracker = make(*args, **kwargs)
+        if _default.setdefault(None, tracker) is not tracker:
+            message = (
+                "configure: the default tracker was made already, by a call or by configure; "
+                "must be called once, before the first call"
+            )
+            raise SettingsError(message)
+        return tracker
+
+    configure.__signature__ = inspect.signature(make)  # pyright: ignore[reportFunctionMemberAccess]
+    configure.__qualname__ = configure.__name__
+    return configure
+
+
 def _new_default() -> UsageTracker:
     try:
         return UsageTracker(settings=load_settings())
@@ -707,3 +737,4 @@ track_token_usage_sync = _of_default(UsageTracker.track_token_usage_sync)
 track_many_sync = _of_default(UsageTracker.track_many_sync)
 void_usage_sync = _of_default(UsageTracker.void_usage_sync)
 record_agent_owner_sync = _of_default(UsageTracker.record_agent_owner_sync)
+configure = _configured(UsageTracker)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from .database import Database
     from .fallback import FallbackFunction
+    from .settings import NamedFunction
     from .spool_folder import SpoolFolder
 
 logger = SafeLogger(__name__)
@@ -83,7 +84,7 @@ class Writer:
         max_wait: float,
         spool_folder: Callable[[], SpoolFolder],
         spool_max_bytes: int,
-        fallback: FallbackFunction | None = None,
+        fallback: FallbackFunction | NamedFunction | None = None,
     ) -> None:
         self._connect = connect
         self._max_wait = max_wait
@@ -262,6 +263,8 @@ class Writer:
     def _start_threads(self) -> bool:
         if not (self._watch.start() and self._worker.start()):
             return False
+        if self._fallback is not None:
+            self._fallback.look_for_function()
         _close_at_end_of_child()
         return True
 

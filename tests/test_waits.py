@@ -89,7 +89,10 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("worker", "Worker._has_more", "time.sleep"): (OURS, "10 ms"),
     ("fallback", "Fallback._step", "self._taking"): (OURS, SHORT),
     ("fallback", "Fallback._step", "self._worker.wait"): (OURS, "until there is something to do"),
-    ("settings", "NamedFunction.found", "import_module"): (OURS, "the import, of the fallback alone"),
+    ("settings", "NamedFunction.found", "import_module"): (
+        OURS,
+        "the import, of the fallback alone",
+    ),
     ("writer", "Writer._step", "self._worker.wait"): (OURS, "until there is something to do"),
     ("writer", "Writer._settle", "self._settling"): (OURS, SHORT),
     ("writer", "Writer._count", "self._settling"): (OURS, SHORT),

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from token_tracking import InvalidUsageError
-from token_tracking.rules import EVENT_FIELDS, canonical_time, checked_instant
+from token_tracking.event.fields import EVENT_FIELDS
+from token_tracking.event.rules import canonical_time, checked_instant
 
 GOOD: dict[str, Any] = {
     "tenant_id": "acme",

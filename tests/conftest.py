@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NoReturn
 import psycopg
 import pytest
 
-from token_tracking.complaints import BURST
+from token_tracking.client.complaints import BURST
+from token_tracking.embedded.server import Server
 from token_tracking.schema import apply_schema
-from token_tracking.server import Server
 
 from .faults.clock import Clock
 
@@ -89,7 +89,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def private_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test a state folder of its own, for spools, and a log that still has room."""
     monkeypatch.setenv("TOKEN_TRACKING_SPOOL_DIR", str(tmp_path / "spool"))
-    monkeypatch.setattr("token_tracking.complaints.complaints._room", BURST)
+    monkeypatch.setattr("token_tracking.client.complaints.complaints._room", BURST)
 
 
 def started_server(bin_dir: Path | None, settings: dict[str, str]) -> Iterator[Server]:

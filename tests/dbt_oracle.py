@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from token_tracking.labels import Operation, TokenType
+from token_tracking.event.labels import Operation, TokenType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

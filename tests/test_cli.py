@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from token_tracking import cli
+from token_tracking.cli import app as command_line
 
 from .test_load import COUNT
 from .test_server import open_folder
@@ -349,7 +349,7 @@ def test_ctrl_c_that_a_library_makes_another_error_of(monkeypatch: pytest.Monkey
         except KeyboardInterrupt as error:
             raise ImportError("initialization failed") from error
 
-    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(command_line, "app", interrupted)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        command_line.main()
     assert ended.value.code == 130

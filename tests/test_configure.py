@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from token_tracking import TrackerSettings, UsageTracker, track_token_usage_sync
+from token_tracking.client.settings import NamedFunction
 from token_tracking.errors import SettingsError
-from token_tracking.settings import NamedFunction
 
 from .conftest import Database
 

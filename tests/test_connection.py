@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from token_tracking import UsageTracker
-from token_tracking.database import Database as Connection
+from token_tracking.client.connection import Connection
 
 from .conftest import Database
 
@@ -84,9 +84,11 @@ def test_a_clock_that_is_set_while_connected(emptied: Database, monkeypatch: pyt
             return datetime.now(tz) + ahead
 
     real = time.time
-    monkeypatch.setattr("token_tracking.tracker.datetime", Clock)
-    monkeypatch.setattr("token_tracking.database.datetime", Clock)
-    monkeypatch.setattr("token_tracking.database.time.time", lambda: real() + ahead.total_seconds())
+    monkeypatch.setattr("token_tracking.client.calls.datetime", Clock)
+    monkeypatch.setattr("token_tracking.client.connection.datetime", Clock)
+    monkeypatch.setattr(
+        "token_tracking.client.connection.time.time", lambda: real() + ahead.total_seconds()
+    )
     right = datetime.now(UTC)
     with UsageTracker(dsn=emptied.url) as tracker:
         assert tracker.track_token_usage_sync("a", 1) is True

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from httpx import ASGITransport, AsyncClient
 
 from token_tracking import UsageTracker, usage_context
-from token_tracking.context import current_context
+from token_tracking.client.context import current_context
 
 from .conftest import Database
 

@@ -13,7 +13,7 @@ import pytest
 from tests.dbt_oracle import OPERATIONS, TOKEN_TYPES, Settings
 from tests.dbt_project import DbtProject
 from tests.dbt_warehouse import ROLLUPS, Event, Warehouse
-from token_tracking.labels import Operation, TokenType
+from token_tracking.event.labels import Operation, TokenType
 
 if TYPE_CHECKING:
     from pathlib import Path

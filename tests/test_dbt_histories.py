@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from token_tracking.server import Server
+    from token_tracking.embedded.server import Server
 
 HISTORIES = int(os.environ.get("HISTORIES", "20"))
 SHARDS = 5

@@ -18,8 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from token_tracking import InvalidUsageError, UsageEvent, UsageTracker, decoration
-from token_tracking.rules import MAX_METADATA_BYTES, to_wire
+from token_tracking import InvalidUsageError, UsageEvent, UsageTracker
+from token_tracking.event import mended_metadata
+from token_tracking.event.metadata import MAX_METADATA_BYTES
+from token_tracking.event.rules import to_wire
 
 from .bad_events import BAD, GOOD
 from .conftest import Database
@@ -101,7 +103,7 @@ def test_metadata_that_breaks_a_rule_costs_no_event(
     emptied: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     """Files and SQL refuse it; a call is kept, and that is said once."""
-    monkeypatch.setattr("token_tracking.tracker._changed", set())
+    monkeypatch.setattr("token_tracking.client.calls._changed", set())
     event = {**GOOD, **BAD[name][0]}
     with UsageTracker(dsn=emptied.url) as tracker:
         for _ in range(3):
@@ -129,7 +131,7 @@ def test_of_large_metadata_the_beginning_of_each_value_is_kept(emptied: Database
 
 @given(metadata=st.one_of(PYTHON_VALUES, st.dictionaries(st.text(), PYTHON_VALUES), JSON))
 def test_any_metadata_is_kept_by_the_rules(metadata: object):
-    event, why = decoration.event_of({**GOOD, "metadata": metadata}, NOW)
+    event, why = mended_metadata.event_of({**GOOD, "metadata": metadata}, NOW)
     kept = json.loads(event.payload)["metadata"]
     assert to_wire({**GOOD, "idempotency_key": "k", "metadata": kept}, NOW)
     assert len(json.dumps(kept, ensure_ascii=False).encode()) <= MAX_METADATA_BYTES
@@ -139,8 +141,8 @@ def test_any_metadata_is_kept_by_the_rules(metadata: object):
 
 
 def test_what_breaks_no_rule_is_sent_as_before(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(decoration, "_mended", None)
-    event, why = decoration.event_of({**GOOD, "metadata": {"a": [1, "b", None, 0.5]}}, NOW)
+    monkeypatch.setattr(mended_metadata, "_mended", None)
+    event, why = mended_metadata.event_of({**GOOD, "metadata": {"a": [1, "b", None, 0.5]}}, NOW)
     assert json.loads(event.payload)["metadata"] == {"a": [1, "b", None, 0.5]}
     assert why is None
 
@@ -185,4 +187,4 @@ def test_ids_are_text_or_uuids_and_nothing_else():
     """They say what an event belongs to, so none is guessed."""
     for field in ("tenant_id", "agent_id", "conversation_id", "collection_id"):
         with pytest.raises(InvalidUsageError, match=f"{field}: a number; must be text"):
-            decoration.event_of({**GOOD, field: 7}, NOW)
+            mended_metadata.event_of({**GOOD, field: 7}, NOW)

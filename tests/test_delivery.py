@@ -21,12 +21,13 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from token_tracking import NotDurableError, UsageTracker, complaints
-from token_tracking.database import Database as Connection
-from token_tracking.delivery import Delivery
-from token_tracking.recovery import flush
-from token_tracking.requests import EventRequest, Outcome, RejectionRequest, VoidRequest
-from token_tracking.spool import Spool, spool_files
+from token_tracking import NotDurableError, UsageTracker
+from token_tracking.client import complaints
+from token_tracking.client.connection import Connection
+from token_tracking.client.delivery import Delivery
+from token_tracking.client.recovery import flush
+from token_tracking.client.requests import EventRequest, Outcome, RejectionRequest, VoidRequest
+from token_tracking.client.spool.spool import Spool, spool_files
 
 from .conftest import Database
 from .faults.arena import ended, until
@@ -278,10 +279,10 @@ def test_events_ahead_of_the_servers_clock_wait_until_it_has_come(
         def now(cls, tz=None):
             return datetime.now(tz) + ahead
 
-    monkeypatch.setattr("token_tracking.tracker.datetime", Ahead)
-    monkeypatch.setattr("token_tracking.database.datetime", Ahead)
+    monkeypatch.setattr("token_tracking.client.calls.datetime", Ahead)
+    monkeypatch.setattr("token_tracking.client.connection.datetime", Ahead)
     real = time.time
-    monkeypatch.setattr("token_tracking.database.time.time", lambda: real() + 303)
+    monkeypatch.setattr("token_tracking.client.connection.time.time", lambda: real() + 303)
     with UsageTracker(dsn=database.url) as tracker:
         assert tracker.track_many_sync(
             [
@@ -302,7 +303,7 @@ def test_a_row_that_cannot_be_read_stays_and_holds_nothing_back(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("token_tracking.recovery._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("token_tracking.client.recovery._LOOK_SECONDS", 0.1)
     folder = tmp_path / "spool"
     other = Spool.create(folder, 2**30)
     other.append([event(f"{number}") for number in range(500)])
@@ -375,7 +376,7 @@ def test_a_full_disk_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.Monkey
         path.touch()
         raise sqlite3.OperationalError
 
-    monkeypatch.setattr("token_tracking.spool._opened", full)
+    monkeypatch.setattr("token_tracking.client.spool.spool._opened", full)
     folder = tmp_path / "spool"
     with UsageTracker(dsn="host=/nonexistent", max_wait=0.3, spool_dir=folder) as tracker:
         assert tracker.track_many_sync([{"tenant_id": "a", "tokens": 1}] * 3) == [False] * 3
@@ -706,7 +707,7 @@ def test_what_was_spooled_while_the_database_was_there_is_in_at_the_end(
         send(self, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Delivery, "send", send_then)
-    monkeypatch.setattr("token_tracking.writer._MOST_WAITING", 100)
+    monkeypatch.setattr("token_tracking.client.writer._MOST_WAITING", 100)
     with UsageTracker(dsn=database.url, max_wait=20) as tracker:
 
         async def main() -> list[bool]:

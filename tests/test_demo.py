@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from token_tracking import warehouse
 from token_tracking.demo import tables as demo_tables
 from token_tracking.demo.demo import Demo
 from token_tracking.demo.usage import DAYS, TENANTS, days_of_usage, ownerships
-from token_tracking.embedded import forget_other_databases
+from token_tracking.embedded.databases import forget_other_databases
 from token_tracking.errors import WarehouseError
-from token_tracking.warehouse import Warehouse
+from token_tracking.refresh import project
+from token_tracking.refresh.project import Warehouse
 
 from .test_cli import COMMAND, run
 from .test_server import open_folder
@@ -155,7 +155,7 @@ def test_the_whole_demo_and_a_second_run(server_folder: Path):
 
 def test_no_project_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(warehouse, "__file__", str(tmp_path / "site-packages" / "warehouse.py"))
+    monkeypatch.setattr(project, "__file__", str(tmp_path / "site-packages" / "project.py"))
     with pytest.raises(WarehouseError, match="run this in a checkout of the repository"):
         Warehouse.find({}, tmp_path)
 

@@ -26,9 +26,9 @@ import psycopg.types.json
 import pytest
 from psycopg.rows import dict_row
 
-from token_tracking.cli import _show_totals as show_totals
+from token_tracking.cli.demo import _show_totals as show_totals
+from token_tracking.cli.terminal import Terminal
 from token_tracking.demo.demo import Demo
-from token_tracking.terminal import Terminal
 
 from .chromium import PROGRAM, chromium
 from .conftest import NOT_DURABLE, Database, fresh_database, started_server
@@ -37,7 +37,7 @@ from .dbt_project import DbtProject
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from token_tracking.server import Server
+    from token_tracking.embedded.server import Server
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -16,8 +16,8 @@ import psycopg
 import pytest
 
 from token_tracking import UsageTracker
+from token_tracking.embedded.server import Server
 from token_tracking.schema import apply_schema
-from token_tracking.server import Server
 
 from .conftest import NOT_DURABLE, Database
 from .dbt_project import DbtProject

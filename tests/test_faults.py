@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from token_tracking import UsageTracker
-from token_tracking.server import Server
+from token_tracking.embedded.server import Server
 
 from .conftest import NOT_DURABLE, Database, debian_15, started_server
 from .faults.arena import (
@@ -309,7 +309,10 @@ def test_an_event_that_may_be_committed_never_reaches_the_fallback(arena: Arena,
             arena.database, "alter function token_tracking_raw.x() rename to require_durable_commit"
         )
         until(lambda: tracker.track_token_usage_sync("a", 7) and tracker.stats().recorded > 1)
-        until(lambda: sum(tracker.stats().flushed.values()) == 1, what="limbo is sent again")
+        until(
+            lambda: sum(tracker.stats().flushed.values()) == 1,
+            what="it is sent again",
+        )
     rows = arena.database.rows(
         "select conversation_id from token_tracking_raw.usage_events"
         " where conversation_id is not null order by 1"

@@ -51,7 +51,7 @@ def fork(work):
 # Children that end as programs do, with exit handlers and destructors of what they inherited.
 EXITS = """
 from pathlib import Path
-from token_tracking.spool import spool_files
+from token_tracking.client.spool.spool import spool_files
 tracker = UsageTracker(dsn=DSN, spool_dir=SPOOL, max_wait=20).start()
 assert tracker.track_token_usage_sync("a", 7, conversation_id="parent") is True
 

@@ -15,12 +15,12 @@ import psycopg
 import pytest
 
 from token_tracking import UsageTracker
-from token_tracking.database import Database as Connection
-from token_tracking.delivery import Delivery
-from token_tracking.held import HeldKeys
-from token_tracking.recovery import flush
-from token_tracking.requests import EventRequest, Outcome, OwnerRequest
-from token_tracking.spool import Spool
+from token_tracking.client.connection import Connection
+from token_tracking.client.delivery import Delivery
+from token_tracking.client.held_keys import HeldKeys
+from token_tracking.client.recovery import flush
+from token_tracking.client.requests import EventRequest, Outcome, OwnerRequest
+from token_tracking.client.spool.spool import Spool
 
 from .conftest import Database
 from .faults.arena import ended, until

@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 import pytest
 
 from token_tracking import InvalidUsageError, UsageEvent, UsageTracker
-from token_tracking.rules import MAX_KEPT_BYTES, MAX_METADATA_BYTES, keepable, to_wire
+from token_tracking.event.kept import MAX_KEPT_BYTES, keepable
+from token_tracking.event.metadata import MAX_METADATA_BYTES
+from token_tracking.event.rules import to_wire
 
 from .bad_events import GOOD
 from .conftest import Database

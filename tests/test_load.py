@@ -18,8 +18,9 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 
-from token_tracking.database import Database as TokenDatabase
+from token_tracking.client.connection import Connection
 from token_tracking.errors import LoadError
+from token_tracking.event.kept import MAX_KEPT_BYTES
 from token_tracking.loading import sender as sender_module
 from token_tracking.loading.cells import columns_of, constants_of, instant_of, zone_of
 from token_tracking.loading.load import Load
@@ -28,8 +29,7 @@ from token_tracking.loading.plan import Plan
 from token_tracking.loading.recorded import Alike
 from token_tracking.loading.source import LONGEST_LINE, Format, Source
 from token_tracking.loading.undo import Undo
-from token_tracking.rules import MAX_KEPT_BYTES
-from token_tracking.warehouse import Warehouse
+from token_tracking.refresh.project import Warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -587,13 +587,13 @@ def test_ordinals_are_the_same_in_memory_and_in_the_file():
 
 def test_a_statement_has_at_most_500_rows_and_a_mebibyte(database, write, monkeypatch):
     sizes: list[tuple[int, int]] = []
-    record = TokenDatabase.record
+    record = Connection.record
 
     def spy(self, payload):
         sizes.append((len(json.loads(payload)), len(payload)))
         return record(self, payload)
 
-    monkeypatch.setattr(TokenDatabase, "record", spy)
+    monkeypatch.setattr(Connection, "record", spy)
     small = write("".join(f'{{"tokens": {n}}}\n' for n in range(1250)), "small.jsonl")
     large = write(
         "".join(
@@ -625,7 +625,7 @@ def test_a_lost_connection_loses_no_row_and_counts_none_twice(database, write):
 
 
 def test_events_are_not_sent_again_for_rejections_that_were_lost(database, write, monkeypatch):
-    reject = TokenDatabase.reject
+    reject = Connection.reject
     broken = iter([True])
 
     def lose_the_first(self, payload, reason):
@@ -633,7 +633,7 @@ def test_events_are_not_sent_again_for_rejections_that_were_lost(database, write
             raise psycopg.OperationalError
         reject(self, payload, reason)
 
-    monkeypatch.setattr(TokenDatabase, "reject", lose_the_first)
+    monkeypatch.setattr(Connection, "reject", lose_the_first)
     report = load(database, write("tokens\n1\nx\n2\n")).files[0]
     assert (counts(report), report.sent_again) == ((2, 0, 0, 1), 0)
     assert len(database.rows(REJECTIONS)) == 1

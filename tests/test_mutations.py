@@ -38,7 +38,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_tracker.py::test_with_neither_database_nor_spool_a_call_is_told_false",
         [
             (
-                "writer.py",
+                "client/writer.py",
                 "        cause: str | None = None\n",
                 "        cause: str | None = None\n"
                 "        told = Answer(Outcome.SPOOLED)\n"
@@ -50,7 +50,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_delivery.py::test_what_is_spooled_stays_until_it_is_committed",
         [
             (
-                "recovery.py",
+                "client/recovery.py",
                 "        _send(delivery, database)\n        if aside",
                 "        source.forget([number for number, _ in batch])\n"
                 "        _send(delivery, database)\n        if aside",
@@ -61,7 +61,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_faults.py::test_an_answer_lost_after_its_commit_counts_once",
         [
             (
-                "delivery.py",
+                "client/delivery.py",
                 "[event.payload for event in events]",
                 "[event.payload.replace(b'key\":\"', b'key\":\"%d' % self.attempts)"
                 " for event in events]",
@@ -71,7 +71,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "no order on either side": (
         "test_delivery.py::test_writers_that_share_keys_never_deadlock",
         [
-            ("delivery.py", SORTED, "events"),
+            ("client/delivery.py", SORTED, "events"),
             ("sql/procedures.sql", SQL_ORDER, "\n"),
             ("sql/procedures.sql", SQL_ORDER_CANONICAL, "\n"),
             ("sql/procedures.sql", SQL_DISTINCT, ""),
@@ -79,17 +79,17 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "a spool that does not wait for the disk": (
         "test_delivery.py::test_the_spool_waits_for_the_disk_at_each_commit",
-        [("spool.py", "pragma synchronous = full", "pragma synchronous = normal")],
+        [("client/spool/spool.py", "pragma synchronous = full", "pragma synchronous = normal")],
     ),
     "the parent's writer in a forked child": (
         "test_spool.py::test_a_forked_child_has_a_tracker_of_its_own",
-        [("writer.py", "        writer.start_anew_after_fork()", "        pass")],
+        [("client/writer.py", "        writer.start_anew_after_fork()", "        pass")],
     ),
     "a child that unlocks its parent's spool": (
         "test_spool.py::test_a_fork_during_an_outage_leaves_the_parent_its_spool",
         [
             (
-                "spool.py",
+                "client/spool/spool.py",
                 "        os.close(self._lock)  # closed and not unlocked",
                 "        fcntl.flock(self._lock, fcntl.LOCK_UN)  #",
             )
@@ -99,7 +99,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_fork.py::test_a_child_that_lives_on_leaves_the_spool_to_others",
         [
             (
-                "spool.py",
+                "client/spool/spool.py",
                 "        os.close(self._lock)  # closed and not unlocked",
                 "        pass  #",
             )
@@ -107,13 +107,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "the fallback for what may be committed": (
         "test_faults.py::test_an_event_that_may_be_committed_never_reaches_the_fallback",
-        [("writer.py", "                or request.uncertain\n", "")],
+        [("client/writer.py", "                or request.uncertain\n", "")],
     ),
     "a later attempt decides what an earlier one did": (
         "test_faults.py::test_a_later_attempt_says_nothing_about_an_earlier_one",
         [
             (
-                "delivery.py",
+                "client/delivery.py",
                 "            if state is None or fault_of(error, database) is Fault.UNKNOWN:\n"
                 "                for request in requests:\n"
                 "                    request.uncertain = True\n",
@@ -126,7 +126,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_delivery.py::test_a_rejection_whose_own_write_fails_stays_pending",
         [
             (
-                "delivery.py",
+                "client/delivery.py",
                 "                    self._refuse(database, part[0], error)\n",
                 "                    self._events.pop()\n"
                 "                    self._refuse(database, part[0], error)\n"
@@ -136,18 +136,18 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "no deadline of our own": (
         "test_faults.py::test_a_server_that_accepts_and_never_answers",
-        [("database.py", "timeout if timeout is not None else self.patience", "None")],
+        [("client/connection.py", "timeout if timeout is not None else self.patience", "None")],
     ),
     "what is ahead of the server's clock is sent": (
         "test_delivery.py::test_events_ahead_of_the_servers_clock_wait_until_it_has_come",
         [
-            ("delivery.py", "if event.occurred_at() > latest]", "if False]"),
-            ("delivery.py", 'problem.kind == "early" and', "False and"),
+            ("client/delivery.py", "if event.occurred_at() > latest]", "if False]"),
+            ("client/delivery.py", 'problem.kind == "early" and', "False and"),
         ],
     ),
     "what a server whose clock was set back refuses is not sent again": (
         "test_server_clock.py::test_the_servers_clock_set_back_in_a_flush_refuses_nothing",
-        [("delivery.py", 'problem.kind == "early" and', "False and")],
+        [("client/delivery.py", 'problem.kind == "early" and', "False and")],
     ),
     "a server keeps what is early as refused": (
         "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
         [
             (
-                "delivery.py",
+                "client/delivery.py",
                 "if time.monotonic() - database.compared_at > _COMPARE_AGAIN_SECONDS:",
                 "if False:",
             )
@@ -165,52 +165,70 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "what waits for a lock is tried until the bound": (
         "test_held_locks.py::test_a_held_key_sends_no_other_event_to_the_spool",
-        [("delivery.py", "        return Fault.WAITING", "        return Fault.PASSING")],
+        [("client/delivery.py", "        return Fault.WAITING", "        return Fault.PASSING")],
     ),
     "a later owner does not wait behind an earlier one": (
         "test_held_locks.py::test_a_later_owner_stays_behind_an_earlier_one_when_its_lock_is_free",
-        [("delivery.py", "        self._leave(same)\n        return True", "        return False")],
+        [
+            (
+                "client/delivery.py",
+                "        self._leave(same)\n        return True",
+                "        return False",
+            )
+        ],
     ),
     "a flush stops at what waits": (
         "test_held_locks.py::test_a_flush_passes_by_what_waits",
         [
             (
-                "delivery.py",
+                "client/delivery.py",
                 "            if self._put_off(part, error, waited_briefly):\n",
                 "            raise error\n",
             ),
-            ("delivery.py", "                self._events.pop()\n            return\n", ""),
+            ("client/delivery.py", "                self._events.pop()\n            return\n", ""),
         ],
     ),
     "nothing is written at the end": (
         "test_delivery.py::test_the_end_of_the_interpreter_writes_what_waits_in_any_tracker",
-        [("writer.py", "atexit.register(_close_all)\n", "")],
+        [("client/writer.py", "atexit.register(_close_all)\n", "")],
     ),
     "a file is adopted while its owner lives": (
         "test_spool.py::test_a_file_is_adopted_only_when_its_process_has_ended",
-        [("spool.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB")],
+        [
+            (
+                "client/spool/spool.py",
+                "fcntl.LOCK_EX | fcntl.LOCK_NB",
+                "fcntl.LOCK_SH | fcntl.LOCK_NB",
+            )
+        ],
     ),
     "a file that others can write is adopted": (
         "test_spool_folder.py::test_what_others_could_have_written_is_not_sent[others write it]",
-        [("spool_folder.py", "    if found.st_mode & _OTHERS_WRITE:", "    if False:")],
+        [("client/spool/folder.py", "    if found.st_mode & _OTHERS_WRITE:", "    if False:")],
     ),
     "whatever SQLite has opened is taken": (
         "test_spool_folder.py::test_a_file_swapped_while_it_is_opened_is_refused",
-        [("spool_folder.py", "        if not missing:\n", "        if True:\n")],
+        [("client/spool/folder.py", "        if not missing:\n", "        if True:\n")],
     ),
     "a damaged log is taken for its end": (
         "test_spool_folder.py::test_a_service_tells_a_damaged_log_once",
-        [("spool.py", "                keep_what_is_missing(path, Acknowledged(lock))\n", "")],
+        [
+            (
+                "client/spool/spool.py",
+                "                keep_what_is_missing(path, Acknowledged(lock))\n",
+                "",
+            )
+        ],
     ),
     "who looks at a damaged log ends it": (
         "test_spool_folder.py::test_a_log_damaged_after_its_process_is_kept_and_told",
-        [("spool_damage.py", "?mode=ro", "?mode=rw")],
+        [("client/spool/damage.py", "?mode=ro", "?mode=rw")],
     ),
     "a number is noted before its commit": (
         "test_spool_folder.py::test_an_append_that_fails_notes_nothing",
         [
             (
-                "spool.py",
+                "client/spool/spool.py",
                 "                    last = added.lastrowid\n",
                 "                    self._acknowledged.note(added.lastrowid or 0)\n",
             )
@@ -218,13 +236,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "what was moved to a new file is missing": (
         "test_spool_folder.py::test_what_was_moved_to_a_new_file_is_not_missing",
-        [("spool.py", "        self._acknowledged.note(0)\n", "")],
+        [("client/spool/spool.py", "        self._acknowledged.note(0)\n", "")],
     ),
     "a row that the disk has changed is sent": (
         "test_spool_folder.py::test_a_changed_row_is_neither_sent_nor_refused",
         [
             (
-                "spool.py",
+                "client/spool/spool.py",
                 "if kept not in {None, checksum(kind.encode(errors=_AS_BYTES), content)}:",
                 "if False:",
             )
@@ -233,28 +251,34 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "a changed spool file is taken for ours": (
         "test_spool_folder.py"
         "::test_a_changed_spool_file_is_left_for_a_new_one[one bit of the log flipped]",
-        [("spool.py", "seen != self._looks or seen[0] is None", "seen[0] is None")],
+        [("client/spool/spool.py", "seen != self._looks or seen[0] is None", "seen[0] is None")],
     ),
     "what waits for another database is sent": (
         "test_spool_folder.py::test_what_waits_is_sent_to_no_other_database[another database]",
-        [("spool_folder.py", "known == identity and reached", "reached")],
+        [("client/spool/folder.py", "known == identity and reached", "reached")],
     ),
     "what waits for a database is sent to a copy that is behind": (
         "test_spool_folder.py::test_what_waits_is_sent_to_no_other_database[a copy that is behind]",
-        [("spool_folder.py", " and reached <= transaction", "")],
+        [("client/spool/folder.py", " and reached <= transaction", "")],
     ),
     "another host's lock is taken": (
         "test_spool_folder.py"
         "::test_another_hosts_lock_is_taken_only_where_it_is_seen[cifs-rw-False]",
-        [("spool_folder.py", "if shared is None or not written", "if True or not written")],
+        [("client/spool/folder.py", "if shared is None or not written", "if True or not written")],
     ),
     "a queue without end": (
         "test_delivery.py::test_what_waits_in_memory_is_bounded_when_nobody_takes_anything",
-        [("writer.py", "self._bytes_in - self._bytes_out + size > _MOST_BYTES or", "False or")],
+        [
+            (
+                "client/writer.py",
+                "self._bytes_in - self._bytes_out + size > _MOST_BYTES or",
+                "False or",
+            )
+        ],
     ),
     "Python takes what SQL refuses": (
         "test_properties.py::test_of_each_field_python_and_sql_have_one_opinion[occurred_at]",
-        [("rules.py", "    if instant < EARLIEST:", "    if False:")],
+        [("event/rules.py", "    if instant < EARLIEST:", "    if False:")],
     ),
     "labels without their letter v": (
         "test_postgres_versions.py::test_letters_v_stay_and_vertical_tabs_go",
@@ -274,7 +298,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_delivery.py::test_values_that_fail_are_refused_and_kept_never_raised",
         [
             (
-                "tracker.py",
+                "client/calls.py",
                 "    except Exception as error:  # noqa: BLE001  # of the rules",
                 "    except InvalidUsageError as error:  #",
             ),
@@ -287,22 +311,22 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "an error after the first result is not looked at": (
         "test_delivery.py::test_what_fails_at_the_commit_is_not_recorded",
-        [("database.py", "for result in results:", "for result in results[:1]:")],
+        [("client/connection.py", "for result in results:", "for result in results[:1]:")],
     ),
     "what is committed, and not told yet, is sent again": (
         "test_tracker.py::test_track_many_answers_in_order_for_any_number",
-        [("writer.py", "self._committed[0] if self._committed else ()", "()")],
+        [("client/writer.py", "self._committed[0] if self._committed else ()", "()")],
     ),
     "a line waits for its handler": (
         "test_hangs.py::test_what_hangs_holds_nobody[a log handler, at a refused call on a loop]",
-        [("logs.py", "_LOOP_SECONDS if is_in_task() else _CALL_SECONDS", "-1")],
+        [("client/logs.py", "_LOOP_SECONDS if is_in_task() else _CALL_SECONDS", "-1")],
     ),
     "the first call waits for an import": (
         "test_hangs.py::test_what_hangs_holds_nobody"
         "[imports of other threads, at the first call of all on a loop]",
         [
             (
-                "tracker.py",
+                "default.py",
                 "        return UsageTracker(settings=load_settings())\n",
                 '        __import__("pydantic")\n'
                 "        return UsageTracker(settings=load_settings())\n",
@@ -311,29 +335,35 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "a request that ended elsewhere goes on": (
         "test_context.py::test_a_worker_that_began_a_request_keeps_nothing_of_it",
-        [("context.py", "block.is_left = not _undone(block, token)", "_undone(block, token)")],
+        [
+            (
+                "client/context.py",
+                "block.is_left = not _undone(block, token)",
+                "_undone(block, token)",
+            )
+        ],
     ),
     "metadata costs the event": (
         "test_decoration.py::test_an_event_as_a_value_keeps_such_metadata_too",
-        [("decoration.py", "        why = error.reason\n", "        raise\n")],
+        [("event/mended_metadata.py", "        why = error.reason\n", "        raise\n")],
     ),
     "trio is not known": (
         "test_runtimes.py::test_many_tasks_of_trio_wait_for_one_batch",
-        [("runtimes.py", "        return TrioFuture(trio)\n", "        return None\n")],
+        [("client/runtimes.py", "        return TrioFuture(trio)\n", "        return None\n")],
     ),
     "nothing is written after the end": (
         "test_exit.py::test_a_call_at_the_end[a handler that is called after ours-up]",
-        [("writer.py", "(refused is _CLOSED and self._ended)", "False")],
+        [("client/writer.py", "(refused is _CLOSED and self._ended)", "False")],
     ),
     "acknowledged at the end and kept nowhere": (
         "test_exit.py::test_a_call_at_the_end[a handler that is called after ours-down]",
-        [("writer.py", "            self._spool.append([request])\n", "")],
+        [("client/writer.py", "            self._spool.append([request])\n", "")],
     ),
     "calls are counted when they are made": (
         "test_faults.py::test_a_thousand_cancelled_calls_are_all_recorded_and_counted",
         [
             (
-                "writer.py",
+                "client/writer.py",
                 "        ended = delivery.outcomes\n",
                 "        ended = Counter(a.outcome for r, a in delivery.answered"
                 " if not r.future.cancelled())\n",

@@ -13,8 +13,8 @@ import psycopg
 import pytest
 
 from token_tracking import UsageTracker
-from token_tracking.database import Database as Connection
-from token_tracking.requests import OwnerRequest
+from token_tracking.client.connection import Connection
+from token_tracking.client.requests import OwnerRequest
 
 from .conftest import Database
 from .faults.arena import until

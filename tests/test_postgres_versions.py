@@ -30,7 +30,7 @@ from .test_validate import unsuccessful
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from token_tracking.server import Server
+    from token_tracking.embedded.server import Server
 
 ROOT = Path(__file__).parent.parent
 LABELS = (

@@ -15,7 +15,8 @@ import psycopg
 import pytest
 
 from token_tracking.errors import InvalidUsageError
-from token_tracking.rules import MAX_KEPT_BYTES, to_wire
+from token_tracking.event.kept import MAX_KEPT_BYTES
+from token_tracking.event.rules import to_wire
 
 from .bad_events import BAD, EDGE, GOOD, WITHOUT_NUMBER
 from .conftest import Database

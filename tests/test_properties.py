@@ -18,11 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from token_tracking import InvalidUsageError, UsageEvent, UsageTracker
-from token_tracking.decoration import event_of
-from token_tracking.requests import EventRequest, RejectionRequest
-from token_tracking.rules import EVENT_FIELDS, NO_TOKENS, keepable, to_wire
-from token_tracking.server import Server
-from token_tracking.spool import Spool
+from token_tracking.client.requests import EventRequest, RejectionRequest
+from token_tracking.client.spool.spool import Spool
+from token_tracking.embedded.server import Server
+from token_tracking.event.fields import EVENT_FIELDS, NO_TOKENS
+from token_tracking.event.kept import keepable
+from token_tracking.event.mended_metadata import event_of
+from token_tracking.event.rules import to_wire
 
 from .bad_events import GOOD, as_if_canonical
 from .conftest import Database, emptied_database

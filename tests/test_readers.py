@@ -21,7 +21,7 @@ from token_tracking.roles import Roles
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from token_tracking.server import Server
+    from token_tracking.embedded.server import Server
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 FOR_ALL = {

@@ -30,7 +30,7 @@ from .dbt_project import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from token_tracking.server import Server
+    from token_tracking.embedded.server import Server
 
 LONGEST_WAIT = 120.0  # seconds; the machine may be busy
 PARTS = ("dbt_project.yml", "profiles.yml", "selectors.yml", "macros", "models", "seeds")

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from token_tracking import InvalidUsageError, Operation, UsageEvent, make_idempotency_key, rules
-from token_tracking.keys import new_event_key
-from token_tracking.rules import keepable, to_wire
+from token_tracking import InvalidUsageError, Operation, UsageEvent, make_idempotency_key
+from token_tracking.event import metadata as metadata_rules
+from token_tracking.event import rules
+from token_tracking.event.kept import keepable
+from token_tracking.event.keys import new_event_key
+from token_tracking.event.rules import to_wire
 
 from .bad_events import BAD, EDGE, GOOD, WITHOUT_NUMBER, as_if_canonical
 from .conftest import Database
@@ -151,7 +154,7 @@ def test_what_is_usual_is_what_all_rules_make_of_it(
     quickly = outcome()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(rules, "_usual_event", lambda *_: None)
-        patched.setattr(rules, "_flat_text", lambda _: None)
+        patched.setattr(metadata_rules, "_flat_text", lambda _: None)
         assert quickly == outcome()
 
 
@@ -167,7 +170,7 @@ def test_what_a_service_sends_is_usual():
     event = {**USUAL, "metadata": metadata, "operation": Operation.CHAT, "occurred_at": None}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(rules, "checked_text", None)
-        patched.setattr(rules, "_Measure", None)
+        patched.setattr(metadata_rules, "_Measure", None)
         assert json.loads(to_wire(event, NOW).payload)["metadata"] == metadata
 
 

@@ -13,7 +13,8 @@ import anyio
 import pytest
 import trio
 
-from token_tracking import NotDurableError, UsageTracker, runtimes
+from token_tracking import NotDurableError, UsageTracker
+from token_tracking.client import runtimes
 
 from .conftest import Database
 from .faults.arena import ended, until

@@ -8,9 +8,9 @@ from contextlib import closing
 import psycopg
 import pytest
 
+from token_tracking.embedded.server import Server
 from token_tracking.errors import SchemaError
 from token_tracking.schema import SchemaChange, SchemaVersion, apply_schema, packaged_versions
-from token_tracking.server import Server
 
 from .conftest import Database
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.dbt_project import ROOT
-from token_tracking.schema_name import LONGEST
+from token_tracking.marts.schema_name import LONGEST
 
 if TYPE_CHECKING:
     from pathlib import Path

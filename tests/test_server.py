@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from token_tracking.embedded.server import LONGEST_SOCKET_PATH, Server
 from token_tracking.errors import ServerError
-from token_tracking.server import LONGEST_SOCKET_PATH, Server
 
 from .conftest import NOT_DURABLE
 

@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from token_tracking import UsageTracker
 from token_tracking.cli import app
-from token_tracking.database import Database as Connection
-from token_tracking.recovery import flush
-from token_tracking.requests import Outcome
-from token_tracking.rules import canonical_time
-from token_tracking.spool import Spool
+from token_tracking.client.connection import Connection
+from token_tracking.client.recovery import flush
+from token_tracking.client.requests import Outcome
+from token_tracking.client.spool.spool import Spool
+from token_tracking.event.rules import canonical_time
 
 from .conftest import NOT_DURABLE, Database, debian_15, started_server
 from .faults.arena import ended, lasting_database, until
@@ -45,7 +45,7 @@ def database(faked_server: Database, clock: Clock) -> Database:
 
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("token_tracking.recovery._LOOK_SECONDS", 0.5)
+    monkeypatch.setattr("token_tracking.client.recovery._LOOK_SECONDS", 0.5)
 
 
 def spooled(folder: Path, count: int) -> Spool:

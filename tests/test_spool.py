@@ -17,9 +17,9 @@ import psycopg
 import pytest
 
 from token_tracking import UsageTracker
+from token_tracking.client.requests import EventRequest, OwnerRequest, RejectionRequest, VoidRequest
+from token_tracking.client.spool.spool import Spool, spool_files
 from token_tracking.errors import SpoolError
-from token_tracking.requests import EventRequest, OwnerRequest, RejectionRequest, VoidRequest
-from token_tracking.spool import Spool, spool_files
 from token_tracking.target import Target
 
 from .conftest import Database
@@ -225,7 +225,7 @@ def test_a_file_whose_process_ends_later_is_adopted_as_well(
     database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As in a rolling restart: the new worker is up before the old one ends."""
-    monkeypatch.setattr("token_tracking.recovery._LOOK_SECONDS", 0.1, raising=False)
+    monkeypatch.setattr("token_tracking.client.recovery._LOOK_SECONDS", 0.1, raising=False)
     old = Spool.create(folder, 2**30)
     old.append([event(1), event(2)])
     with UsageTracker(dsn=database.url, spool_dir=folder) as tracker:

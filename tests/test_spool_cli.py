@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from token_tracking import UsageTracker
-from token_tracking.spool import Spool
+from token_tracking.client.spool.spool import Spool
 
 from .conftest import Database
 from .test_delivery import event

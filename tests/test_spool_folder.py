@@ -19,10 +19,10 @@ import psycopg
 import pytest
 
 import token_tracking
-from token_tracking import UsageTracker, tracker
+from token_tracking import UsageTracker
+from token_tracking.client.spool.folder import SpoolFolder, this_machine
+from token_tracking.client.spool.spool import Spool, spool_files
 from token_tracking.errors import SettingsError, SpoolError
-from token_tracking.spool import Spool, spool_files
-from token_tracking.spool_folder import SpoolFolder, this_machine
 from token_tracking.target import Target
 
 from .conftest import Database, emptied_database
@@ -131,9 +131,9 @@ def test_one_who_only_looks_changes_nothing(tmp_path: Path):
 BECOME = """
 import asyncio, encodings.idna, importlib, json, os, sys
 import psycopg, pydantic, token_tracking
-for module in ("database", "target", "settings", "recovery", "spool", "tracker"):
+for module in ("client.connection", "target", "client.recovery", "client.spool.spool", "default"):
     importlib.import_module(f"token_tracking.{module}")
-from token_tracking.settings import load_settings
+from token_tracking.client.settings import load_settings
 load_settings(dsn="host=x")
 os.umask(0o022)
 os.setgroups([])
@@ -172,8 +172,8 @@ def open_place() -> Iterator[Path]:
 FORGE = """
 import os, sys
 from pathlib import Path
-from token_tracking.requests import EventRequest
-from token_tracking.spool import Spool
+from token_tracking.client.requests import EventRequest
+from token_tracking.client.spool.spool import Spool
 place = Path(sys.argv[1])
 spool = Spool.create(Path(sys.argv[2]), 2**30)
 payload = b'{"tenant_id": "a", "idempotency_key": "forged", "tokens": 1000000000}'
@@ -323,7 +323,7 @@ def test_a_file_swapped_while_it_is_opened_is_refused(
     def swapped(place: Path, **options: object) -> sqlite3.Connection:
         return real(forged if place == path else place, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("token_tracking.spool.sqlite3.connect", swapped)
+    monkeypatch.setattr("token_tracking.client.spool.spool.sqlite3.connect", swapped)
     assert list(Spool.adopt(tmp_path / "spool")) == []
 
 
@@ -348,7 +348,7 @@ def test_an_unreadable_connection_string_is_told_at_once(
         UsageTracker(dsn=dsn)
     assert said in str(raised.value)
     monkeypatch.setenv("TOKEN_TRACKING_DSN", dsn)
-    monkeypatch.setattr(tracker, "_default", {})
+    monkeypatch.setattr("token_tracking.default._default", {})
     assert token_tracking.track_token_usage_sync("a", 1) is False
     assert f"usage is not recorded: {raised.value}" in caplog.text
     assert "anary" not in caplog.text + str(raised.value)
@@ -380,7 +380,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The default place: a folder for each way to a database."""
     monkeypatch.delenv("TOKEN_TRACKING_SPOOL_DIR")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr("token_tracking.recovery._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("token_tracking.client.recovery._LOOK_SECONDS", 0.1)
     return tmp_path / "token-tracking" / "spool"
 
 
@@ -470,7 +470,7 @@ def test_a_plain_login_learns_which_database_it_is(server):
         connection.execute("drop role if exists spool_plain")
         connection.execute("create role spool_plain login")
         try:
-            from token_tracking.database import Database as Connection
+            from token_tracking.client.connection import Connection
 
             url = database.url.replace("postgres@", "spool_plain@")
             with (
@@ -520,7 +520,7 @@ def test_another_hosts_lock_is_taken_only_where_it_is_seen(
     mounts.write_text(
         "1 0 8:1 / / rw - ext4 /dev/sda rw\n" + f"2 1 0:9 / {point} rw - {kind} it {options}\n"
     )
-    monkeypatch.setattr("token_tracking.spool_folder._MOUNTS", mounts)
+    monkeypatch.setattr("token_tracking.client.spool.folder._MOUNTS", mounts)
     spool = Spool.create(place, 2**30)
     spool.append([event("1")])
     lock = spool.path.with_suffix(".lock")
@@ -555,8 +555,8 @@ OLD_OLDEST = "select number, kind, first, second, cast(payload as text) from req
 APPENDING = """
 import os, signal, sys
 from pathlib import Path
-from token_tracking.requests import EventRequest
-from token_tracking.spool import Spool
+from token_tracking.client.requests import EventRequest
+from token_tracking.client.spool.spool import Spool
 spool = Spool.create(Path(sys.argv[1]), 2**30)
 number = 0
 while number != int(sys.argv[2]):
@@ -655,7 +655,7 @@ def test_a_service_tells_a_damaged_log_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ):
-    monkeypatch.setattr("token_tracking.recovery._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("token_tracking.client.recovery._LOOK_SECONDS", 0.1)
     killed_while_appending(tmp_path, ACKNOWLEDGED)
     [path] = tmp_path.glob("*.sqlite")
     flip(wal(path))
@@ -680,7 +680,7 @@ def test_without_room_for_a_copy_nothing_is_touched(
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patched:
-        patched.setattr("token_tracking.spool_damage.shutil.copyfileobj", full)
+        patched.setattr("token_tracking.client.spool.damage.shutil.copyfileobj", full)
         assert list(Spool.adopt(tmp_path)) == []
     assert "no copy of it can be made: No space left" in caplog.text
     assert (path.read_bytes(), wal(path).read_bytes()) == before

@@ -18,8 +18,8 @@ import pytest
 
 from tests.conftest import Database, fresh_database
 from tests.dbt_project import ROOT, DbtProject
+from token_tracking.client.logs import SafeLogger
 from token_tracking.escapes import escaped, json_text, likeness, spelled_out
-from token_tracking.logs import SafeLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -23,7 +23,7 @@ from token_tracking import (
     UsageTracker,
     usage_context,
 )
-from token_tracking.rules import EVENT_FIELDS
+from token_tracking.event.fields import EVENT_FIELDS
 
 from .bad_events import BAD, GOOD
 from .conftest import Database

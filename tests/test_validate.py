@@ -36,7 +36,7 @@ from token_tracking.validation.suites import suites
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from token_tracking.server import Server
+    from token_tracking.embedded.server import Server
     from token_tracking.validation.report import Finding, Report
 
 AZURE = Path(__file__).parents[2] / "shared" / "data" / "AzureLLMInferenceTrace_conv.csv"

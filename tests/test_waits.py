@@ -29,9 +29,12 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
         "the import of this package itself, by the service's own import or first use of a name",
     ),
     # Callers.
-    ("forks", "Undivided.__enter__", "self._forking.acquire"): (CALLER, "BRIEF_SECONDS"),
-    ("forks", "Undivided.before", "self._forking.acquire"): (CALLER, "BRIEF_SECONDS, at a fork"),
-    ("forks", "Undivided.before", "time.sleep"): (CALLER, "BRIEF_SECONDS, at a fork"),
+    ("forks", "PostponedForks.__enter__", "self._forking.acquire"): (CALLER, "BRIEF_SECONDS"),
+    ("forks", "PostponedForks.before", "self._forking.acquire"): (
+        CALLER,
+        "BRIEF_SECONDS, at a fork",
+    ),
+    ("forks", "PostponedForks.before", "time.sleep"): (CALLER, "BRIEF_SECONDS, at a fork"),
     ("logs", "Speaker.say", "written.acquire"): (
         CALLER,
         "2 ms on a loop, else 0.2 s; once while a handler hangs (the first one, its own new lock)",
@@ -81,10 +84,10 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("recovery", "Recovery.stop", "self._changed"): (CALLER, SHORT),
     ("recovery", "Recovery.stop", "self._worker.join"): (CALLER, "a second of close's timeout"),
     # Threads of ours, and the command line.
-    ("logs", "Speaker._write", "forks.undivided"): (OURS, GATE),
+    ("logs", "Speaker._write", "forks.postponed"): (OURS, GATE),
     ("logs", "Speaker._run", "self._seat.acquire"): (OURS, "not at all: blocking=False"),
     ("worker", "Worker._run", "self._seat.acquire"): (OURS, "not at all: blocking=False"),
-    ("logs", "SafeLogger._log", "forks.undivided"): (OURS, f"{GATE}; callers hand lines over"),
+    ("logs", "SafeLogger._log", "forks.postponed"): (OURS, f"{GATE}; callers hand lines over"),
     ("worker", "Worker.wait", "self._bell.acquire"): (OURS, "until there is something to do"),
     ("worker", "Worker._has_more", "time.sleep"): (OURS, "10 ms"),
     ("fallback", "Fallback._step", "self._taking"): (OURS, SHORT),
@@ -100,10 +103,10 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("writer", "Writer._tell_late", "self._watch.wait"): (OURS, "until the next bound"),
     ("writer", "Writer._send", "time.sleep"): (OURS, "the batch's deadline"),
     ("writer", "LastWriter._send", "self._connect"): (OURS, "patience, and the name server"),
-    ("recovery", "Limbo.append", "self._changing"): (OURS, SHORT),
-    ("recovery", "Limbo.oldest", "self._changing"): (OURS, SHORT),
-    ("recovery", "Limbo.forget", "self._changing"): (OURS, SHORT),
-    ("recovery", "Limbo.drop", "self._changing"): (OURS, SHORT),
+    ("recovery", "UncertainRequests.append", "self._changing"): (OURS, SHORT),
+    ("recovery", "UncertainRequests.oldest", "self._changing"): (OURS, SHORT),
+    ("recovery", "UncertainRequests.forget", "self._changing"): (OURS, SHORT),
+    ("recovery", "UncertainRequests.drop", "self._changing"): (OURS, SHORT),
     ("recovery", "Recovery.connection", "self._changed"): (OURS, SHORT),
     ("recovery", "Recovery.connection", "self._changed.wait"): (OURS, "the batch's deadline"),
     ("recovery", "Recovery.failed", "self._changed"): (OURS, SHORT),
@@ -117,38 +120,38 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("recovery", "Recovery._bring_in", "self._connect"): (OURS, "patience, and the name server"),
     ("recovery", "Recovery._let_go", "self._changed"): (OURS, SHORT),
     ("recovery", "_send", "time.sleep"): (OURS, "ten attempts, 0.1 s each"),
-    ("database", "Database.open", "cls.connect"): (OURS, "patience, and the name server"),
-    ("database", "Database.wait", "super().wait"): (OURS, "patience"),
-    ("database", "Database.end_of_record", "self.wait"): (OURS, "patience"),
+    ("connection", "Connection.open", "cls.connect"): (OURS, "patience, and the name server"),
+    ("connection", "Connection.wait", "super().wait"): (OURS, "patience"),
+    ("connection", "Connection.end_of_record", "self.wait"): (OURS, "patience"),
     ("target", "_resolved", "PGconn.connect_start"): (OURS, "it fails before it looks up a name"),
     ("tracker", "UsageTracker.__init__", "import_module"): (
         CALLER,
         "the driver's import, where a service makes a tracker outside of a loop; no call does",
     ),
-    ("tracker", "spool_folder_of", "import .target"): (OURS, IMPORT),
-    ("tracker", "spool_folder_of", "forks.undivided"): (OURS, GATE),
-    ("tracker", "_connect", "import .database"): (OURS, IMPORT),
-    ("tracker", "_connect", "forks.undivided"): (OURS, GATE),
+    ("destination", "spool_folder_of", "import ..target"): (OURS, IMPORT),
+    ("destination", "spool_folder_of", "forks.postponed"): (OURS, GATE),
+    ("destination", "connect", "import .connection"): (OURS, IMPORT),
+    ("destination", "connect", "forks.postponed"): (OURS, GATE),
     ("writer", "_close_at_end_of_child", "import multiprocessing.util"): (
         CALLER,
         "nothing: a child of multiprocessing has imported it",
     ),
-    ("spool", "Spool.create", "forks.undivided"): (OURS, GATE),
-    ("spool", "Spool.adopt", "forks.undivided"): (OURS, GATE),
+    ("spool", "Spool.create", "forks.postponed"): (OURS, GATE),
+    ("spool", "Spool.adopt", "forks.postponed"): (OURS, GATE),
     ("spool", "_opened", "sqlite3.connect"): (OURS, DISK),
-    ("spool_damage", "read_only", "sqlite3.connect"): (OURS, DISK),
-    ("spool_damage", "_copy", "os.fsync"): (OURS, DISK),
+    ("damage", "read_only", "sqlite3.connect"): (OURS, DISK),
+    ("damage", "_copy", "os.fsync"): (OURS, DISK),
     ("spool", "_take_lock", "fcntl.flock"): (OURS, "not at all: LOCK_NB"),
-    ("spool", "Spool.is_gone", "forks.undivided"): (OURS, GATE),
+    ("spool", "Spool.is_gone", "forks.postponed"): (OURS, GATE),
     ("spool", "Spool._writing", "self._connection"): (OURS, DISK),
-    ("spool_folder", "sync_folder", "os.fsync"): (OURS, DISK),
+    ("folder", "sync_folder", "os.fsync"): (OURS, DISK),
     ("recovery", "Recovery.set_aside", "self._changed"): (OURS, SHORT),
 }
 for _name in ("begin_pass", "end_pass", "is_due", "put_off", "keep", "got_through"):
-    KNOWN["held", f"HeldKeys.{_name}", "self._changing"] = OURS, SHORT
-KNOWN["held", "HeldKeys.seconds_until_due", "self._changing"] = OURS, SHORT
+    KNOWN["held_keys", f"HeldKeys.{_name}", "self._changing"] = OURS, SHORT
+KNOWN["held_keys", "HeldKeys.seconds_until_due", "self._changing"] = OURS, SHORT
 for _name in ("_writing", "_rows", "is_empty", "close"):
-    KNOWN["spool", f"Spool.{_name}", "forks.undivided"] = OURS, GATE
+    KNOWN["spool", f"Spool.{_name}", "forks.postponed"] = OURS, GATE
     KNOWN["spool", f"Spool.{_name}", "self._using"] = OURS, DISK
 
 
@@ -212,24 +215,28 @@ def waits(source: str, module: str) -> set[tuple[str, str, str]]:
     return finder.found
 
 
-def modules_of_the_client() -> set[str]:
-    """Return what a call can come to; not the command line, load, report, server."""
-    found: set[str] = set()
-    waiting = ["__init__", "tracker"]
+def modules_of_the_client() -> dict[str, Path]:
+    """Return what a call can come to, by its last name; not the command line, load, report."""
+    found: set[Path] = set()
+    waiting = [PACKAGE / "__init__.py", PACKAGE / "default.py"]
     while waiting:
-        name = waiting.pop()
-        found.add(name)
-        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level == 1:
-                names = [node.module] if node.module else [one.name for one in node.names]
-                waiting += [one for one in names if one and one not in found]
-    return found
+        path = waiting.pop()
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                folder = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+                names = [folder / one.name for one in node.names] if folder.is_dir() else [folder]
+                files = [name.with_suffix(".py") for name in names]
+                waiting += [file for file in files if file.is_file() and file not in found]
+    modules = {path.stem: path for path in found}
+    assert len(modules) == len(found), "two modules have one last name"
+    return modules
 
 
 def test_every_wait_is_known_with_what_ends_it():
     modules = modules_of_the_client()
-    assert {"writer", "recovery", "spool", "database", "target", "fallback"} < modules
-    found = set().union(*(waits((PACKAGE / f"{name}.py").read_text(), name) for name in modules))
+    assert {"writer", "recovery", "spool", "connection", "target", "fallback"} < modules.keys()
+    found = set().union(*(waits(path.read_text(), name) for name, path in modules.items()))
     assert found - KNOWN.keys() == set(), "say in KNOWN who waits there, and what ends it"
     assert KNOWN.keys() - found == set(), "these waits are gone"
 

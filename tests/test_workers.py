@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 
 import token_tracking
-from token_tracking import NotDurableError, UsageTracker, delivery, forks, writer
-from token_tracking import spool as spool_module
-from token_tracking.spool import Spool, spool_files
+from token_tracking import NotDurableError, UsageTracker
+from token_tracking.client import delivery, forks, writer
+from token_tracking.client.spool import spool as spool_module
+from token_tracking.client.spool.spool import Spool, spool_files
 
 from .conftest import Database
 from .faults.arena import ended, until
@@ -584,7 +585,7 @@ def test_forks_wait_for_a_hung_disk_but_not_for_ever():
     held, done = threading.Event(), threading.Event()
 
     def hang() -> None:
-        with forks.undivided:
+        with forks.postponed:
             held.set()
             done.wait(20)
 

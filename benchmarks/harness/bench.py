@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from token_tracking.embedded.server import Server
 from token_tracking.schema import apply_schema
-from token_tracking.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

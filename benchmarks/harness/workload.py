@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
-from token_tracking.rules import to_wire
+from token_tracking.event.rules import to_wire
 
 TRACE = Path(__file__).parents[3] / "shared" / "data" / "AzureLLMInferenceTrace_conv.csv"
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -11,7 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from .context import usage_context
+    from .client.context import usage_context
+    from .client.settings import TrackerSettings
+    from .default import (
+        configure,
+        default_tracker,
+        record_agent_owner,
+        record_agent_owner_sync,
+        track_many,
+        track_many_sync,
+        track_token_usage,
+        track_token_usage_sync,
+        void_usage,
+        void_usage_sync,
+    )
     from .errors import (
         InvalidUsageError,
         NotDurableError,
@@ -20,9 +33,8 @@ if TYPE_CHECKING:
         TokenTrackingError,
         UsageConflictError,
     )
-    from .events import UsageEvent
-    from .keys import make_idempotency_key
-    from .labels import (
+    from .event.keys import make_idempotency_key
+    from .event.labels import (
         OPERATION_BATCH,
         OPERATION_CHAT,
         OPERATION_CLASSIFICATION,
@@ -38,21 +50,8 @@ if TYPE_CHECKING:
         Operation,
         TokenType,
     )
-    from .settings import TrackerSettings
-    from .tracker import (
-        TrackerStats,
-        UsageTracker,
-        configure,
-        default_tracker,
-        record_agent_owner,
-        record_agent_owner_sync,
-        track_many,
-        track_many_sync,
-        track_token_usage,
-        track_token_usage_sync,
-        void_usage,
-        void_usage_sync,
-    )
+    from .event.usage_event import UsageEvent
+    from .tracker import TrackerStats, UsageTracker
 
 __all__ = [
     "OPERATION_BATCH",
@@ -94,7 +93,7 @@ __all__ = [
 ]
 
 _MODULES: Final = {
-    "context": ("usage_context",),
+    "client.context": ("usage_context",),
     "errors": (
         "InvalidUsageError",
         "NotDurableError",
@@ -103,12 +102,11 @@ _MODULES: Final = {
         "TokenTrackingError",
         "UsageConflictError",
     ),
-    "events": ("UsageEvent",),
-    "keys": ("make_idempotency_key",),
-    "settings": ("TrackerSettings",),
-    "tracker": (
-        "TrackerStats",
-        "UsageTracker",
+    "event.usage_event": ("UsageEvent",),
+    "event.keys": ("make_idempotency_key",),
+    "client.settings": ("TrackerSettings",),
+    "tracker": ("TrackerStats", "UsageTracker"),
+    "default": (
         "configure",
         "default_tracker",
         "record_agent_owner",
@@ -122,7 +120,7 @@ _MODULES: Final = {
     ),
 }
 _CALLS: Final = frozenset(
-    name for name in _MODULES["tracker"] if name.startswith(("record", "track", "void"))
+    name for name in _MODULES["default"] if name.startswith(("record", "track", "void"))
 )
 _HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -132,7 +130,7 @@ def __getattr__(name: str) -> object:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
     try:
-        module = import_module(f".{_HOMES.get(name, 'labels')}", __name__)
+        module = import_module(f".{_HOMES.get(name, 'event.labels')}", __name__)
     except ImportError:
         if name in _CALLS and sys.is_finalizing():
             return _too_late(name)

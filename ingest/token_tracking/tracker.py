@@ -1,90 +1,59 @@
-"""The functions that services call, and the tracker behind them."""
+"""The tracker: records usage from one process; `default` has the one that services share."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-import os
 import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, TypeVarTuple, cast
 
-from . import forks
-from .complaints import complaints, where
-from .context import current_context, is_used
-from .decoration import event_of
-from .delivery import MAX_BATCH
-from .errors import (
-    InvalidUsageError,
-    NotDurableError,
-    SettingsError,
-    TokenTrackingError,
-    UsageConflictError,
+from .client.calls import (
+    NO_OP,
+    call_request,
+    event_request,
+    old_arguments,
+    owner_request,
+    void_request,
 )
-from .keys import new_event_key
-from .logs import SafeLogger
-from .requests import (
-    FORKED,
-    Answer,
-    BlockingFuture,
-    EventRequest,
-    Outcome,
-    OwnerRequest,
-    RejectionRequest,
-    Request,
-    VoidRequest,
-)
-from .rules import (
-    EARLIEST,
-    MAX_TEXT,
-    NO_TOKENS,
-    checked_holdable,
-    checked_instant,
-    checked_text,
-    fields_of,
-    keepable,
-    kind_of,
-)
-from .runtimes import can_start_threads, is_in_task, new_future, next_turn
-from .settings import TrackerSettings, load_settings
-from .spool_folder import SpoolFolder, default_base
-from .worker import Worker
-from .writer import LATE, Writer, deliver_answers
+from .client.complaints import complaints, where
+from .client.delivery import MAX_BATCH
+from .client.destination import connect, spool_folder_of
+from .client.logs import SafeLogger
+from .client.requests import FORKED, Answer, BlockingFuture, Outcome, RejectionRequest
+from .client.runtimes import can_start_threads, is_in_task, new_future, next_turn
+from .client.settings import TrackerSettings, load_settings
+from .client.worker import Worker
+from .client.writer import LATE, Writer, deliver_answers
+from .errors import InvalidUsageError, NotDurableError, TokenTrackingError, UsageConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
     from types import TracebackType
     from uuid import UUID
 
-    from .database import Database
-    from .events import UsageEvent
-    from .fallback import FallbackFunction
-    from .requests import Future
+    from .client.fallback import FallbackFunction
+    from .client.requests import Future, Request
+    from .event.usage_event import UsageEvent
 
 logger = SafeLogger(__name__)
 
 _CLOSE_SECONDS: Final = 10.0
 _TURN_SECONDS: Final = 0.001  # of a loop, at once
-_NO_OP: Final = Answer(Outcome.NO_OP)
 _FAULT: Final = Answer(Outcome.REFUSED, "a fault in token_tracking, see the log")
 _UNAWAITED: Final = Answer(
     Outcome.REFUSED,
     "neither asyncio nor trio runs this call, so its answer cannot be awaited, it is still sent: "
     "call the function of this name with _sync",
 )
-_OUT_OF_CONTEXT: Final = (
-    "; no usage_context reaches this call: it does not where one half of a plain def dependency, "
-    "a generator's step or an executor's thread runs in another context"
-)
-_changed: Final[set[str]] = set()  # what was told about metadata
-_MOST_CHANGED: Final = 50
 _TRUE: Final = frozenset({Outcome.RECORDED, Outcome.DUPLICATE, Outcome.SPOOLED, Outcome.NO_OP})
 
 P = ParamSpec("P")
@@ -200,7 +169,7 @@ class UsageTracker:
             fallback=fallback,
         )
         self._writer = Writer(
-            partial(_connect, self.settings),
+            partial(connect, self.settings),
             max_wait=self.settings.max_wait,
             spool_folder=partial(spool_folder_of, self.settings),
             spool_max_bytes=self.settings.spool_max_bytes,
@@ -340,7 +309,7 @@ class UsageTracker:
             "metadata": metadata,
             "occurred_at": occurred_at,
         }
-        entry = self._submit(_call_request, fields)
+        entry = self._submit(call_request, fields)
         # The usual one without a coroutine more.
         return self._told(
             await entry if isinstance(entry, asyncio.Future) else await _settled(entry)
@@ -362,7 +331,7 @@ class UsageTracker:
             if time.perf_counter() - turn > _TURN_SECONDS:
                 await self.let_others_run()
                 turn = time.perf_counter()
-            sent.append(self._submit(_event_request, event))
+            sent.append(self._submit(event_request, event))
             # Two batches under way: one is written while the next one is made.
             if len(sent) == 2 * MAX_BATCH:
                 answers += await _all_settled(sent[:MAX_BATCH])
@@ -385,7 +354,7 @@ class UsageTracker:
             True
 
         """
-        return await self._answer(_void_request, tenant_id, idempotency_key, reason)
+        return await self._answer(void_request, tenant_id, idempotency_key, reason)
 
     async def record_agent_owner(
         self,
@@ -404,7 +373,7 @@ class UsageTracker:
             True
 
         """
-        return await self._answer(_owner_request, agent_id, owner_tenant_id, valid_from)
+        return await self._answer(owner_request, agent_id, owner_tenant_id, valid_from)
 
     track_token_usage_sync = _in_sync(track_token_usage)
     track_many_sync = _in_sync(track_many)
@@ -417,14 +386,14 @@ class UsageTracker:
     def _submit(self, build: Callable[[*Ts], Request | Answer], *given: *Ts) -> Answer | Future:
         """Queue what `build` makes; the answer at once, where there is nothing to wait for."""
         if not self.settings.enabled:
-            return self._ended(_NO_OP)
+            return self._ended(NO_OP)
         try:
             request = build(*given)
             if isinstance(request, Answer):
                 return self._ended(request)
             if request.original is not None:
                 keep = self._writer.keeps_originals
-                request.original = _old_arguments(request.original) if keep else None
+                request.original = old_arguments(request.original) if keep else None
             request.future = self.new_future()
             refused = self._writer.submit(request)
             if refused is not None:
@@ -487,254 +456,10 @@ async def _apart(work: Callable[[], object]) -> None:
             logger.error("%s at start or end:\n%s", type(error).__name__, where(error))
         request = RejectionRequest(b"", "")
         request.future = future
-        deliver_answers([(request, _NO_OP)])
+        deliver_answers([(request, NO_OP)])
         return False
 
     if future is not None and Worker("token-tracking-apart", step, writes_lines=False).start():
         await _settled(future)
     else:
         work()
-
-
-def spool_folder_of(settings: TrackerSettings) -> SpoolFolder:
-    """Return the folder of what waits on local disk for the database of these settings."""
-    if settings.spool_dir is not None:
-        return SpoolFolder(settings.spool_dir)
-    with forks.undivided:
-        from .target import Target
-    dsn = settings.dsn
-    target = Target.of(None if dsn is None else dsn.get_secret_value())
-    return SpoolFolder(default_base() / target.folder_name, str(target), default_base())
-
-
-def _connect(settings: TrackerSettings) -> Database:
-    with forks.undivided:
-        from .database import Database
-    dsn = settings.dsn
-    return Database.open(
-        None if dsn is None else dsn.get_secret_value(), patience=settings.max_wait
-    )
-
-
-def _call_request(fields: dict[str, object]) -> Request | Answer:
-    return _NO_OP if _counts_nothing(fields) else _request(_in_context(fields))
-
-
-def _event_request(event: object) -> Request | Answer:
-    if isinstance(event, Mapping):
-        fields = _in_context(fields_of(cast("Mapping[str, object]", event)))
-    elif hasattr(event, "model_dump"):
-        # A finished event: filled from a context, it would be another one outside of it.
-        fields = cast("UsageEvent", event).model_dump()
-    else:
-        reason = f"event: {kind_of(event)}; must be an object"
-        return RejectionRequest(keepable(event), reason)
-    # Checked first: a misspelt field must not pass for an event without tokens.
-    request = _request(fields)
-    refused = isinstance(request, RejectionRequest) and request.reason != NO_TOKENS
-    return request if refused or not _counts_nothing(fields) else _NO_OP
-
-
-def _counts_nothing(fields: Mapping[str, object]) -> bool:
-    tokens = fields.get("tokens")
-    if type(tokens) is int and tokens != 0:
-        return False
-    return (
-        fields.get("input_tokens") is None
-        and fields.get("output_tokens") is None
-        and _is_zero(tokens)
-    )
-
-
-def _is_zero(tokens: object) -> bool:
-    if tokens is None or type(tokens) in {int, bool}:
-        return tokens is None or (tokens == 0 and tokens is not False)
-    try:
-        return bool(tokens == 0)  # a number of another kind
-    except Exception:  # noqa: BLE001  # of a value's own method: the rules refuse it
-        return False
-
-
-def _in_context(fields: dict[str, object]) -> dict[str, object]:
-    if context := current_context():
-        for name, value in context.items():
-            if fields.get(name) is None:
-                fields[name] = value
-    return fields
-
-
-def _request(fields: dict[str, object]) -> Request:
-    # Fixed before anything can fail, so that a refused call is kept once, however often it is sent.
-    if fields.get("idempotency_key") is None:
-        fields["idempotency_key"] = new_event_key()
-    now = datetime.now(UTC)
-    try:
-        event, changed = event_of(fields, now)
-    except Exception as error:  # noqa: BLE001  # of the rules, or of a value's own methods
-        reason = (
-            error.reason
-            if isinstance(error, InvalidUsageError)
-            else f"event: {type(error).__name__} while it was read; must be values that JSON has"
-        )
-        if is_used() and fields.get("tenant_id") is None and reason.startswith("tenant_id: "):
-            reason += _OUT_OF_CONTEXT
-        given = {name: value for name, value in fields.items() if value is not None}
-        return RejectionRequest(keepable(given), reason)
-    if changed is not None and changed not in _changed and len(_changed) < _MOST_CHANGED:
-        _changed.add(changed)
-        logger.warning("usage event kept, with its metadata changed (said once): %s", changed)
-    logger.debug("call accepted as event %s", event.idempotency_key)
-    request = EventRequest((event.tenant_id, event.idempotency_key), event.payload)
-    request.original = fields
-    return request
-
-
-def _old_arguments(fields: Mapping[str, object]) -> dict[str, object]:
-    """Return the ten arguments as the caller gave them; the tokens' sum where it gave parts."""
-    parts = (fields.get("input_tokens"), fields.get("output_tokens"))
-    return {
-        "tenant_id": fields.get("tenant_id"),
-        "tokens": fields.get("tokens") or sum(cast("int", part or 0) for part in parts),
-        "model": fields.get("model"),
-        "agent_id": fields.get("agent_id"),
-        "conversation_id": fields.get("conversation_id"),
-        "collection_id": fields.get("collection_id"),
-        "token_type": fields.get("token_type", "llm"),
-        "operation": fields.get("operation", "query"),
-        "metadata": fields.get("metadata"),
-        "idempotency_key": fields["idempotency_key"],
-    }
-
-
-def _void_request(tenant_id: object, idempotency_key: object, reason: object) -> Request:
-    given = {"tenant_id": tenant_id, "idempotency_key": idempotency_key, "reason": reason}
-    try:
-        return VoidRequest.of(
-            _required_text("tenant_id", tenant_id),
-            _required_text("idempotency_key", idempotency_key),
-            _required_text("reason", reason, most=1000),
-        )
-    except InvalidUsageError as error:
-        return RejectionRequest(_kept("void", given), error.reason)
-
-
-def _owner_request(agent_id: object, owner_tenant_id: object, valid_from: object) -> Request:
-    instant = datetime.now(UTC) if valid_from is None else valid_from
-    given = {"agent_id": agent_id, "owner_tenant_id": owner_tenant_id, "valid_from": instant}
-    try:
-        checked = checked_instant("valid_from", instant)
-        if checked < EARLIEST:
-            reason = "valid_from: a time out of range; must be from 2000-01-01 to 9999-12-31 UTC"
-            raise InvalidUsageError(reason)
-        return OwnerRequest.of(
-            _required_text("agent_id", agent_id),
-            None if owner_tenant_id is None else _required_text("owner_tenant_id", owner_tenant_id),
-            checked.isoformat(),
-        )
-    except InvalidUsageError as error:
-        return RejectionRequest(_kept("agent_owner", given), error.reason)
-
-
-def _kept(kind: str, given: Mapping[str, object]) -> bytes:
-    # The name of this call, so that it is kept once, however often it is sent.
-    return keepable({kind: given, "call_id": new_event_key()})
-
-
-def _required_text(field: str, value: object, most: int = MAX_TEXT) -> str:
-    if value is None:
-        reason = f"{field}: missing; must be text of 1 to {most} characters"
-        raise InvalidUsageError(reason)
-    return checked_holdable(field, checked_text(field, value, least=1, most=most))
-
-
-_default: Final[dict[None, UsageTracker]] = {}
-
-
-def default_tracker() -> UsageTracker:
-    """Return the tracker behind the module's functions: made at first use, closed at exit.
-
-    A setting in the environment that breaks a rule is logged, and every call answers False: a
-    service must not fail for its metering.
-    """
-    # Without a lock, which a signal's handler that interrupts the first call could meet: of two
-    # that are made at once, the first counts, and the other one has started nothing.
-    return _default.get(None) or _default.setdefault(None, _new_default())
-
-
-def _configured(make: Callable[P, UsageTracker]) -> Callable[P, UsageTracker]:
-    def configure(*args: P.args, **kwargs: P.kwargs) -> UsageTracker:
-        """Make the tracker behind the module's functions: once, before the first call of them.
-
-        Takes what `UsageTracker` does; what is not given comes from `TOKEN_TRACKING_*`.
-
-        Raises:
-            SettingsError: a setting breaks a rule, or the tracker was made already.
-
-        Example:
-            >>> configure(max_wait=1, fallback="billing.old:track")  # doctest: +SKIP
-
-        """
-        tracker = make(*args, **kwargs)
-        if _default.setdefault(None, tracker) is not tracker:
-            message = (
-                "configure: the default tracker was made already, by a call or by configure; "
-                "must be called once, before the first call"
-            )
-            raise SettingsError(message)
-        return tracker
-
-    configure.__signature__ = inspect.signature(make)  # pyright: ignore[reportFunctionMemberAccess]
-    configure.__qualname__ = configure.__name__
-    return configure
-
-
-def _new_default() -> UsageTracker:
-    try:
-        return UsageTracker(settings=load_settings())
-    except Exception as error:  # noqa: BLE001  # a broken set-up must not break the service
-        said = str(error) if isinstance(error, SettingsError) else type(error).__name__
-        logger.error("usage is not recorded: %s", said)
-        refusing = UsageTracker(settings=TrackerSettings(spool_dir=Path(os.devnull)))
-        refusing.close()
-        return refusing
-
-
-def _of_default(
-    method: Callable[Concatenate[UsageTracker, P], R],
-) -> Callable[P, R]:
-    """Make the function that calls the method of the default tracker."""
-
-    @wraps(method)
-    def function(*args: P.args, **kwargs: P.kwargs) -> R:
-        return method(default_tracker(), *args, **kwargs)
-
-    return _without_self(function)
-
-
-def _of_default_async(
-    method: Callable[Concatenate[UsageTracker, P], Coroutine[object, object, R]],
-) -> Callable[P, Coroutine[object, object, R]]:
-    @wraps(method)
-    async def function(*args: P.args, **kwargs: P.kwargs) -> R:
-        return await method(default_tracker(), *args, **kwargs)
-
-    return _without_self(function)
-
-
-def _without_self(function: Callable[P, R]) -> Callable[P, R]:
-    whole = inspect.signature(function)
-    parameters = list(whole.parameters.values())[1:]
-    function.__signature__ = whole.replace(parameters=parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    function.__qualname__ = function.__name__
-    return function
-
-
-track_token_usage = _of_default_async(UsageTracker.track_token_usage)
-track_many = _of_default_async(UsageTracker.track_many)
-void_usage = _of_default_async(UsageTracker.void_usage)
-record_agent_owner = _of_default_async(UsageTracker.record_agent_owner)
-track_token_usage_sync = _of_default(UsageTracker.track_token_usage_sync)
-track_many_sync = _of_default(UsageTracker.track_many_sync)
-void_usage_sync = _of_default(UsageTracker.void_usage_sync)
-record_agent_owner_sync = _of_default(UsageTracker.record_agent_owner_sync)
-configure = _configured(UsageTracker)

@@ -21,9 +21,9 @@ from pathlib import Path
 import psycopg
 
 from token_tracking import TrackerStats, UsageTracker
-from token_tracking.server import Server
-from token_tracking.spool import spool_files
-from token_tracking.spool_damage import kept_aside
+from token_tracking.client.spool.damage import kept_aside
+from token_tracking.client.spool.spool import spool_files
+from token_tracking.embedded.server import Server
 
 from ..conftest import TEMPLATE, Database
 from .clock import Clock

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Final, LiteralString, cast
 import psycopg
 from psycopg.rows import dict_row
 
-from ..embedded import create_database
+from ..embedded.databases import create_database
 from ..errors import DemoError
+from ..refresh.project import Warehouse
 from ..schema import apply_schema
 from ..tracker import UsageTracker
-from ..warehouse import Warehouse
 from .usage import DAYS, days_of_usage, ownerships
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
 
-    from ..server import Server
+    from ..embedded.server import Server
     from .usage import Day
 
 DATABASE: Final = "demo"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..errors import InvalidUsageError, LoadError
-from ..rules import EVENT_FIELDS, MAX_TEXT, MAX_TOKENS
+from ..event.fields import EVENT_FIELDS, MAX_TEXT, MAX_TOKENS, TEXT_FIELDS, TOKEN_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -31,11 +31,6 @@ _OTHER_TIME: Final = re.compile(
 _SINCE_1970: Final = re.compile(r"(\d{9,10}|\d{12,13})(?:\.(\d+))?", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_SECONDS_DIGITS: Final = 10
-TEXT_FIELDS: Final = tuple(
-    field
-    for field in EVENT_FIELDS
-    if field not in {"tokens", "input_tokens", "output_tokens", "metadata", "occurred_at"}
-)
 # What programs write where a value is missing. Nobody is called so by chance.
 _NO_VALUE: Final = frozenset({"nan", "null", "none", "n/a", "#n/a", "<na>", "\\n", "undefined"})
 _MOST_REMEMBERED: Final = 10_000
@@ -118,7 +113,7 @@ def value_of(field: str, text: object, zone: tzinfo) -> object:
         return text
     if field == "occurred_at":
         return instant_of(text, zone)
-    if field in {"tokens", "input_tokens", "output_tokens"}:
+    if field in TOKEN_FIELDS:
         return _integer_of(field, text)
     if field == "metadata":
         return _object_of(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..delivery import MAX_BATCH, MAX_BATCH_BYTES
+from ..client.delivery import MAX_BATCH, MAX_BATCH_BYTES
 from .cells import Texts
 from .ordinals import Ordinals
 from .recorded import Alike

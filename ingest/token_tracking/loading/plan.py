@@ -9,11 +9,13 @@ from hashlib import sha256
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
-from ..delivery import MAX_BATCH
+from ..client.delivery import MAX_BATCH
 from ..errors import InvalidUsageError, LoadError
-from ..labels import OPERATION_QUERY, TOKEN_TYPE_LLM
-from ..rules import EVENT_FIELDS, MAX_TOKENS, keepable, to_wire
-from .cells import TEXT_FIELDS, Texts, value_of
+from ..event.fields import EVENT_FIELDS, NO_TOKENS, PART_FIELDS, TEXT_FIELDS, TOKEN_FIELDS
+from ..event.kept import keepable
+from ..event.labels import OPERATION_QUERY, TOKEN_TYPE_LLM
+from ..event.rules import to_wire
+from .cells import Texts, value_of
 from .ordinals import Ordinals
 from .rows import BadRow, csv_header, csv_rows, json_rows, shown_names
 from .source import Format
@@ -24,11 +26,7 @@ if TYPE_CHECKING:
     from .rows import Row
     from .source import Lines, Source
 
-_NO_TOKENS: Final = (
-    "tokens: missing, and so are input_tokens and output_tokens; "
-    f"must be an integer from 0 to {MAX_TOKENS}"
-)
-_TYPED: Final = ("occurred_at", "tokens", "input_tokens", "output_tokens", "metadata")
+_TYPED: Final = ("occurred_at", *TOKEN_FIELDS, "metadata")
 
 _LONGEST_TIME: Final = -len('2026-01-02T03:04:05.123456+00:00"}')
 
@@ -165,7 +163,7 @@ class Plan:
                     fields["idempotency_key"] = key
                 get = fields.get
                 tokens = get("tokens")
-                is_empty = tokens is get("input_tokens") is get("output_tokens") is None
+                is_empty = tokens is None and all(get(part) is None for part in PART_FIELDS)
                 # What the rules put in the place of what is not told; so they have it quicker.
                 if tokens is None and not is_empty:
                     fields["tokens"] = 0
@@ -175,7 +173,7 @@ class Plan:
                     fields["operation"] = OPERATION_QUERY
                 payload = to_wire(fields, now).payload
                 if is_empty:
-                    raise InvalidUsageError(_NO_TOKENS)
+                    raise InvalidUsageError(NO_TOKENS)
                 yield Accepted(row.line, payload, key is None, get("occurred_at") is not None)
             except InvalidUsageError as error:
                 given = self._given(row, key)
@@ -218,7 +216,7 @@ class Plan:
                 "or give --set tenant_id=... for all rows"
             )
             raise LoadError(message)
-        if not told & {"tokens", "input_tokens", "output_tokens"}:
+        if not told.intersection(TOKEN_FIELDS):
             message = (
                 f"{name} says no tokens: name their columns with "
                 "--columns input_tokens=...,output_tokens=... or --columns tokens=..."

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
-    from ..database import Database
+    from ..client.connection import Connection
     from .plan import Accepted
 
 _NEXT_TRANSACTION: Final = """
@@ -86,7 +86,7 @@ class Recorded:
     load itself records is left aside: its transactions are younger.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Connection) -> None:
         self.is_able = True
         self._claimed = Ordinals()  # how many events of a group stand for rows of earlier slices
         row = database.execute(_NEXT_TRANSACTION).fetchone()
@@ -94,7 +94,7 @@ class Recorded:
         # No event of before is within; what the load itself recorded is not outside.
         self._clear: tuple[bytes, bytes] | None = None
 
-    def has_others(self, database: Database, events: Sequence[Accepted]) -> bool:
+    def has_others(self, database: Connection, events: Sequence[Accepted]) -> bool:
         """Say whether a closer look may find rows that are alike."""
         times = [time_of(event) for event in events]
         first, last = min(times), max(times)
@@ -118,7 +118,7 @@ class Recorded:
         return [*parts, (self._clear[1], 1, last, 0)] if last > self._clear[1] else parts
 
     def look(
-        self, database: Database, events: Sequence[Accepted], own_keys: Collection[str] = ()
+        self, database: Connection, events: Sequence[Accepted], own_keys: Collection[str] = ()
     ) -> Found:
         """Return what is recorded of some events; `own_keys` are those of their file, as known."""
         payload = b"[" + b",".join(event.payload for event in events) + b"]"
@@ -167,7 +167,7 @@ class Recorded:
                     break
         return pairs
 
-    def _ask(self, database: Database, query: str, parameters: tuple[object, ...]) -> bool:
+    def _ask(self, database: Connection, query: str, parameters: tuple[object, ...]) -> bool:
         try:
             row = database.execute(query.encode(), parameters).fetchone()
         except _MISSING:
@@ -177,7 +177,7 @@ class Recorded:
 
 
 def void_recorded(
-    database: Database, events: Sequence[Accepted], reason: str, *, is_trial: bool
+    database: Connection, events: Sequence[Accepted], reason: str, *, is_trial: bool
 ) -> Voided:
     """Void those of some events that are recorded as they are; in a trial, only count them."""
     payload = b"[" + b",".join(event.payload for event in events) + b"]"

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ..errors import LoadError
-from ..rules import kind_of
+from ..event.values import kind_of
 from .source import LONGEST_LINE, LineTooLongError
 
 if TYPE_CHECKING:

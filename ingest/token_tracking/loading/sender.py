@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import psycopg
 
-from ..database import BatchResult, Database
+from ..client.connection import BatchResult, Connection
 from ..errors import LoadError
-from ..rules import canonical_time
+from ..event.rules import canonical_time
 from .own_keys import OwnKeys
 from .plan import Accepted, Refused, time_of
 from .recorded import Alike, Found, Recorded
@@ -23,7 +23,7 @@ from .recorded import Alike, Found, Recorded
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ..database import Kind
+    from ..client.connection import Kind
     from .plan import Plan
     from .source import Source
 
@@ -111,7 +111,7 @@ class Sender:
         self._file: FileReport | None = None  # that is being written
         self._recorded: Recorded | None = None
         self._own_keys: OwnKeys | None = None  # of that file, once they are asked for
-        self._database: Database | None = None
+        self._database: Connection | None = None
         self._queue: queue.Queue[tuple[Source, FileReport, Sequence[Accepted | Refused]] | None] = (
             queue.Queue(_QUEUED)
         )
@@ -127,7 +127,7 @@ class Sender:
             psycopg.Error: the database cannot be reached.
 
         """
-        self._database = Database.open(self._dsn, patience=PATIENCE)
+        self._database = Connection.open(self._dsn, patience=PATIENCE)
         self._thread.start()
 
     def put(self, source: Source, file: FileReport, rows: Sequence[Accepted | Refused]) -> None:
@@ -191,7 +191,7 @@ class Sender:
         for attempt, pause in enumerate((*BACK_OFF, None)):
             try:
                 if self._database is None:
-                    self._database = Database.open(self._dsn, patience=PATIENCE)
+                    self._database = Connection.open(self._dsn, patience=PATIENCE)
                 if accepted:
                     self._record(self._database, source, file, accepted)
                     file.sent_again += len(accepted) if attempt else 0
@@ -215,7 +215,7 @@ class Sender:
                 return
 
     def _record(
-        self, database: Database, source: Source, file: FileReport, events: Sequence[Accepted]
+        self, database: Connection, source: Source, file: FileReport, events: Sequence[Accepted]
     ) -> None:
         """Record events of a source, but for those that are recorded under other keys."""
         if self._recorded is None or self._file is not file:
@@ -247,7 +247,7 @@ class Sender:
         file.add_found(events, found)
 
     def _look(
-        self, recorded: Recorded, database: Database, source: Source, events: Sequence[Accepted]
+        self, recorded: Recorded, database: Connection, source: Source, events: Sequence[Accepted]
     ) -> Found:
         found = recorded.look(database, events)
         if not found.alike or not source.can_be_read_again:

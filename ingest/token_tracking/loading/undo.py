@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from ..database import Database
+from ..client.connection import Connection
 from ..errors import LoadError
 from .load import slices_of
 from .plan import Accepted
@@ -61,7 +61,7 @@ class Undo:
         self.files = {source.name: Voided(0, 0, 0, 0) for source in sources}
         self.unread = {}
         self._plan.check(sources)
-        with Database.open(self._dsn, patience=PATIENCE) as database:
+        with Connection.open(self._dsn, patience=PATIENCE) as database:
             for source in sources:
                 report = FileReport(source.name)
                 for piece in slices_of(self._plan, source, report, on_progress):
@@ -73,7 +73,7 @@ class Undo:
 
     def _void(
         self,
-        database: Database,
+        database: Connection,
         name: str,
         events: Sequence[Accepted],
         reason: str,

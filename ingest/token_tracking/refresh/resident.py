@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dbt.cli.main import dbtRunnerResult
     from dbt.contracts.graph.manifest import Manifest
 
-    from ..warehouse import Warehouse
+    from .project import Warehouse
 
 # What PostgreSQL adds, which shows values of rows, and the path of a file that will be gone.
 _LEFT_OUT = ("DETAIL:", "compiled code at")

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from ..database import Database
+from ..client.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ class Watch:
     def __init__(self, schema: str, relations: Sequence[str]) -> None:
         self.schema: str = schema
         self.relations: list[str] = list(relations)
-        self._database: Database | None = None
+        self._database: Connection | None = None
 
     def totals(self) -> Totals:
         """Return what the saved totals are of."""
@@ -78,7 +78,7 @@ class Watch:
             self._database.close()
             self._database = None
 
-    def connect(self) -> Database:
+    def connect(self) -> Connection:
         """Return the connection, a new one where the last one has broken.
 
         Raises:
@@ -87,7 +87,7 @@ class Watch:
         """
         if self._database is None or not self._database.is_idle():
             self.close()
-            self._database = Database.open("", patience=_PATIENCE)
+            self._database = Connection.open("", patience=_PATIENCE)
             # As dbt does: what the login may not read, its role may.
             role = os.environ.get("DBT_ROLE") or "none"
             self._database.execute(

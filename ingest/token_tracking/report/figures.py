@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 
 from ..errors import ReportError
-from ..reader import WHO_READS_ALL, Reader
+from ..marts.reader import WHO_READS_ALL, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
-from ..database import Database
+from ..client.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -38,13 +38,13 @@ _READABLE: LiteralString = """
 class Reading:
     """A repeatable-read, read-only transaction in which unqualified names are the marts'."""
 
-    database: Database
+    database: Connection
 
     @classmethod
     @contextmanager
     def of(cls, schema: str) -> Generator[Self]:
         """Read the marts of a schema in the database of libpq's variables, as dbt does."""
-        with Database.open("") as database:
+        with Connection.open("") as database:
             database.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             database.read_only = True
             with database.transaction():

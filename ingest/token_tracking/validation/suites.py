@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Final, Literal
 
-from ..labels import Operation, TokenType
-from ..rules import MAX_TEXT, MAX_TOKENS
+from ..event.fields import MAX_TEXT, MAX_TOKENS
+from ..event.labels import Operation, TokenType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,0 +1,42 @@
+"""What several commands have in common: options, formats, exit codes."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from ..marts.schema_name import schema_name
+
+FAILED: Final = 1
+NOT_ALL_WELL: Final = 3  # done, with something left to look at; or nothing to do it with
+INTERRUPTED: Final = 130
+
+FOLDER: Final = Path(".token-tracking")
+DATABASE: Final = "token_tracking"
+SCHEMA: Final = "token_tracking"
+
+FolderOption = Annotated[
+    Path, typer.Option("--folder", help="Where the embedded server keeps everything.")
+]
+DatabaseOption = Annotated[str, typer.Option("--database", help="Name of the database.")]
+SchemaOption = Annotated[
+    str,
+    typer.Option(
+        "--schema", envvar="DBT_SCHEMA", callback=schema_name, help="The schema of the marts."
+    ),
+]
+
+
+class TableFormat(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+TableFormatOption = Annotated[
+    TableFormat, typer.Option("--format", help="A table for people, or JSON for programs.")
+]

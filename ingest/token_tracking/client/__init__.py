@@ -1,0 +1,1 @@
+"""From a call to the commit: requests, the writer thread, the spool, the connection."""

@@ -1,0 +1,224 @@
+"""Settings of a tracker: arguments first, then `TOKEN_TRACKING_*`, then defaults.
+
+Checked by hand: the first call makes the default tracker, and must not wait for an import.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+from ..errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .fallback import FallbackFunction
+
+PREFIX = "TOKEN_TRACKING_"
+_TRUE: Final = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
+
+
+class _BadValueError(ValueError):
+    """A value that breaks a rule, in words that show nothing secret."""
+
+
+class SecretText:
+    """Text that no representation shows."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def get_secret_value(self) -> str:
+        """Return the text."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "SecretText('**********')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretText) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+@dataclass(frozen=True)
+class NamedFunction:
+    """A function that is told by its place, and imported by the thread that is to call it."""
+
+    module: str
+    name: str
+
+    def found(self) -> Callable[..., object]:
+        """Return the function.
+
+        Raises:
+            SettingsError: it is not there, or leads back here.
+
+        """
+        try:
+            found: object = import_module(self.module)
+            for part in self.name.split("."):
+                found = getattr(found, part)
+        except Exception as error:
+            raise self._error(f"cannot be imported, {type(error).__name__}") from error
+        if not callable(found):
+            raise self._error("is no function")
+        if getattr(found, "__module__", "").split(".")[0] == "token_tracking":
+            raise self._error("is token_tracking's own: name the implementation of before")
+        return found
+
+    def _error(self, why: str) -> SettingsError:
+        place = f"{self.module}:{self.name}"
+        return SettingsError(f"setting fallback ({PREFIX}FALLBACK): {place} {why}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerSettings:
+    """What a tracker can be told; each field is also read from `TOKEN_TRACKING_<FIELD>`.
+
+    Each may be given as text, too.
+
+    Args:
+        enabled: False: every call is a no-op that returns True.
+        dsn: libpq connection string or URL; default: libpq's PG* variables.
+        max_wait: seconds that a call waits at most.
+        spool_dir: folder of what waits on local disk, for one database only; default: one for each
+            database, in the user's state folder.
+        spool_max_bytes: most bytes on disk for one process's spool.
+        on_error: "raise": raise what a call would answer with False.
+        fallback: a function, or where it is as "package.module:function", which takes what neither
+            database nor disk can; sync or async, with the ten original keyword arguments.
+
+    Raises:
+        SettingsError: a value breaks a rule; the message names the setting, never its value.
+
+    """
+
+    enabled: bool = True
+    dsn: SecretText | None = None
+    max_wait: float = 2.0
+    spool_dir: Path | None = None
+    spool_max_bytes: int = 4 * 2**30
+    on_error: Literal["return", "raise"] = "return"
+    fallback: FallbackFunction | NamedFunction | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value: object = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
+            try:
+                checked = _CHECKS[field.name](value)
+            except (TypeError, ValueError, OverflowError) as error:
+                name = field.name
+                rule = str(error) if isinstance(error, _BadValueError) else _RULES[name]
+                message = f"setting {name} ({PREFIX}{name.upper()}): {rule}"
+                raise SettingsError(message) from None
+            object.__setattr__(self, field.name, checked)
+
+
+def _truth(value: object) -> bool:
+    text = str(value).strip().lower()
+    if text not in _TRUE | _FALSE:
+        raise ValueError
+    return text in _TRUE
+
+
+def _secret(value: object) -> SecretText:
+    return value if isinstance(value, SecretText) else SecretText(_text(value))
+
+
+def _dsn(value: object) -> SecretText:
+    given = _secret(value).get_secret_value().strip()
+    # Checked by the driver where it is there already: no call waits for its import. Otherwise the
+    # thread that connects checks.
+    find_problem = getattr(sys.modules.get("token_tracking.target"), "dsn_problem", None)
+    if find_problem is not None and (problem := find_problem(given)):
+        raise _BadValueError(problem)
+    return SecretText(given)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _wait(value: object) -> float:
+    seconds = float(cast("str", value))
+    if isinstance(value, bool) or not math.isfinite(seconds) or not 0 < seconds <= 60:
+        raise ValueError
+    return seconds
+
+
+def _folder(value: object) -> Path:
+    return Path(cast("str", value))
+
+
+def _bytes(value: object) -> int:
+    number = float(cast("str", value))
+    if isinstance(value, bool) or not number.is_integer() or number < 2**16:
+        raise ValueError
+    return int(number)
+
+
+def _on_error(value: object) -> str:
+    if value not in {"return", "raise"}:
+        raise ValueError
+    return cast("str", value)
+
+
+def _fallback(value: object) -> object:
+    if callable(value) or isinstance(value, NamedFunction):
+        return value
+    module, _, name = _text(value).strip().partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise ValueError
+    return NamedFunction(module, name)
+
+
+_CHECKS: Final[dict[str, Callable[[object], object]]] = {
+    "enabled": _truth,
+    "dsn": _dsn,
+    "max_wait": _wait,
+    "spool_dir": _folder,
+    "spool_max_bytes": _bytes,
+    "on_error": _on_error,
+    "fallback": _fallback,
+}
+_RULES: Final = {
+    "enabled": "must be true or false, 1 or 0, yes or no, on or off",
+    "dsn": "must be text",
+    "max_wait": "must be a number of seconds above 0 and up to 60",
+    "spool_dir": "must be the path of a folder",
+    "spool_max_bytes": "must be a whole number of bytes, at least 65536",
+    "on_error": "must be return or raise",
+    "fallback": "must be a function, or where one is, as package.module:function",
+}
+
+
+def load_settings(**given: object) -> TrackerSettings:
+    """Return the settings from arguments (None is as good as absent) and the environment.
+
+    Raises:
+        SettingsError: a value breaks a rule; the message names the setting, never its value.
+
+    """
+    values: dict[str, object] = {}
+    for field in fields(TrackerSettings):
+        if (text := os.environ.get(PREFIX + field.name.upper())) not in {None, ""}:
+            values[field.name] = text
+    values |= {name: value for name, value in given.items() if value is not None}
+    if str(values.get("enabled")).strip().lower() in _FALSE:
+        return TrackerSettings(enabled=False)  # which needs no other setting, right or wrong
+    return TrackerSettings(**values)  # pyright: ignore[reportArgumentType]  # checked in there

@@ -1,0 +1,1 @@
+"""What waits on local disk while PostgreSQL cannot answer."""

@@ -1,0 +1,54 @@
+"""The one table of an event's fields: their names, kinds and limits, in the order of the wire.
+
+Lists, checks, messages and columns elsewhere derive from it. The SQL side has its own, the columns
+of `usage_events`: that both agree is tested.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal, NamedTuple
+
+MAX_TEXT: Final = 255  # characters
+MAX_TOKENS: Final = 2**40
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+CLOCK_TOLERANCE: Final = timedelta(minutes=5)
+
+
+class Field(NamedTuple):
+    """One field of an event.
+
+    `least` is the fewest characters of a text. A part is included in `tokens`. A default holds
+    where a text is missing; without one, `tenant_id` is required and the others may be absent.
+    """
+
+    name: str
+    kind: Literal["text", "tokens", "object", "time"] = "text"
+    least: int = 0
+    is_part: bool = False
+    default: str | None = None
+
+
+FIELDS: Final = (
+    Field("tenant_id", least=1),
+    Field("idempotency_key", least=1),
+    Field("tokens", "tokens"),
+    Field("token_type", default="llm"),
+    Field("operation", default="query"),
+    Field("model"),
+    Field("agent_id", least=1),
+    Field("conversation_id"),
+    Field("collection_id"),
+    Field("input_tokens", "tokens", is_part=True),
+    Field("output_tokens", "tokens", is_part=True),
+    Field("metadata", "object"),
+    Field("occurred_at", "time"),
+)
+
+EVENT_FIELDS: Final = tuple([field.name for field in FIELDS])
+TEXT_FIELDS: Final = tuple([field.name for field in FIELDS if field.kind == "text"])
+PART_FIELDS: Final = tuple([field.name for field in FIELDS if field.is_part])
+TOKEN_FIELDS: Final = ("tokens", *PART_FIELDS)
+
+INTEGER_RULE: Final = f"must be an integer from 0 to {MAX_TOKENS}"
+NO_TOKENS: Final = f"tokens: missing, and so are {' and '.join(PART_FIELDS)}; {INTEGER_RULE}"

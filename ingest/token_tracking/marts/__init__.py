@@ -1,0 +1,1 @@
+"""Reading the totals that dbt has built."""

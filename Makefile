@@ -65,8 +65,8 @@ bench: $(VENV)/.dev  ## Measure, side by side with peers (BENCH=name for one)
 	@python -m benchmarks $(BENCH)
 
 soak: $(VENV)/.dev  ## The same at length: faults, bounds, histories (SOAK_SECONDS=600, HISTORIES=500, SEED=n replays)
-	@HISTORIES=$${HISTORIES:-500} python -m pytest -n 2 --timeout 0 tests/test_dbt_histories.py
-	@SOAK_SECONDS=$${SOAK_SECONDS:-600} python -m pytest -s tests/test_faults.py tests/test_bounds.py tests/test_properties.py
+	@HISTORIES=$${HISTORIES:-500} python -m pytest -n 2 --timeout 0 tests/warehouse/test_histories.py
+	@SOAK_SECONDS=$${SOAK_SECONDS:-600} python -m pytest -s tests/client/test_faults.py tests/client/test_bounds.py tests/event/test_properties.py
 
 clean:  ## Stop the demo's server and remove all that was made here
 	@if [ -x $(BIN)/token-tracking ]; then token-tracking db stop; fi

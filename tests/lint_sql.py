@@ -7,7 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-from tests.conftest import NOT_DURABLE, TEMPLATE, started_server
+from tests.support.databases import NOT_DURABLE, TEMPLATE, started_server
 
 FOLDERS = ("models", "tests/data")
 

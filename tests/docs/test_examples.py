@@ -1,0 +1,72 @@
+"""The examples run, and record what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+from httpx import ASGITransport, AsyncClient
+
+from tests.support import ROOT
+from tests.support.databases import Database
+
+EXAMPLES = ROOT / "examples"
+TOTAL = "select count(*)::int, sum(tokens)::int from token_tracking_raw.usage_events"
+
+
+def run(name: str, database: Database) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        env={"PYTHONPATH": ":".join(sys.path), "TOKEN_TRACKING_DSN": database.url},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_a_script_that_runs_twice_counts_once(database: Database):
+    assert "recorded=50" in run("nightly_script.py", database)
+    assert "duplicate=50" in run("nightly_script.py", database)
+    assert database.rows(TOTAL) == [(50, 12750)]
+
+
+def test_workers_that_are_forked(database: Database):
+    run("prefork_worker.py", database)
+    assert database.rows(TOTAL) == [(61, 3 * sum(range(100, 120)) + 12)]
+
+
+def test_a_service_with_lifespan(database: Database, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TOKEN_TRACKING_DSN", database.url)
+    spec = importlib.util.spec_from_file_location("service", EXAMPLES / "fastapi_service.py")
+    assert spec is not None
+    assert spec.loader is not None
+    service = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "service", service)
+    spec.loader.exec_module(service)
+
+    async def main() -> None:
+        transport = ASGITransport(service.app)
+        async with (
+            service.app.router.lifespan_context(service.app),
+            AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            for message in ("m1", "m2", "m1"):
+                answer = await client.post(
+                    "/ask",
+                    headers={"X-Tenant": "acme"},
+                    json={"text": "how are you", "message_id": message},
+                )
+                assert answer.json() == {"answer": "HOW ARE YOU"}
+            statistics = await client.get("/usage-statistics")
+            ended = {"recorded": 2, "spooled": 0, "not_counted": 0, "refused": 0}
+            assert statistics.json() == ended
+
+    asyncio.run(main())
+    rows = "select tenant_id, tokens, operation from token_tracking_raw.usage_events"
+    assert database.rows(rows) == [("acme", 6, "chat")] * 2

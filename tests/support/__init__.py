@@ -1,0 +1,5 @@
+"""What tests share; no test module imports another one."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]

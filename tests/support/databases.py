@@ -1,0 +1,127 @@
+"""Real servers and databases for the tests: templates, and fresh copies of them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import psycopg
+import pytest
+
+from token_tracking.embedded.server import Server
+from token_tracking.schema import apply_schema
+
+DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
+
+
+# Another PostgreSQL than the embedded one for all tests but those that start servers themselves.
+GIVEN_BY = "TOKEN_TRACKING_TEST_POSTGRES"
+
+
+GIVEN = os.environ.get(GIVEN_BY)
+
+
+# Nothing here survives the test run, so nothing has to reach the disk.
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on"}
+
+
+TEMPLATE = "template_raw"
+
+
+@dataclass(frozen=True)
+class Database:
+    """A fresh database with the raw schema, which one test has for itself."""
+
+    url: str
+    env: dict[str, str]
+
+    def connect(self) -> psycopg.Connection[tuple]:
+        """Connect in autocommit mode, as the owner of everything."""
+        return psycopg.connect(self.url, autocommit=True)
+
+    def rows(self, query: str, parameters: object = None) -> list[tuple]:
+        """Return the rows of one query."""
+        with closing(self.connect()) as connection:
+            return connection.execute(query, parameters).fetchall()  # type: ignore[arg-type]
+
+    def value(self, query: str, parameters: object = None) -> object:
+        """Return the only value of one query."""
+        [(value,)] = self.rows(query, parameters)
+        return value
+
+
+def started_server(bin_dir: Path | None, settings: dict[str, str]) -> Iterator[Server]:
+    """Run a server in a short-named temporary folder, and remove both in the end."""
+    folder = Path(tempfile.mkdtemp(prefix="tt-"))
+    folder.chmod(0o755)  # a root's server runs as somebody else
+    server = (
+        Server(folder / "data", settings=settings)
+        if bin_dir is None
+        else Server(folder / "data", bin_dir, settings)
+    )
+    try:
+        server.start()
+        with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
+            connection.execute(f"create database {TEMPLATE}")
+        with closing(psycopg.connect(server.url(TEMPLATE))) as connection:
+            apply_schema(connection)
+        yield server
+    finally:
+        server.stop("immediate")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def debian_15() -> Path:
+    """Return the folder of its programs; without it a test is skipped, in the workflow it fails."""
+    if not DEBIAN_15.is_dir():
+        left_out("PostgreSQL 15 is not installed: apt-get install postgresql-15")
+    return DEBIAN_15
+
+
+def left_out(reason: str) -> NoReturn:
+    """Skip the test for what is not installed; in the workflow it fails."""
+    if os.environ.get("GITHUB_ACTIONS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+_numbers = itertools.count(1)
+
+
+def fresh_database(server: Server) -> Iterator[Database]:
+    """Copy the template database, and drop the copy in the end."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
+        connection.execute(f"create database {name} template {TEMPLATE}")
+        yield Database(server.url(name), server.environment(name))
+        connection.execute(f"drop database {name} with (force)")
+
+
+_emptied: dict[Path, Database] = {}
+
+
+_EMPTY = (
+    "truncate token_tracking_raw.usage_events, token_tracking_raw.usage_event_conflicts,"
+    " token_tracking_raw.usage_event_rejections, token_tracking_raw.usage_voids,"
+    " token_tracking_raw.agent_owners, token_tracking_raw.agent_owner_calls"
+)
+
+
+def emptied_database(server: Server) -> Database:
+    """Return the worker's database for tests that only write events: emptied, not made anew."""
+    if server.data_dir not in _emptied:
+        name = f"test_{os.getpid()}_emptied"
+        with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
+            connection.execute(f"create database {name} template {TEMPLATE}")
+        _emptied[server.data_dir] = Database(server.url(name), server.environment(name))
+    database = _emptied[server.data_dir]
+    with closing(database.connect()) as connection:
+        connection.execute(_EMPTY)
+    return database

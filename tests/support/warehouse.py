@@ -1,0 +1,189 @@
+"""A test's warehouse: raw rows put in directly, marts read back and compared with the oracle."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from tests.support.oracle import Marts, Raw, Settings, Snapshot, count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tests.support.databases import Database
+
+COLUMNS = {
+    "hourly_token_usage": "usage_hour, usage_date, tenant_id, token_type, operation, model, "
+    "tokens, input_tokens, output_tokens, event_count",
+    "daily_token_usage": "usage_date, tenant_id, token_type, operation, model, "
+    "tokens, input_tokens, output_tokens, event_count",
+    "monthly_token_usage": "usage_month, tenant_id, token_type, operation, model, "
+    "tokens, input_tokens, output_tokens, event_count",
+    "daily_agent_token_usage": "usage_date, tenant_id, requester_tenant_id, agent_id, "
+    "attribution_rule, tokens, event_count",
+    "unmapped_labels": "label_kind, label, tokens, event_count",
+    "tenant_token_usage": "*",
+}
+ROLLUPS = tuple(mart for mart in COLUMNS if mart not in {"unmapped_labels", "tenant_token_usage"})
+
+
+class WrongTotalsError(AssertionError):
+    """A mart is not what the oracle says, or was written where nothing had changed."""
+
+
+# Parts of an event's tokens: by default it has both, neither of them 0 nor equal to the other.
+A_HALF, A_THIRD = -2, -3
+
+
+@dataclass(frozen=True)
+class Event:
+    """A row for usage_events; only what a test is about needs to be told."""
+
+    key: str
+    occurred_at: datetime
+    tenant: str = "acme"
+    tokens: int = 100
+    token_type: str = "llm"
+    operation: str = "query"
+    model: str | None = "gpt-4o"
+    agent: str | None = None
+    input_tokens: int | None = A_HALF
+    output_tokens: int | None = A_THIRD
+
+    @property
+    def parts(self) -> list[int | None]:
+        """Return input and output tokens."""
+        return [
+            self.tokens // -part if part in {A_HALF, A_THIRD} else part
+            for part in (self.input_tokens, self.output_tokens)
+        ]
+
+
+@dataclass(frozen=True)
+class Warehouse:
+    """The database of one test."""
+
+    database: Database
+    settings: Settings = field(default_factory=Settings)
+
+    def connect(self, *, autocommit: bool = True) -> psycopg.Connection[tuple[Any, ...]]:
+        """Connect in a session whose time zone no answer may depend on."""
+        return psycopg.connect(
+            self.database.url, autocommit=autocommit, options="-c timezone=Asia/Kolkata"
+        )
+
+    def insert(
+        self,
+        events: Iterable[Event] = (),
+        voids: Iterable[tuple[str, str]] = (),
+        owners: Iterable[tuple[str, datetime, str | None]] = (),
+        connection: psycopg.Connection[tuple[Any, ...]] | None = None,
+    ) -> None:
+        """Insert raw rows as the procedures would: a key is recorded once, owners by revision."""
+        if connection is None:
+            with closing(self.connect(autocommit=False)) as own:
+                self.insert(events, voids, owners, own)
+                own.commit()
+            return
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                "insert into token_tracking_raw.usage_events (tenant_id, idempotency_key, tokens,"
+                " token_type, operation, model, agent_id, input_tokens, output_tokens, occurred_at)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+                [
+                    (
+                        event.tenant,
+                        event.key,
+                        event.tokens,
+                        event.token_type,
+                        event.operation,
+                        event.model,
+                        event.agent,
+                        *event.parts,
+                        event.occurred_at,
+                    )
+                    for event in events
+                ],
+            )
+            cursor.executemany(
+                "insert into token_tracking_raw.usage_voids"
+                " (tenant_id, idempotency_key, reason, voided_by)"
+                " values (%s, %s, 'test', 'test') on conflict do nothing",
+                list(voids),
+            )
+            cursor.executemany(
+                "insert into token_tracking_raw.agent_owners"
+                " (agent_id, valid_from, revision, owner_tenant_id, recorded_by)"
+                " select %(agent)s, %(instant)s, 1 + coalesce(max(revision), 0), %(owner)s, 'test'"
+                " from token_tracking_raw.agent_owners"
+                " where agent_id = %(agent)s and valid_from = %(instant)s",
+                [
+                    {"agent": agent, "instant": instant, "owner": owner}
+                    for agent, instant, owner in owners
+                ],
+            )
+
+    def marts(self) -> Marts:
+        """Read every mart that there is, sorted, instants in UTC."""
+        with closing(self.connect()) as connection:
+            there = {
+                name
+                for (name,) in connection.execute(
+                    "select relname from pg_class"
+                    " where relnamespace = to_regnamespace('token_tracking')"
+                )
+            }
+            return {
+                mart: sorted(
+                    (
+                        tuple(
+                            value.astimezone(UTC) if isinstance(value, datetime) else value
+                            for value in row
+                        )
+                        for row in connection.execute(
+                            f"select {columns} from token_tracking.{mart}"  # type: ignore[arg-type]
+                        )
+                    ),
+                    key=repr,
+                )
+                for mart, columns in COLUMNS.items()
+                if mart in there
+            }
+
+    def status(self) -> dict[str, tuple[int, str]]:
+        """Return run number and snapshot of each rollup that was built."""
+        if self.rows("select to_regclass('token_tracking.build_status')") == [(None,)]:
+            return {}
+        return {
+            model: (run_number, snapshot)
+            for model, run_number, snapshot in self.rows(
+                "select model, run_number, snapshot::text from token_tracking.build_status"
+            )
+        }
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        with closing(self.connect()) as connection:
+            return connection.execute(query).fetchall()  # type: ignore[arg-type]
+
+    def expected(self) -> Marts:
+        """Return what the oracle says for the events that the saved snapshot sees."""
+        with closing(self.connect()) as connection:
+            raw = Raw.read(connection)
+        _, snapshot = self.status()["int_usage__hourly"]
+        return count(raw.as_of(Snapshot.parse(snapshot)), self.settings)
+
+    def check(self) -> Marts:
+        """Compare every mart with the oracle, row for row; return the marts."""
+        found, expected = self.marts(), self.expected()
+        for mart, rows in expected.items():
+            if found[mart] != rows:
+                missing = sorted(set(rows) - set(found[mart]), key=repr)[:5]
+                wrong = sorted(set(found[mart]) - set(rows), key=repr)[:5]
+                message = f"{mart}: missing {missing}, wrong {wrong}"
+                raise WrongTotalsError(message)
+        return found

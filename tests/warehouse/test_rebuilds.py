@@ -1,0 +1,442 @@
+"""Directed histories, and proof that they would catch the mistakes that are easily made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import ROOT, directed
+from tests.support.oracle import Settings
+from tests.support.project import DbtProject, Edit
+from tests.support.warehouse import Warehouse, WrongTotalsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.databases import Database
+
+    History = Callable[[DbtProject, Warehouse], None]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What somebody could have written instead, and the history that shows it.
+
+    The history ends in wrong totals, or where `stops` is told in an assertion that says it. The
+    first `harmless` edits are no mistake by themselves: the history is right with them alone.
+    """
+
+    name: str
+    history: History
+    edits: tuple[Edit, ...]
+    stops: str | None = None
+    harmless: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        history: History,
+        *texts: str,
+        stops: str | None = None,
+        harmless: int = 0,
+    ) -> Mistake:
+        """Read the texts as file, right, wrong, and so on."""
+        files = [texts[start : start + 3] for start in range(0, len(texts), 3)]
+        return cls(name, history, tuple(Edit(*each) for each in files), stops, harmless)
+
+
+BASE = "macros/build/build_base.sql"
+ROLLUP = "macros/build/build_rollup.sql"
+AFFECTED = "macros/build/affected_hours.sql"
+EVENTS = "macros/attributed_events.sql"
+FINGERPRINT = "macros/build/input_fingerprint.sql"
+PREPARE = "macros/build/prepare_rollup.sql"
+BEGIN = "macros/build/begin_build.sql"
+SNAPSHOT = "macros/build/begin_snapshot.sql"
+IS_NEW = "macros/build/is_new.sql"
+# No row is known by its place: what its number does not tell is not told.
+BLIND = ("macros/build/lies_behind.sql", "{{ rows }}.ctid >", "false and {{ rows }}.ctid >")
+
+MISTAKES = [
+    Mistake.of(
+        "watermark on recorded_at",
+        directed.late_commit,
+        AFFECTED,
+        "is_new('events.ingest_xid', snapshot) if",
+        "'events.recorded_at > (select max(as_of) from token_tracking.build_state)' if",
+        *BLIND,
+    ),
+    Mistake.of(
+        "watermark on a void's recorded_at",
+        directed.late_void,
+        AFFECTED,
+        "is_new('voids.ingest_xid', snapshot) if",
+        "'voids.recorded_at > (select max(as_of) from token_tracking.build_state)' if",
+        *BLIND,
+    ),
+    Mistake.of(
+        "watermark on an owner's recorded_at",
+        directed.late_void,
+        AFFECTED,
+        "is_new('owners.ingest_xid', snapshot) if",
+        "'owners.recorded_at > (select max(as_of) from token_tracking.build_state)' if",
+        *BLIND,
+    ),
+    Mistake.of(
+        "watermark on the highest transaction",
+        directed.late_commit,
+        IS_NEW,
+        "saved_snapshot.split(':')[0]",
+        "saved_snapshot.split(':')[1]",
+        *BLIND,
+    ),
+    Mistake.of(
+        "only the snapshot's xmin is used",
+        directed.nothing_new,
+        IS_NEW,
+        "and not pg_visible_in_snapshot",
+        "and true or false and pg_visible_in_snapshot",
+    ),
+    Mistake.of(
+        "each statement sees other data, the horizon is read last",
+        directed.commit_during_build,
+        SNAPSHOT,
+        "set transaction isolation level repeatable read;",
+        "",
+    ),
+    Mistake.of(
+        "the horizon is read before the lock is there",
+        directed.two_builds_wait,
+        BEGIN,
+        "begin_snapshot(lock_builds())",
+        "begin_snapshot('select pg_current_snapshot(); ' ~ lock_builds())",
+        stops="duplicate key value violates unique constraint",
+    ),
+    # Each statement sees other data, but counts only what one snapshot sees: that is right.
+    Mistake.of(
+        "the affected set is computed twice, of different data",
+        directed.commit_during_build,
+        SNAPSHOT,
+        "set transaction isolation level repeatable read;",
+        "",
+        BASE,
+        "    {% do refuse_foreign_transactions() %}",
+        "    {% do run_query(\"select set_config('s.s', pg_current_snapshot()::text, true)\") %}",
+        BASE,
+        "'snapshot': 'pg_current_snapshot()',",
+        "'snapshot': \"current_setting('s.s')::pg_snapshot\",",
+        EVENTS,
+        "    from {{ source }} as source\n",
+        "    from {{ source }} as source where pg_visible_in_snapshot("
+        "source.ingest_xid::text::xid8, current_setting('s.s')::pg_snapshot)\n",
+        BASE,
+        "            {% do make_fresh_rows(partial_query(sql)) %}",
+        "            {% do make_fresh_rows(partial_query(sql)) %}"
+        "{% do run_query('lock table ' ~ relation ~ ' in row exclusive mode;"
+        " delete from affected_hours; insert into affected_hours '"
+        " ~ affected_hours(saved)) %}",
+        harmless=4,
+    ),
+    Mistake.of(
+        "delete by grain, not by period",
+        directed.payer_loses_everything,
+        ROLLUP,
+        "run_query(delete_stale_rows(relation, scope))",
+        "run_query(delete_stale_rows(relation, scope ~ ' and tenant_id in (select tenant_id from '"
+        " ~ input ~ ')'))",
+    ),
+    Mistake.of(
+        "periods derived from what was rebuilt",
+        directed.last_event_is_voided,
+        BASE,
+        "from gone\n",
+        "from gone where false\n",
+    ),
+    Mistake.of(
+        "dates of an hour derived from its start",
+        directed.midnight_comes_twice,
+        BASE,
+        "gone.usage_date from gone",
+        "(gone.usage_hour at time zone 'America/St_Johns')::date from gone",
+        BASE,
+        "come.usage_date from come",
+        "(come.usage_hour at time zone 'America/St_Johns')::date from come",
+    ),
+    Mistake.of(
+        "today's owner",
+        directed.sold_agent,
+        EVENTS,
+        "agent_owners.valid_from <= events.occurred_at",
+        "agent_owners.valid_from <= now()",
+    ),
+    Mistake.of(
+        "the instant of the sale is the seller's",
+        directed.sold_agent,
+        EVENTS,
+        "agent_owners.valid_from <= events.occurred_at",
+        "agent_owners.valid_from < events.occurred_at",
+    ),
+    Mistake.of(
+        "the first revision wins",
+        directed.corrected_owner,
+        EVENTS,
+        "agent_owners.revision desc",
+        "agent_owners.revision",
+    ),
+    Mistake.of(
+        "a correction covers no time",
+        directed.corrected_owner,
+        AFFECTED,
+        "later.valid_from > owners.valid_from",
+        "later.valid_from >= owners.valid_from",
+    ),
+    Mistake.of(
+        "the first instant of an owner is not its own",
+        directed.corrected_owner,
+        AFFECTED,
+        "and events.occurred_at >= owners.valid_from",
+        "and events.occurred_at > owners.valid_from",
+    ),
+    Mistake.of(
+        "a change of the owner touches nothing",
+        directed.payer_loses_everything,
+        AFFECTED,
+        "is_new('owners.ingest_xid', snapshot) if",
+        "'false' if",
+        *BLIND,
+    ),
+    Mistake.of(
+        "a void touches nothing",
+        directed.last_event_is_voided,
+        AFFECTED,
+        "is_new('voids.ingest_xid', snapshot) if",
+        "'false' if",
+        *BLIND,
+    ),
+    Mistake.of(
+        "voids are forgotten",
+        directed.void_first,
+        EVENTS,
+        "        not exists (",
+        "        true or not exists (",
+    ),
+    Mistake.of(
+        "a void counts for every tenant",
+        directed.void_first,
+        EVENTS,
+        "voids.requester_tenant_id = events.requester_tenant_id",
+        "voids.requester_tenant_id is not null",
+    ),
+    Mistake.of(
+        "day of arrival",
+        directed.old_event,
+        EVENTS,
+        "billing_date('events.occurred_at')",
+        "billing_date('events.recorded_at')",
+    ),
+    Mistake.of(
+        "day of the session's time zone",
+        directed.half_hour_zone,
+        "macros/billing_date.sql",
+        "at time zone '{{ var('billing_timezone') | replace(\"'\", \"''\") }}')::date",
+        ")::date",
+    ),
+    Mistake.of(
+        "day of the hour's start",
+        directed.half_hour_zone,
+        EVENTS,
+        "billing_date('events.occurred_at')",
+        "billing_date(\"date_trunc('hour', events.occurred_at, 'UTC')\")",
+    ),
+    Mistake.of(
+        "hour of the session's time zone",
+        directed.old_event,
+        EVENTS,
+        "date_trunc('hour', events.occurred_at, 'UTC')",
+        "date_trunc('hour', events.occurred_at)",
+    ),
+    Mistake.of(
+        "the logic is not in the fingerprint",
+        directed.changed_zone,
+        FINGERPRINT,
+        '"\'query " ~ local_md5(sql) ~ "\'"',
+        "\"'query'\"",
+    ),
+    Mistake.of(
+        "the aliases are not in the fingerprint",
+        directed.new_alias,
+        FINGERPRINT,
+        "\"'aliases ' || \" ~ aliases_digest()",
+        "\"'aliases'\"",
+    ),
+    Mistake.of(
+        "the tables are not in the fingerprint",
+        directed.restored_tables,
+        FINGERPRINT,
+        "pg_relation_filenode(",
+        "text(",
+    ),
+    Mistake.of(
+        "the tables are known by their names' numbers",
+        directed.restored_tables,
+        FINGERPRINT,
+        "pg_relation_filenode(",
+        "oid(",
+    ),
+    Mistake.of(
+        "the cluster is not in the fingerprint",
+        directed.restored_elsewhere,
+        FINGERPRINT,
+        "'cluster ' || (select control.system_identifier from pg_control_system() as control)",
+        "'cluster'",
+    ),
+    Mistake.of(
+        "the database is not in the fingerprint",
+        directed.restored_elsewhere,
+        FINGERPRINT,
+        "'database ' || (select oid from pg_database where datname = current_database())",
+        "'database'",
+    ),
+    Mistake.of(
+        "the views are not in the fingerprint",
+        directed.changed_view,
+        FINGERPRINT,
+        "md5(pg_get_viewdef('",
+        "text(('",
+    ),
+    Mistake.of(
+        "a rollup takes the newest run number for its input's",
+        directed.partial_selections,
+        ROLLUP,
+        "'run_no': ahead['run_no'],",
+        "'run_no': '(select max(run_no) from token_tracking.build_state)',",
+    ),
+    Mistake.of(
+        "the log is taken for complete",
+        directed.lost_log,
+        ROLLUP,
+        "{% if oldest > saved['run_no'] + 1 %}",
+        "{% if false %}",
+    ),
+    Mistake.of(
+        "an emptied log is taken for complete",
+        directed.lost_log,
+        ROLLUP,
+        '''"select coalesce(min(run_no), " ~ ahead['run_no'] ~ " + 1) from "''',
+        '"select coalesce(min(run_no), 0) from "',
+    ),
+    Mistake.of(
+        "the state of a dropped table is believed",
+        directed.made_anew,
+        PREPARE,
+        "saved is not none and saved['is_same'] %}",
+        "saved is not none %}",
+    ),
+    Mistake.of(
+        "a restored table is dropped",
+        directed.made_anew,
+        PREPARE,
+        "and (is_same or saved['looks_same']) %}",
+        "and is_same %}",
+        stops="cannot drop table token_tracking.hourly_token_usage because other objects",
+    ),
+    Mistake.of(
+        "the status tells the newest build's zone",
+        directed.changed_zone,
+        "models/marts/build_status.sql",
+        "build_state.billing_timezone,",
+        "'{{ var('billing_timezone') }}'::text as billing_timezone,",
+        stops=r"build_status tells \('UTC', 'UTC'\)",
+    ),
+    Mistake.of(
+        "the snapshot is older than the file that it reads",
+        directed.rewritten_tables,
+        SNAPSHOT,
+        "{{ wait_for_inputs(inputs) }}",
+        "",
+        SNAPSHOT,
+        "lock table {{ inputs | join(', ') }} in access share mode;",
+        "",
+    ),
+    Mistake.of(
+        "the snapshot is taken while the build waits for a table",
+        directed.rewritten_tables,
+        SNAPSHOT,
+        "{{ wait_for_inputs(inputs) }}",
+        "",
+        SNAPSHOT,
+        "lock table {{ inputs | join(', ') }} in access share mode;",
+        "do $$ begin lock table {{ inputs | join(', ') }} in access share mode; end $$;",
+    ),
+    Mistake.of(
+        "the ends of the raw tables are not looked at",
+        directed.old_numbers,
+        *BLIND,
+    ),
+    Mistake.of(
+        "a snapshot of the future is believed",
+        directed.future_snapshot,
+        *BLIND,
+        PREPARE,
+        " and saved['is_of_past']",
+        "",
+        harmless=1,
+    ),
+    Mistake.of(
+        "state advances under --empty",
+        directed.empty_is_refused,
+        "macros/build/refuse_partial_input.sql",
+        "flags.EMPTY or invocation_args_dict.get('sample')",
+        "false",
+        "macros/materializations/incremental.sql",
+        "ref(config.get('reads'))",
+        "load_relation(ref(config.get('reads')))",
+        ROLLUP,
+        '"query " ~ local_md5(query) ~',
+        '"query" ~',
+    ),
+]
+
+
+@pytest.fixture
+def warehouse(database: Database) -> Warehouse:
+    # `dbt run` leaves the aliases to the history.
+    return Warehouse(database, Settings(aliases={}))
+
+
+@pytest.fixture
+def env(database: Database) -> dict[str, str]:
+    return {**database.env, "PGTZ": "Asia/Kolkata"}
+
+
+@pytest.mark.parametrize("history", directed.HISTORIES, ids=lambda history: history.__name__)
+def test_history_ends_in_exact_totals(
+    history: History, warehouse: Warehouse, env: dict[str, str], tmp_path: Path
+) -> None:
+    history(DbtProject(env, tmp_path), warehouse)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_mistake_is_caught(
+    mistake: Mistake, warehouse: Warehouse, env: dict[str, str], tmp_path: Path
+) -> None:
+    for edit in mistake.edits:
+        text = (ROOT / edit.file).read_text()
+        assert text.count(edit.old) == 1, f"{edit.file} has no single {edit.old!r}"
+    shown = WrongTotalsError if mistake.stops is None else AssertionError
+    with pytest.raises(shown, match=mistake.stops):
+        mistake.history(DbtProject(env, tmp_path, mistake.edits), warehouse)
+
+
+@pytest.mark.parametrize(
+    "mistake", [one for one in MISTAKES if one.harmless], ids=lambda mistake: mistake.name
+)
+def test_what_leads_to_a_mistake_is_none(
+    mistake: Mistake, warehouse: Warehouse, env: dict[str, str], tmp_path: Path
+) -> None:
+    edits = mistake.edits[: mistake.harmless]
+    mistake.history(DbtProject(env, tmp_path, edits), warehouse)

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from token_tracking.complaints import BURST
-from token_tracking.schema import apply_schema
+from token_tracking.raw.schema import apply_schema
 from token_tracking.server import Server
 
 from .faults.clock import Clock

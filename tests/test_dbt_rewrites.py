@@ -15,8 +15,8 @@ from tests.conftest import NOT_DURABLE, TEMPLATE, Database, debian_15, started_s
 from tests.dbt_directed import PURGE, PURGE_WITH_NUMBERS, until_waiting_for
 from tests.dbt_project import DbtProject, Edit
 from tests.dbt_warehouse import Event, Warehouse, WrongTotalsError
+from token_tracking.raw.schema import apply_schema
 from token_tracking.report.reading import Reading
-from token_tracking.schema import apply_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

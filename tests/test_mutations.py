@@ -72,9 +72,9 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_delivery.py::test_writers_that_share_keys_never_deadlock",
         [
             ("delivery.py", SORTED, "events"),
-            ("sql/procedures.sql", SQL_ORDER, "\n"),
-            ("sql/procedures.sql", SQL_ORDER_CANONICAL, "\n"),
-            ("sql/procedures.sql", SQL_DISTINCT, ""),
+            ("raw/procedures/62_batch.sql", SQL_ORDER, "\n"),
+            ("raw/procedures/61_canonical_batch.sql", SQL_ORDER_CANONICAL, "\n"),
+            ("raw/procedures/61_canonical_batch.sql", SQL_DISTINCT, ""),
         ],
     ),
     "a spool that does not wait for the disk": (
@@ -151,7 +151,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "a server keeps what is early as refused": (
         "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
-        [("sql/procedures.sql", "        where refused.kind = 'rejection'\n", "")],
+        [("raw/procedures/62_batch.sql", "        where refused.kind = 'rejection'\n", "")],
     ),
     "a server's clock is asked for once": (
         "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
@@ -258,13 +258,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "labels without their letter v": (
         "test_postgres_versions.py::test_letters_v_stay_and_vertical_tabs_go",
-        [("sql/procedures.sql", r"e' \t\n\r\f\x0b'", r"e' \t\n\r\fv'")],
+        [("raw/procedures/50_events.sql", r"e' \t\n\r\f\x0b'", r"e' \t\n\r\fv'")],
     ),
     "an owner's revision that another one has": (
         "test_owners.py::test_a_writer_waits_for_a_row_of_its_instant_alone",
         [
             (
-                "sql/procedures.sql",
+                "raw/procedures/70_corrections.sql",
                 "        on conflict (agent_id, valid_from, revision) do nothing;",
                 ";",
             )

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from token_tracking import UsageTracker
-from token_tracking.schema import apply_schema
+from token_tracking.raw.schema import apply_schema
 from token_tracking.server import Server
 
 from .conftest import NOT_DURABLE

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from token_tracking import UsageTracker
-from token_tracking.schema import apply_schema, packaged_versions
+from token_tracking.raw.schema import apply_schema, packaged_versions
 
 from .bad_events import GOOD
 from .conftest import DEBIAN_15, Database, fresh_database

@@ -16,7 +16,7 @@ from tests.dbt_project import ROOT, DbtProject
 from tests.dbt_warehouse import Event, Warehouse
 from tests.test_refresh import command
 from tests.test_roles import DENIED, RAW_TABLES, execute, login, managed_database
-from token_tracking.roles import Roles
+from token_tracking.raw.roles import Roles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from token_tracking.schema import apply_schema
+from token_tracking.raw.schema import apply_schema
 from token_tracking.server import Server
 
 from .conftest import NOT_DURABLE, Database

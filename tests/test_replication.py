@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import NOT_DURABLE, fresh_database, started_server
 from tests.dbt_project import DbtProject
 from tests.dbt_warehouse import Event, Warehouse
-from token_tracking.roles import Roles
+from token_tracking.raw.roles import Roles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

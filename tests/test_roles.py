@@ -16,8 +16,8 @@ import pytest
 from tests.conftest import DEBIAN_15, NOT_DURABLE, Database, started_server
 from tests.test_cli import run
 from token_tracking.errors import SchemaError
-from token_tracking.roles import Roles
-from token_tracking.schema import apply_schema
+from token_tracking.raw.roles import Roles
+from token_tracking.raw.schema import apply_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from token_tracking.errors import SchemaError
-from token_tracking.schema import SchemaChange, SchemaVersion, apply_schema, packaged_versions
+from token_tracking.raw.schema import SchemaChange, SchemaVersion, apply_schema, packaged_versions
 from token_tracking.server import Server
 
 from .conftest import Database

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from token_tracking.schema import apply_schema
+from token_tracking.raw.schema import apply_schema
 from token_tracking.server import Server
 
 if TYPE_CHECKING:

@@ -184,8 +184,8 @@ def schema_apply(
     from whom. It needs no superuser: CREATEROLE and CREATE on the database are enough.
     """
     from .database import Database
-    from .roles import Roles
-    from .schema import apply_schema
+    from .raw.roles import Roles
+    from .raw.schema import apply_schema
     from .target import Target
     from .terminal import Terminal
 

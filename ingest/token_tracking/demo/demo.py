@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 from ..embedded import create_database
 from ..errors import DemoError
-from ..schema import apply_schema
+from ..raw.schema import apply_schema
 from ..tracker import UsageTracker
 from ..warehouse import Warehouse
 from .usage import DAYS, days_of_usage, ownerships

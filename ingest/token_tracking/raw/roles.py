@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, LiteralString, cast
 import psycopg
 from psycopg import sql
 
-from .errors import SchemaError
+from ..errors import SchemaError
 from .schema import apply_schema, trusted
 
 if TYPE_CHECKING:
@@ -95,4 +95,4 @@ class Roles:
 
 
 def _text_of(name: str) -> LiteralString:
-    return trusted((resources.files("token_tracking") / "sql" / f"{name}.sql").read_text("utf-8"))
+    return trusted((resources.files("token_tracking.raw") / f"{name}.sql").read_text("utf-8"))

@@ -1,0 +1,139 @@
+-- Returns why an event is refused, null where it is fine: '<field>: <what was found>; <the rule>'.
+-- It never shows a value. Python's UsageEvent gives the same verdicts, which a test proves.
+create or replace function token_tracking_raw.usage_event_problem(
+    event jsonb, latest timestamptz
+) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    fields constant text[] := '{tenant_id,idempotency_key,tokens,token_type,operation,model,agent_id,conversation_id,collection_id,input_tokens,output_tokens,metadata,occurred_at}';
+    field text;
+    kind text;
+    size integer;
+    has_number boolean := false;
+    part numeric;
+    total numeric := 0;
+    parts numeric := 0;
+    matched text[];
+    instant timestamptz;
+begin
+    if jsonb_typeof(event) <> 'object' then
+        return format('event: %s; must be an object', token_tracking_raw.json_kind(event));
+    end if;
+    select key into field from jsonb_object_keys(event) as key where key <> all (fields) limit 1;
+    if field is not null then
+        -- A name that is none could forge a line of a log.
+        return format(
+            '%s: unknown field; an event has only %s',
+            case when field ~ '^[A-Za-z0-9_.-]{1,63}$' then field else 'a field' end,
+            array_to_string(fields, ', ')
+        );
+    end if;
+
+    foreach field in array '{tenant_id,idempotency_key,token_type,operation,model,agent_id,conversation_id,collection_id}'::text[] loop
+        kind := jsonb_typeof(event -> field);
+        size := length(event ->> field);
+        if coalesce(kind, 'null') = 'null' then
+            if field = 'tenant_id' then
+                return 'tenant_id: missing; must be text of 1 to 255 characters';
+            end if;
+        elsif kind <> 'string' then
+            return format('%s: %s; must be text', field, token_tracking_raw.json_kind(event -> field));
+        elsif size > 255 or size = 0 and field in ('tenant_id', 'idempotency_key', 'agent_id') then
+            return format(
+                '%s: text of %s characters; must be text of %s to 255 characters', field, size,
+                case when field in ('tenant_id', 'idempotency_key', 'agent_id') then 1 else 0 end
+            );
+        end if;
+    end loop;
+
+    foreach field in array '{input_tokens,output_tokens,tokens}'::text[] loop
+        kind := jsonb_typeof(event -> field);
+        if coalesce(kind, 'null') <> 'null' then
+            if kind <> 'number' then
+                return format('%s: %s; must be an integer from 0 to 1099511627776', field, token_tracking_raw.json_kind(event -> field));
+            end if;
+            has_number := true;
+            part := (event -> field)::numeric;
+            if part <> trunc(part) then
+                return format('%s: a number with a fraction; must be an integer from 0 to 1099511627776', field);
+            elsif part < 0 then
+                return format('%s: a negative number; must be an integer from 0 to 1099511627776', field);
+            elsif part > 1099511627776 then
+                return format('%s: a number above the limit; must be an integer from 0 to 1099511627776', field);
+            elsif field = 'tokens' then
+                total := part;
+            else
+                parts := parts + part;
+            end if;
+        end if;
+    end loop;
+    if total <> 0 and total < parts then
+        return 'tokens: less than input_tokens + output_tokens; must be at least their sum, or 0 to mean it';
+    elsif parts > 1099511627776 then
+        return 'tokens: input_tokens + output_tokens above the limit; must be an integer from 0 to 1099511627776';
+    end if;
+
+    kind := jsonb_typeof(event -> 'metadata');
+    if coalesce(kind, 'null') <> 'null' then
+        if kind <> 'object' then
+            return format('metadata: %s; must be an object', token_tracking_raw.json_kind(event -> 'metadata'));
+        end if;
+        if octet_length((event -> 'metadata')::text) > 16384 then
+            return 'metadata: more than 16384 bytes of JSON text; must be at most 16384 bytes';
+        end if;
+        -- Level 0 is the object itself, so a container at level 8 is the ninth.
+        if event -> 'metadata' @? 'strict $.**{8} ? (@.type() == "object" || @.type() == "array")' then
+            return 'metadata: nested more than 8 deep; must be at most 8 deep';
+        elsif token_tracking_raw.has_huge_number(event -> 'metadata') then
+            return 'metadata: a number beyond 1.8e308; must be JSON values that any language can read';
+        end if;
+    end if;
+
+    kind := jsonb_typeof(event -> 'occurred_at');
+    if coalesce(kind, 'null') <> 'null' then
+        if kind <> 'string' then
+            return format('occurred_at: %s; must be ISO 8601 text with a UTC offset', token_tracking_raw.json_kind(event -> 'occurred_at'));
+        end if;
+        matched := regexp_match(
+            event ->> 'occurred_at',
+            '^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,9})?)?(Z|[+-](0[0-9]|1[0-5])(:?[0-5][0-9])?)?$'
+        );
+        if matched is null then
+            return 'occurred_at: text that is no time; must be ISO 8601 text with a UTC offset';
+        elsif matched[4] is null then
+            return 'occurred_at: a time without UTC offset; must be ISO 8601 text with a UTC offset';
+        end if;
+        begin
+            instant := token_tracking_raw.instant_of(event ->> 'occurred_at');
+        exception when data_exception then
+            return 'occurred_at: a day that no calendar has; must be ISO 8601 text with a UTC offset';
+        end;
+        if instant < '2000-01-01 00:00:00+00' then
+            return 'occurred_at: a time before 2000; must be from 2000-01-01 UTC to 5 minutes ahead';
+        elsif instant > latest then
+            return 'occurred_at: a time in the future; must be from 2000-01-01 UTC to 5 minutes ahead';
+        end if;
+    end if;
+
+    -- The last rule, as in Python, where such a call is good for all else and counts nothing.
+    if not has_number then
+        return 'tokens: missing, and so are input_tokens and output_tokens; must be an integer from 0 to 1099511627776';
+    end if;
+    return null;
+end
+$$;
+
+-- Returns why a text that has to be there is refused, null where it is fine.
+create or replace function token_tracking_raw.text_problem(field text, value text, most integer)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format(
+        '%s: %s; must be text of 1 to %s characters',
+        field, coalesce('text of ' || length(value) || ' characters', 'missing'), most
+    )
+    where coalesce(length(value), 0) not between 1 and most
+$$;

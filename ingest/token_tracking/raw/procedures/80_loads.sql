@@ -1,0 +1,288 @@
+-- For loads of files. Says whether an event of a period was recorded by a transaction before p_before;
+-- true, too, where too many younger ones are in the way to tell it quickly.
+create or replace function token_tracking_raw.has_usage_between(
+    p_from timestamptz, p_to timestamptz, p_before bigint
+) returns boolean
+language sql stable
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+    select count(*) = 1000 or coalesce(bool_or(event.ingest_xid < p_before), false)
+    from (
+        select usage_events.ingest_xid
+        from token_tracking_raw.usage_events
+        where usage_events.occurred_at between p_from and p_to
+        limit 1000
+    ) as event
+$$;
+
+-- For loads of files. Returns what is recorded of an array of events, by their zero-based index:
+-- other_time (its key is recorded with this time), voided (its key is), alike (its key is not recorded,
+-- but before p_before there were events from which nothing tells it apart), spaced_key (the same, and
+-- the keys differ in outer space alone). p_own are further keys of the array's file. An event may be alike
+-- to several groups of equal events: each is named by its values and says how many events it has; the one
+-- that has more in common comes first.
+create or replace function token_tracking_raw.recorded_usage(
+    events json, p_before bigint, p_own text[]
+) returns table (index bigint, kind text, occurred_at timestamptz, likeness bigint, event_count bigint)
+language sql stable
+security definer
+set search_path = pg_catalog, pg_temp
+-- Look-ups of what is recorded, and no comparison of each event with each.
+set enable_seqscan = off
+set enable_nestloop = off
+set jit = off
+as $$
+    with given as materialized (
+        select event.*, event.position - 1 as place, stored.occurred_at as recorded_time
+        -- What a load sends has been checked: no closer look, which takes long.
+        from rows from (
+            json_to_recordset(events) as (
+                tenant_id text, idempotency_key text, tokens bigint, token_type text,
+                operation text, model text, agent_id text, conversation_id text,
+                collection_id text, input_tokens bigint, output_tokens bigint, metadata jsonb,
+                occurred_at timestamptz
+            )
+        ) with ordinality as event (
+            tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
+            conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at, position
+        )
+        left join lateral (
+            select usage_events.occurred_at
+            from token_tracking_raw.usage_events
+            where
+                usage_events.tenant_id = event.tenant_id
+                and usage_events.idempotency_key = event.idempotency_key
+            limit 1
+        ) as stored on true
+    ),
+
+    fresh as materialized (
+        select
+            given.place,
+            given.tenant_id,
+            given.idempotency_key,
+            given.tokens,
+            token_tracking_raw.cleaned_label(given.token_type) as token_type,
+            token_tracking_raw.cleaned_label(given.operation) as operation,
+            given.model,
+            given.agent_id,
+            given.conversation_id,
+            given.collection_id,
+            given.input_tokens,
+            given.output_tokens,
+            coalesce(given.metadata, '{}') as metadata,
+            given.occurred_at
+        from given
+        where given.recorded_time is null
+    ),
+
+    times as materialized (
+        select distinct fresh.occurred_at from fresh
+    ),
+
+    near as materialized (
+        select stored.*
+        from times
+        cross join lateral (
+            select usage_events.*
+            from token_tracking_raw.usage_events
+            where usage_events.occurred_at = times.occurred_at and usage_events.ingest_xid < p_before
+            offset 0
+        ) as stored
+        where btrim(stored.tenant_id) in (select fresh.tenant_id from fresh)
+    ),
+
+    -- one row per group of events that nothing tells apart
+    others as materialized (
+        select
+            btrim(stored.tenant_id) as tenant_id,
+            -- Only what has outer space may have a row's own key in another form.
+            nullif(stored.idempotency_key, btrim(stored.idempotency_key)) as spaced_key,
+            stored.tokens,
+            stored.token_type,
+            stored.operation,
+            btrim(stored.model) as model,
+            btrim(stored.agent_id) as agent_id,
+            btrim(stored.conversation_id) as conversation_id,
+            btrim(stored.collection_id) as collection_id,
+            stored.input_tokens,
+            stored.output_tokens,
+            stored.metadata,
+            stored.occurred_at,
+            count(*) as event_count
+        from near as stored
+        left join lateral (
+            select true as is_void
+            from token_tracking_raw.usage_voids
+            where
+                usage_voids.tenant_id = stored.tenant_id
+                and usage_voids.idempotency_key = stored.idempotency_key
+            limit 1
+        ) as void on true
+        where
+            void.is_void is null
+            and not exists (
+                select from given
+                where
+                    given.tenant_id = stored.tenant_id
+                    and given.idempotency_key = stored.idempotency_key
+            )
+            and not exists (
+                select from unnest(p_own) as own (key) where own.key = stored.idempotency_key
+            )
+        group by
+            btrim(stored.tenant_id), spaced_key, stored.tokens, stored.token_type, stored.operation,
+            btrim(stored.model), btrim(stored.agent_id), btrim(stored.conversation_id),
+            btrim(stored.collection_id), stored.input_tokens, stored.output_tokens, stored.metadata,
+            stored.occurred_at
+    ),
+
+    -- one row per event and group that it is alike to
+    alike as (
+        select
+            fresh.place,
+            coalesce(btrim(others.spaced_key) = fresh.idempotency_key, false) as is_same_key,
+            hashtextextended(jsonb_build_array(
+                others.tenant_id, others.spaced_key, others.tokens, others.token_type, others.operation,
+                others.model, others.agent_id, others.conversation_id, others.collection_id,
+                others.input_tokens, others.output_tokens, others.metadata,
+                extract(epoch from others.occurred_at)
+            )::text, 0) as likeness,
+            others.event_count,
+            num_nulls(
+                nullif(fresh.tokens = others.tokens, true),
+                nullif(fresh.token_type = others.token_type, true),
+                nullif(fresh.operation = others.operation, true),
+                nullif(fresh.model is not distinct from others.model, true),
+                nullif(fresh.agent_id is not distinct from others.agent_id, true),
+                nullif(fresh.conversation_id is not distinct from others.conversation_id, true),
+                nullif(fresh.collection_id is not distinct from others.collection_id, true),
+                nullif(fresh.input_tokens is not distinct from others.input_tokens, true),
+                nullif(fresh.output_tokens is not distinct from others.output_tokens, true),
+                nullif(fresh.metadata = others.metadata, true)
+            ) as equal_fields
+        from fresh
+        inner join others
+            on
+                fresh.occurred_at = others.occurred_at
+                and fresh.tenant_id = others.tenant_id
+        where
+            coalesce(fresh.input_tokens = others.input_tokens, true)
+            and coalesce(fresh.output_tokens = others.output_tokens, true)
+            and (
+                fresh.tokens = others.tokens
+                -- Only one of them was told the other part.
+                or fresh.input_tokens = others.input_tokens
+                and (fresh.output_tokens is null) <> (others.output_tokens is null)
+                or fresh.output_tokens = others.output_tokens
+                and (fresh.input_tokens is null) <> (others.input_tokens is null)
+            )
+            -- The first of each is what stands for one that was not told.
+            and (fresh.token_type = others.token_type or 'llm' in (fresh.token_type, others.token_type))
+            and (fresh.operation = others.operation or 'query' in (fresh.operation, others.operation))
+            and coalesce(fresh.model = others.model, true)
+            and coalesce(fresh.agent_id = others.agent_id, true)
+            and coalesce(fresh.conversation_id = others.conversation_id, true)
+            and coalesce(fresh.collection_id = others.collection_id, true)
+            and (
+                fresh.metadata = others.metadata
+                -- What both of them name is the same.
+                or fresh.metadata || others.metadata = others.metadata || fresh.metadata
+            )
+    )
+
+    select given.place, 'other_time', given.recorded_time, null::bigint, null::bigint
+    from given
+    where given.occurred_at <> given.recorded_time
+    union all
+    select given.place, 'voided', null, null, null
+    from given
+    cross join lateral (
+        select
+        from token_tracking_raw.usage_voids
+        where
+            usage_voids.tenant_id = given.tenant_id
+            and usage_voids.idempotency_key = given.idempotency_key
+        limit 1
+    ) as void
+    where given.recorded_time is not null
+    union all
+    (
+        select
+            alike.place,
+            case when alike.is_same_key then 'spaced_key' else 'alike' end,
+            null,
+            alike.likeness,
+            alike.event_count
+        from alike
+        order by alike.place, alike.is_same_key desc, alike.equal_fields desc, alike.likeness
+    )
+$$;
+
+-- For loads of files. Voids the events of an array that are recorded as the array says, or only counts
+-- them. The times of those at the places p_untimed are not compared. The four counts add up to the number
+-- of events: voided, voided_before, other (recorded in another way) and missing.
+create or replace function token_tracking_raw.void_recorded_usage(
+    events json, p_untimed bigint[], p_reason text, p_is_trial boolean,
+    out voided bigint, out voided_before bigint, out other bigint, out missing bigint
+)
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+begin
+    perform token_tracking_raw.require_durable_commit();
+    if token_tracking_raw.text_problem('reason', p_reason, 1000) is not null then
+        raise invalid_parameter_value using message = token_tracking_raw.text_problem('reason', p_reason, 1000);
+    end if;
+    with given as materialized (
+        select
+            event.tenant_id,
+            event.idempotency_key,
+            stored.tenant_id is not null as is_recorded,
+            coalesce(void.is_void, false) as is_void,
+            coalesce(stored.tenant_id is not null and (
+                event.tokens, event.input_tokens, event.output_tokens, event.token_type,
+                event.operation, event.model, event.agent_id
+            ) is not distinct from (
+                stored.tokens, stored.input_tokens, stored.output_tokens, stored.token_type,
+                stored.operation, stored.model, stored.agent_id
+            ) and (event.occurred_at = stored.occurred_at or event.place = any(p_untimed)), false) as is_same
+        from token_tracking_raw.usage_event_rows(events::jsonb) as event
+        left join token_tracking_raw.usage_events as stored
+            on
+                event.tenant_id = stored.tenant_id
+                and event.idempotency_key = stored.idempotency_key
+        left join lateral (
+            select true as is_void
+            from token_tracking_raw.usage_voids
+            where
+                usage_voids.tenant_id = event.tenant_id
+                and usage_voids.idempotency_key = event.idempotency_key
+            limit 1
+        ) as void on true
+    ),
+
+    written as (
+        insert into token_tracking_raw.usage_voids (tenant_id, idempotency_key, reason, voided_by)
+        select distinct given.tenant_id, given.idempotency_key, p_reason, session_user
+        from given
+        where given.is_same and not given.is_void and not p_is_trial
+        order by given.tenant_id, given.idempotency_key
+        on conflict do nothing
+    )
+
+    select
+        count(*) filter (where given.is_same and not given.is_void),
+        count(*) filter (where given.is_recorded and given.is_void),
+        count(*) filter (where given.is_recorded and not given.is_void and not given.is_same),
+        count(*) filter (where not given.is_recorded)
+    into voided, voided_before, other, missing
+    from given;
+end
+$$;

@@ -21,16 +21,21 @@ PACKAGE = ROOT / "ingest" / "token_tracking"
 
 SORTED = 'sorted(events, key=attrgetter("order"))'
 SQL_ORDER = """
-    order by event.tenant_id collate "C", event.idempotency_key collate "C", event.place
+    order by
+        (cleaned.event).tenant_id collate "C",
+        (cleaned.event).idempotency_key collate "C",
+        cleaned.place
 """
 
 SQL_ORDER_CANONICAL = """
                 order by
-                    written.tenant_id collate "C",
-                    written.idempotency_key collate "C",
-                    written.position
+                    (cleaned.event).tenant_id collate "C",
+                    (cleaned.event).idempotency_key collate "C",
+                    cleaned.position
 """
-SQL_DISTINCT = ' distinct on (written.tenant_id collate "C", written.idempotency_key collate "C")'
+SQL_DISTINCT = """ distinct on (
+                    (cleaned.event).tenant_id collate "C", (cleaned.event).idempotency_key collate "C"
+                )"""
 
 # Name: test, then (file, text, what stands there instead) ...
 FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {

@@ -341,11 +341,9 @@ def test_the_single_procedure_needs_no_closer_look(each_emptied: Database, argum
     """It hands on what is recorded in one pass."""
     with closing(each_emptied.connect()) as connection, connection.transaction(force_rollback=True):
         connection.execute(
-            "create or replace function token_tracking_raw.usage_event_rows(elements jsonb)"
-            " returns table ("
-            "place bigint, tenant_id text, idempotency_key text, tokens bigint, token_type text,"
-            " operation text, model text, agent_id text, conversation_id text, collection_id text,"
-            " input_tokens bigint, output_tokens bigint, metadata jsonb, occurred_at timestamptz"
+            "create or replace function token_tracking_raw.cleaned_events("
+            "elements jsonb, moment timestamptz) returns table ("
+            "place bigint, element jsonb, event token_tracking_raw.usage_event"
             ") language plpgsql as $$ begin raise 'a closer look'; end $$"
         )
         call = f"select token_tracking_raw.track_token_usage({arguments})"

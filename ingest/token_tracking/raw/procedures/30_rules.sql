@@ -1,3 +1,28 @@
+-- The limits and names below stand here once. The planner puts the values of such functions in place of
+-- their calls.
+create or replace function token_tracking_raw.max_tokens() returns bigint
+language sql immutable
+as 'select 1099511627776';
+
+create or replace function token_tracking_raw.max_text() returns integer
+language sql immutable
+as 'select 255';
+
+create or replace function token_tracking_raw.max_metadata_bytes() returns integer
+language sql immutable
+as 'select 16384';
+
+create or replace function token_tracking_raw.earliest_time() returns timestamptz
+language sql immutable
+as $$ select timestamptz '2000-01-01 00:00:00+00' $$;
+
+-- The fields of an event. The type usage_event has them in this order: a new one goes to the end.
+create or replace function token_tracking_raw.event_fields() returns text[]
+language sql immutable
+as $$
+    select '{tenant_id,idempotency_key,tokens,token_type,operation,model,agent_id,conversation_id,collection_id,input_tokens,output_tokens,metadata,occurred_at}'::text[]
+$$;
+
 -- Returns why an event is refused, null where it is fine: '<field>: <what was found>; <the rule>'.
 -- It never shows a value. Python's UsageEvent gives the same verdicts, which a test proves.
 create or replace function token_tracking_raw.usage_event_problem(
@@ -7,10 +32,15 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    fields constant text[] := '{tenant_id,idempotency_key,tokens,token_type,operation,model,agent_id,conversation_id,collection_id,input_tokens,output_tokens,metadata,occurred_at}';
+    fields constant text[] := token_tracking_raw.event_fields();
+    most_tokens constant bigint := token_tracking_raw.max_tokens();
+    most_characters constant integer := token_tracking_raw.max_text();
+    most_bytes constant integer := token_tracking_raw.max_metadata_bytes();
     field text;
     kind text;
     size integer;
+    least integer;
+    found text;
     has_number boolean := false;
     part numeric;
     total numeric := 0;
@@ -36,15 +66,18 @@ begin
         size := length(event ->> field);
         if coalesce(kind, 'null') = 'null' then
             if field = 'tenant_id' then
-                return 'tenant_id: missing; must be text of 1 to 255 characters';
+                return format('tenant_id: missing; must be text of 1 to %s characters', most_characters);
             end if;
         elsif kind <> 'string' then
             return format('%s: %s; must be text', field, token_tracking_raw.json_kind(event -> field));
-        elsif size > 255 or size = 0 and field in ('tenant_id', 'idempotency_key', 'agent_id') then
-            return format(
-                '%s: text of %s characters; must be text of %s to 255 characters', field, size,
-                case when field in ('tenant_id', 'idempotency_key', 'agent_id') then 1 else 0 end
-            );
+        else
+            least := case when field in ('tenant_id', 'idempotency_key', 'agent_id') then 1 else 0 end;
+            if size not between least and most_characters then
+                return format(
+                    '%s: text of %s characters; must be text of %s to %s characters',
+                    field, size, least, most_characters
+                );
+            end if;
         end if;
     end loop;
 
@@ -52,16 +85,20 @@ begin
         kind := jsonb_typeof(event -> field);
         if coalesce(kind, 'null') <> 'null' then
             if kind <> 'number' then
-                return format('%s: %s; must be an integer from 0 to 1099511627776', field, token_tracking_raw.json_kind(event -> field));
+                found := token_tracking_raw.json_kind(event -> field);
+            else
+                has_number := true;
+                part := (event -> field)::numeric;
+                if part <> trunc(part) then
+                    found := 'a number with a fraction';
+                elsif part < 0 then
+                    found := 'a negative number';
+                elsif part > most_tokens then
+                    found := 'a number above the limit';
+                end if;
             end if;
-            has_number := true;
-            part := (event -> field)::numeric;
-            if part <> trunc(part) then
-                return format('%s: a number with a fraction; must be an integer from 0 to 1099511627776', field);
-            elsif part < 0 then
-                return format('%s: a negative number; must be an integer from 0 to 1099511627776', field);
-            elsif part > 1099511627776 then
-                return format('%s: a number above the limit; must be an integer from 0 to 1099511627776', field);
+            if found is not null then
+                return format('%s: %s; must be an integer from 0 to %s', field, found, most_tokens);
             elsif field = 'tokens' then
                 total := part;
             else
@@ -71,8 +108,10 @@ begin
     end loop;
     if total <> 0 and total < parts then
         return 'tokens: less than input_tokens + output_tokens; must be at least their sum, or 0 to mean it';
-    elsif parts > 1099511627776 then
-        return 'tokens: input_tokens + output_tokens above the limit; must be an integer from 0 to 1099511627776';
+    elsif parts > most_tokens then
+        return format(
+            'tokens: input_tokens + output_tokens above the limit; must be an integer from 0 to %s', most_tokens
+        );
     end if;
 
     kind := jsonb_typeof(event -> 'metadata');
@@ -80,8 +119,10 @@ begin
         if kind <> 'object' then
             return format('metadata: %s; must be an object', token_tracking_raw.json_kind(event -> 'metadata'));
         end if;
-        if octet_length((event -> 'metadata')::text) > 16384 then
-            return 'metadata: more than 16384 bytes of JSON text; must be at most 16384 bytes';
+        if octet_length((event -> 'metadata')::text) > most_bytes then
+            return format(
+                'metadata: more than %s bytes of JSON text; must be at most %s bytes', most_bytes, most_bytes
+            );
         end if;
         -- Level 0 is the object itself, so a container at level 8 is the ninth.
         if event -> 'metadata' @? 'strict $.**{8} ? (@.type() == "object" || @.type() == "array")' then
@@ -110,7 +151,7 @@ begin
         exception when data_exception then
             return 'occurred_at: a day that no calendar has; must be ISO 8601 text with a UTC offset';
         end;
-        if instant < '2000-01-01 00:00:00+00' then
+        if instant < token_tracking_raw.earliest_time() then
             return 'occurred_at: a time before 2000; must be from 2000-01-01 UTC to 5 minutes ahead';
         elsif instant > latest then
             return 'occurred_at: a time in the future; must be from 2000-01-01 UTC to 5 minutes ahead';
@@ -119,7 +160,10 @@ begin
 
     -- The last rule, as in Python, where such a call is good for all else and counts nothing.
     if not has_number then
-        return 'tokens: missing, and so are input_tokens and output_tokens; must be an integer from 0 to 1099511627776';
+        return format(
+            'tokens: missing, and so are input_tokens and output_tokens; must be an integer from 0 to %s',
+            most_tokens
+        );
     end if;
     return null;
 end

@@ -42,7 +42,7 @@ as $$
             end
         ) with ordinality as entry (key, value, position)
         order by
-            entry.key <> all ('{tenant_id,idempotency_key,tokens,token_type,operation,model,agent_id,conversation_id,collection_id,input_tokens,output_tokens,metadata,occurred_at,call_id}'),
+            entry.key <> all (token_tracking_raw.event_fields() || 'call_id'::text),
             entry.position
         limit 15
     ),

@@ -32,47 +32,118 @@ as $$
         or recorded_before_version_4 and recorded = lower(btrim(label, e' \t\n\r\fv') collate "C")
 $$;
 
--- Returns the typed rows of an array of objects, cleaned, with their zero-based place. An element
--- without tenant (an emptied one) has no row.
-create or replace function token_tracking_raw.usage_event_rows(elements jsonb)
-returns table (
-    place bigint, tenant_id text, idempotency_key text, tokens bigint, token_type text,
-    operation text, model text, agent_id text, conversation_id text, collection_id text,
-    input_tokens bigint, output_tokens bigint, metadata jsonb, occurred_at timestamptz
-)
+-- One event as its table has it, cleaned. The type is made here and gets the fields that it lacks, whatever
+-- version of the procedures made it.
+do $type$
+declare
+    field text;
+begin
+    if to_regtype('token_tracking_raw.usage_event') is null then
+        create type token_tracking_raw.usage_event as ();
+    end if;
+    foreach field in array token_tracking_raw.event_fields() loop
+        if not exists (
+            select from pg_attribute
+            where
+                pg_attribute.attrelid = 'token_tracking_raw.usage_event'::regclass
+                and pg_attribute.attname = field
+        ) then
+            execute format(
+                'alter type token_tracking_raw.usage_event add attribute %I %s', field,
+                case
+                    when field like '%tokens' then 'bigint'
+                    when field = 'metadata' then 'jsonb'
+                    when field = 'occurred_at' then 'timestamptz'
+                    else 'text'
+                end
+            );
+        end if;
+    end loop;
+    -- Rows are made of it by position.
+    if token_tracking_raw.event_fields() <> array(
+        select pg_attribute.attname::text
+        from pg_attribute
+        where pg_attribute.attrelid = 'token_tracking_raw.usage_event'::regclass
+        order by pg_attribute.attnum
+    ) then
+        raise 'the fields of usage_event stand in another order: a new one goes to the end of event_fields';
+    end if;
+end
+$type$;
+
+-- Returns the events of an array of objects, cleaned, each with its zero-based place and with the object
+-- as it was sent. An object without tenant (an emptied one) has no row, and one without time occurred at
+-- moment.
+create or replace function token_tracking_raw.cleaned_events(elements jsonb, moment timestamptz)
+returns table (place bigint, element jsonb, event token_tracking_raw.usage_event)
 language sql stable
 -- No SET clause: the planner puts the body in the caller's statement. All names are built in or
 -- qualified.
 as $$
     select
-        event.position - 1,
-        event.tenant_id,
-        event.idempotency_key,
-        case
-            when coalesce(event.tokens, 0) = 0
-                then coalesce(event.input_tokens, 0) + coalesce(event.output_tokens, 0)
-            else event.tokens
-        end::bigint,
-        token_tracking_raw.cleaned_label(coalesce(event.token_type, 'llm')),
-        token_tracking_raw.cleaned_label(coalesce(event.operation, 'query')),
-        nullif(event.model, ''),
-        event.agent_id,
-        nullif(event.conversation_id, ''),
-        nullif(event.collection_id, ''),
-        event.input_tokens::bigint,
-        event.output_tokens::bigint,
-        coalesce(event.metadata, '{}'),
-        token_tracking_raw.instant_of(event.occurred_at)
-    from rows from (
-        jsonb_to_recordset(elements) as (
-            tenant_id text, idempotency_key text, tokens numeric, token_type text, operation text,
-            model text, agent_id text, conversation_id text, collection_id text,
-            input_tokens numeric, output_tokens numeric, metadata jsonb, occurred_at text
-        )
-    ) with ordinality as event (
-        tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
-        conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at,
-        position
-    )
-    where event.tenant_id is not null
+        sent.position - 1,
+        sent.element,
+        row(
+            sent.element ->> 'tenant_id',
+            sent.element ->> 'idempotency_key',
+            case
+                when coalesce((sent.element ->> 'tokens')::numeric, 0) = 0
+                    then coalesce((sent.element ->> 'input_tokens')::numeric, 0)
+                        + coalesce((sent.element ->> 'output_tokens')::numeric, 0)
+                else (sent.element ->> 'tokens')::numeric
+            end::bigint,
+            token_tracking_raw.cleaned_label(coalesce(sent.element ->> 'token_type', 'llm')),
+            token_tracking_raw.cleaned_label(coalesce(sent.element ->> 'operation', 'query')),
+            nullif(sent.element ->> 'model', ''),
+            sent.element ->> 'agent_id',
+            nullif(sent.element ->> 'conversation_id', ''),
+            nullif(sent.element ->> 'collection_id', ''),
+            (sent.element ->> 'input_tokens')::numeric::bigint,
+            (sent.element ->> 'output_tokens')::numeric::bigint,
+            coalesce(nullif(sent.element -> 'metadata', 'null'), '{}'),
+            coalesce(token_tracking_raw.instant_of(sent.element ->> 'occurred_at'), moment)
+        )::token_tracking_raw.usage_event
+    from jsonb_array_elements(elements) with ordinality as sent (element, position)
+    where sent.element ->> 'tenant_id' is not null
+$$;
+
+-- Compares an event with what is recorded for its key: returns the names of the fields that differ, '' for
+-- the same payload, and the hash by which each different payload is kept once. Labels are compared as they
+-- were sent. Here and nowhere else stands which fields make another payload.
+create or replace function token_tracking_raw.payload_comparison(
+    event token_tracking_raw.usage_event, sent_token_type text, sent_operation text,
+    recorded token_tracking_raw.usage_events
+) returns table (differing_fields text, payload_hash bytea)
+language sql stable
+-- No SET clause, as above; the hash is computed only where it is asked for.
+as $$
+    select
+        concat_ws(', ',
+            case when event.tokens is distinct from recorded.tokens then 'tokens' end,
+            case when event.input_tokens is distinct from recorded.input_tokens then 'input_tokens' end,
+            case when event.output_tokens is distinct from recorded.output_tokens then 'output_tokens' end,
+            case
+                when not token_tracking_raw.is_recorded_label(
+                    recorded.token_type, coalesce(sent_token_type, 'llm'), versions.is_before_4
+                ) then 'token_type'
+            end,
+            case
+                when not token_tracking_raw.is_recorded_label(
+                    recorded.operation, coalesce(sent_operation, 'query'), versions.is_before_4
+                ) then 'operation'
+            end,
+            case when event.model is distinct from recorded.model then 'model' end,
+            case when event.agent_id is distinct from recorded.agent_id then 'agent_id' end
+        ),
+        sha256(convert_to(jsonb_build_array(
+            event.tokens, event.input_tokens, event.output_tokens, event.token_type,
+            event.operation, event.model, event.agent_id
+        )::text, 'UTF8'))
+    from (
+        select coalesce(recorded.recorded_at <= (
+            select schema_versions.applied_at
+            from token_tracking_raw.schema_versions
+            where schema_versions.version = 4
+        ), false) as is_before_4
+    ) as versions
 $$;

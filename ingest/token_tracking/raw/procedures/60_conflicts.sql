@@ -14,75 +14,45 @@ as $$
 begin
     with differing as (
         select
-            event.*,
-            sha256(convert_to(jsonb_build_array(
-                event.tokens, event.input_tokens, event.output_tokens, event.token_type,
-                event.operation, event.model, event.agent_id
-            )::text, 'UTF8')) as payload_hash,
-            concat_ws(', ',
-                case when event.tokens <> stored.tokens then 'tokens' end,
-                case when event.input_tokens is distinct from stored.input_tokens then 'input_tokens' end,
-                case when event.output_tokens is distinct from stored.output_tokens then 'output_tokens' end,
-                case when not labels.is_same_token_type then 'token_type' end,
-                case when not labels.is_same_operation then 'operation' end,
-                case when event.model is distinct from stored.model then 'model' end,
-                case when event.agent_id is distinct from stored.agent_id then 'agent_id' end
-            ) as fields
-        from token_tracking_raw.usage_event_rows(elements) as event
-        inner join token_tracking_raw.usage_events as stored
+            cleaned.place,
+            cleaned.event,
+            compared.differing_fields,
+            compared.payload_hash
+        from token_tracking_raw.cleaned_events(elements, moment) as cleaned
+        inner join token_tracking_raw.usage_events as recorded
             on
-                event.tenant_id = stored.tenant_id
-                and event.idempotency_key = stored.idempotency_key
-        cross join lateral (
-            select
-                elements -> event.place::integer as element,
-                coalesce(stored.recorded_at <= (
-                    select versions.applied_at
-                    from token_tracking_raw.schema_versions as versions
-                    where versions.version = 4
-                ), false) as is_of_before
-        ) as sent
-        cross join lateral (
-            select
-                token_tracking_raw.is_recorded_label(
-                    stored.token_type, coalesce(sent.element ->> 'token_type', 'llm'), sent.is_of_before
-                ) as is_same_token_type,
-                token_tracking_raw.is_recorded_label(
-                    stored.operation, coalesce(sent.element ->> 'operation', 'query'), sent.is_of_before
-                ) as is_same_operation
-        ) as labels
-        where
-            (
-                event.tokens, event.input_tokens, event.output_tokens, event.model, event.agent_id
-            ) is distinct from (
-                stored.tokens, stored.input_tokens, stored.output_tokens, stored.model, stored.agent_id
-            )
-            or not labels.is_same_token_type
-            or not labels.is_same_operation
+                (cleaned.event).tenant_id = recorded.tenant_id
+                and (cleaned.event).idempotency_key = recorded.idempotency_key
+        cross join lateral token_tracking_raw.payload_comparison(
+            cleaned.event, cleaned.element ->> 'token_type', cleaned.element ->> 'operation', recorded
+        ) as compared
+        where compared.differing_fields <> ''
     ),
 
     kept as (
         insert into token_tracking_raw.usage_event_conflicts (
-            tenant_id, idempotency_key, payload_hash, tokens, token_type, operation, model,
-            agent_id, conversation_id, collection_id, input_tokens, output_tokens, metadata,
-            occurred_at, recorded_at
+            tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
+            conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at,
+            payload_hash, recorded_at
         )
-        select
-            differing.tenant_id, differing.idempotency_key, differing.payload_hash,
-            differing.tokens, differing.token_type, differing.operation, differing.model,
-            differing.agent_id, differing.conversation_id, differing.collection_id,
-            differing.input_tokens, differing.output_tokens, differing.metadata,
-            coalesce(differing.occurred_at, moment), moment
+        select (differing.event).*, differing.payload_hash, moment
         from differing
-        order by differing.tenant_id collate "C", differing.idempotency_key collate "C", differing.payload_hash
+        order by
+            (differing.event).tenant_id collate "C",
+            (differing.event).idempotency_key collate "C",
+            differing.payload_hash
         on conflict do nothing
     )
 
     select
         count(*),
         jsonb_agg(jsonb_build_object(
-            'index', coalesce(places[differing.place + 1], differing.place), 'kind', 'conflict', 'reason',
-            format('%s: other than recorded with this idempotency_key; the first one counts', differing.fields)
+            'index', coalesce(places[differing.place + 1], differing.place),
+            'kind', 'conflict',
+            'reason', format(
+                '%s: other than recorded with this idempotency_key; the first one counts',
+                differing.differing_fields
+            )
         ))
     into conflicts, problems
     from differing;

@@ -22,7 +22,7 @@ begin
             with written as materialized (
                 select
                     event.*,
-                    event.metadata_text::jsonb as metadata,
+                    event.metadata::jsonb as parsed_metadata,
                     concat(
                         event.tenant_id, event.idempotency_key, event.token_type, event.operation,
                         event.model, event.agent_id, event.conversation_id, event.collection_id
@@ -35,11 +35,7 @@ begin
                         collection_id text, input_tokens bigint, output_tokens bigint,
                         metadata json, occurred_at timestamptz
                     )
-                ) with ordinality as event (
-                    tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
-                    conversation_id, collection_id, input_tokens, output_tokens, metadata_text,
-                    occurred_at, position
-                )
+                ) with ordinality as event
                 -- a look-up each, and no join that reads the table
                 left join lateral (
                     select usage_events
@@ -49,6 +45,32 @@ begin
                         and usage_events.idempotency_key = event.idempotency_key
                     limit 1
                 ) as found (stored) on true
+            ),
+
+            -- Not materialized: the planner puts each field in the place where it is used.
+            cleaned as not materialized (
+                select
+                    written as sent,
+                    written.ordinality as position,
+                    written.token_type as sent_token_type,
+                    written.operation as sent_operation,
+                    written.stored,
+                    row(
+                        written.tenant_id,
+                        written.idempotency_key,
+                        written.tokens,
+                        token_tracking_raw.cleaned_label(written.token_type),
+                        token_tracking_raw.cleaned_label(written.operation),
+                        nullif(written.model, ''),
+                        written.agent_id,
+                        nullif(written.conversation_id, ''),
+                        nullif(written.collection_id, ''),
+                        written.input_tokens,
+                        written.output_tokens,
+                        written.parsed_metadata,
+                        coalesce(written.occurred_at, moment)
+                    )::token_tracking_raw.usage_event as event
+                from written
             ),
 
             verdict as (
@@ -61,34 +83,32 @@ begin
                         and written.idempotency_key <> ''
                         and coalesce(written.agent_id <> '', true)
                         and (
-                            octet_length(written.texts) <= 255
-                            or octet_length(written.tenant_id) <= 255
-                            and octet_length(written.idempotency_key) <= 255
-                            and octet_length(written.token_type) <= 255
-                            and octet_length(written.operation) <= 255
-                            and coalesce(octet_length(written.model) <= 255, true)
-                            and coalesce(octet_length(written.agent_id) <= 255, true)
-                            and coalesce(octet_length(written.conversation_id) <= 255, true)
-                            and coalesce(octet_length(written.collection_id) <= 255, true)
+                            octet_length(written.texts) <= token_tracking_raw.max_text()
+                            or greatest(
+                                octet_length(written.tenant_id), octet_length(written.idempotency_key),
+                                octet_length(written.token_type), octet_length(written.operation),
+                                octet_length(written.model), octet_length(written.agent_id),
+                                octet_length(written.conversation_id), octet_length(written.collection_id)
+                            ) <= token_tracking_raw.max_text()
                         )
-                        and written.tokens between 0 and 1099511627776
+                        and written.tokens between 0 and token_tracking_raw.max_tokens()
                         and coalesce(written.input_tokens >= 0, true)
                         and coalesce(written.output_tokens >= 0, true)
                         and written.tokens
                         >= coalesce(written.input_tokens, 0) + coalesce(written.output_tokens, 0)
-                        and written.metadata_text::text like '{%'
+                        and written.metadata::text like '{%'
                         -- A number beyond all others has more than 308 digits.
                         and (
-                            octet_length(written.metadata::text) <= 308
-                            or octet_length(written.metadata::text) <= 16384
-                            and not token_tracking_raw.has_huge_number(written.metadata)
+                            octet_length(written.parsed_metadata::text) <= 308
+                            or octet_length(written.parsed_metadata::text) <= token_tracking_raw.max_metadata_bytes()
+                            and not token_tracking_raw.has_huge_number(written.parsed_metadata)
                         )
                         and (
-                            strpos(substr(written.metadata_text::text, 2), '{') = 0
-                            and strpos(written.metadata_text::text, '[') = 0
-                            or not jsonb_path_exists(written.metadata, 'strict $.**{8}')
+                            strpos(substr(written.metadata::text, 2), '{') = 0
+                            and strpos(written.metadata::text, '[') = 0
+                            or not jsonb_path_exists(written.parsed_metadata, 'strict $.**{8}')
                         )
-                        and coalesce(written.occurred_at between '2000-01-01 00:00:00+00' and latest, true)
+                        and coalesce(written.occurred_at between token_tracking_raw.earliest_time() and latest, true)
                     ) is true)
                     and '[' || string_agg(
                         concat(
@@ -104,7 +124,7 @@ begin
                             '"',
                             ',"input_tokens":' || written.input_tokens,
                             ',"output_tokens":' || written.output_tokens,
-                            ',"metadata":', written.metadata_text,
+                            ',"metadata":', written.metadata,
                             ',"occurred_at":' || to_json(written.occurred_at)::text,
                             '}'
                         ), ','
@@ -118,32 +138,22 @@ begin
                     conversation_id, collection_id, input_tokens, output_tokens, metadata,
                     occurred_at, recorded_at, ingest_xid
                 )
-                select distinct on (written.tenant_id collate "C", written.idempotency_key collate "C")
-                    written.tenant_id,
-                    written.idempotency_key,
-                    written.tokens,
-                    token_tracking_raw.cleaned_label(written.token_type),
-                    token_tracking_raw.cleaned_label(written.operation),
-                    nullif(written.model, ''),
-                    written.agent_id,
-                    nullif(written.conversation_id, ''),
-                    nullif(written.collection_id, ''),
-                    written.input_tokens,
-                    written.output_tokens,
-                    written.metadata,
-                    coalesce(written.occurred_at, moment),
+                select distinct on (
+                    (cleaned.event).tenant_id collate "C", (cleaned.event).idempotency_key collate "C"
+                )
+                    (cleaned.event).*,
                     moment,
                     (select pg_current_xact_id()::text::bigint)
-                from written
+                from cleaned
                 where
                     (select verdict.is_canonical from verdict)
-                    and written.stored is null
+                    and cleaned.stored is null
                 -- One order for all writers: two that share keys wait for each other and never both
                 -- at once.
                 order by
-                    written.tenant_id collate "C",
-                    written.idempotency_key collate "C",
-                    written.position
+                    (cleaned.event).tenant_id collate "C",
+                    (cleaned.event).idempotency_key collate "C",
+                    cleaned.position
                 -- No "on conflict", which has each row announced and confirmed: a tenth more work.
                 returning 1
             ),
@@ -173,25 +183,21 @@ begin
                 case when (select verdict.is_canonical from verdict) then counts.recorded end,
                 counts.total,
                 case when (select verdict.is_canonical from verdict) then (
-                    select jsonb_agg(to_jsonb(written) - 'stored' order by written.position)
-                    from written
+                    select jsonb_agg(
+                        to_jsonb(cleaned.sent) - 'stored' || jsonb_build_object('position', cleaned.position)
+                        order by cleaned.position
+                    )
+                    from cleaned
+                    cross join lateral token_tracking_raw.payload_comparison(
+                        cleaned.event, cleaned.sent_token_type, cleaned.sent_operation, cleaned.stored
+                    ) as compared
                     where
-                        written.stored is null
-                        and (written.tenant_id, written.idempotency_key) in (
+                        cleaned.stored is null
+                        and ((cleaned.event).tenant_id, (cleaned.event).idempotency_key) in (
                             select repeated.tenant_id, repeated.idempotency_key from repeated
                         )
-                        or not (written.stored is null) -- "is not null" of a row means all its fields
-                        and (
-                            written.tokens, written.input_tokens, written.output_tokens,
-                            token_tracking_raw.cleaned_label(written.token_type),
-                            token_tracking_raw.cleaned_label(written.operation),
-                            nullif(written.model, ''), written.agent_id
-                        ) is distinct from (
-                            (written.stored).tokens, (written.stored).input_tokens,
-                            (written.stored).output_tokens, (written.stored).token_type,
-                            (written.stored).operation, (written.stored).model,
-                            (written.stored).agent_id
-                        )
+                        -- "is not null" of a row means that all its fields are.
+                        or not (cleaned.stored is null) and compared.differing_fields <> ''
                 ) end
             into recorded, total, suspects
             from counts;

@@ -121,19 +121,31 @@ begin
             on element.position - 1 = refused.index;
     end if;
 
+    if elements @? '$[*] ? (!exists (@.idempotency_key) || @.idempotency_key == null)' then
+        select jsonb_agg(
+            case
+                when sent.element ->> 'idempotency_key' is null
+                    then sent.element || jsonb_build_object('idempotency_key', gen_random_uuid())
+                else sent.element
+            end
+            order by sent.position
+        )
+        into elements
+        from jsonb_array_elements(elements) with ordinality as sent (element, position);
+    end if;
+
     insert into token_tracking_raw.usage_events (
         tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
         conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at,
         recorded_at
     )
-    select
-        event.tenant_id, coalesce(event.idempotency_key, gen_random_uuid()::text), event.tokens,
-        event.token_type, event.operation, event.model, event.agent_id, event.conversation_id,
-        event.collection_id, event.input_tokens, event.output_tokens, event.metadata,
-        coalesce(event.occurred_at, moment), moment
-    from token_tracking_raw.usage_event_rows(elements) as event
+    select (cleaned.event).*, moment
+    from token_tracking_raw.cleaned_events(elements, moment) as cleaned
     -- One order for all writers: two that share keys wait for each other and never both at once.
-    order by event.tenant_id collate "C", event.idempotency_key collate "C", event.place
+    order by
+        (cleaned.event).tenant_id collate "C",
+        (cleaned.event).idempotency_key collate "C",
+        cleaned.place
     on conflict (tenant_id, idempotency_key) do nothing;
     get diagnostics recorded = row_count;
 

@@ -9,8 +9,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     problem constant text := coalesce(
-        token_tracking_raw.text_problem('tenant_id', p_tenant_id, 255),
-        token_tracking_raw.text_problem('idempotency_key', p_idempotency_key, 255),
+        token_tracking_raw.text_problem('tenant_id', p_tenant_id, token_tracking_raw.max_text()),
+        token_tracking_raw.text_problem(
+            'idempotency_key', p_idempotency_key, token_tracking_raw.max_text()
+        ),
         token_tracking_raw.text_problem('reason', p_reason, 1000)
     );
 begin
@@ -46,15 +48,19 @@ set jit = off
 as $$
 declare
     problem constant text := coalesce(
-        token_tracking_raw.text_problem('agent_id', p_agent_id, 255),
+        token_tracking_raw.text_problem('agent_id', p_agent_id, token_tracking_raw.max_text()),
         case
             when p_owner_tenant_id is not null
-                then token_tracking_raw.text_problem('owner_tenant_id', p_owner_tenant_id, 255)
+                then token_tracking_raw.text_problem(
+                    'owner_tenant_id', p_owner_tenant_id, token_tracking_raw.max_text()
+                )
         end,
         case
             when p_valid_from is null
                 then 'valid_from: missing; must be from 2000-01-01 to 9999-12-31 UTC'
-            when p_valid_from < '2000-01-01 00:00:00+00' or p_valid_from >= '10000-01-01 00:00:00+00'
+            when
+                p_valid_from < token_tracking_raw.earliest_time()
+                or p_valid_from >= '10000-01-01 00:00:00+00'
                 then 'valid_from: a time out of range; must be from 2000-01-01 to 9999-12-31 UTC'
         end
     );

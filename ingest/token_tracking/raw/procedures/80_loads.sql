@@ -17,6 +17,18 @@ as $$
     ) as event
 $$;
 
+-- Returns a row where the key is voided. Called in a lateral join it is one look-up of the index each time.
+create or replace function token_tracking_raw.void_of(p_tenant_id text, p_idempotency_key text)
+returns table (is_void boolean)
+language sql stable
+-- No SET clause: the planner puts the body in the caller's statement.
+as $$
+    select true
+    from token_tracking_raw.usage_voids
+    where usage_voids.tenant_id = p_tenant_id and usage_voids.idempotency_key = p_idempotency_key
+    limit 1
+$$;
+
 -- For loads of files. Returns what is recorded of an array of events, by their zero-based index:
 -- other_time (its key is recorded with this time), voided (its key is), alike (its key is not recorded,
 -- but before p_before there were events from which nothing tells it apart), spaced_key (the same, and
@@ -35,19 +47,11 @@ set enable_nestloop = off
 set jit = off
 as $$
     with given as materialized (
-        select event.*, event.position - 1 as place, stored.occurred_at as recorded_time
+        select event.*, event.ordinality - 1 as place, stored.occurred_at as recorded_time
         -- What a load sends has been checked: no closer look, which takes long.
-        from rows from (
-            json_to_recordset(events) as (
-                tenant_id text, idempotency_key text, tokens bigint, token_type text,
-                operation text, model text, agent_id text, conversation_id text,
-                collection_id text, input_tokens bigint, output_tokens bigint, metadata jsonb,
-                occurred_at timestamptz
-            )
-        ) with ordinality as event (
-            tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
-            conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at, position
-        )
+        from json_populate_recordset(
+            null::token_tracking_raw.usage_event, events
+        ) with ordinality as event
         left join lateral (
             select usage_events.occurred_at
             from token_tracking_raw.usage_events
@@ -113,14 +117,8 @@ as $$
             stored.occurred_at,
             count(*) as event_count
         from near as stored
-        left join lateral (
-            select true as is_void
-            from token_tracking_raw.usage_voids
-            where
-                usage_voids.tenant_id = stored.tenant_id
-                and usage_voids.idempotency_key = stored.idempotency_key
-            limit 1
-        ) as void on true
+        left join lateral token_tracking_raw.void_of(stored.tenant_id, stored.idempotency_key) as void
+            on true
         where
             void.is_void is null
             and not exists (
@@ -199,14 +197,7 @@ as $$
     union all
     select given.place, 'voided', null, null, null
     from given
-    cross join lateral (
-        select
-        from token_tracking_raw.usage_voids
-        where
-            usage_voids.tenant_id = given.tenant_id
-            and usage_voids.idempotency_key = given.idempotency_key
-        limit 1
-    ) as void
+    cross join lateral token_tracking_raw.void_of(given.tenant_id, given.idempotency_key) as void
     where given.recorded_time is not null
     union all
     (
@@ -235,37 +226,41 @@ set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
+declare
+    problem constant text := token_tracking_raw.text_problem('reason', p_reason, 1000);
 begin
     perform token_tracking_raw.require_durable_commit();
-    if token_tracking_raw.text_problem('reason', p_reason, 1000) is not null then
-        raise invalid_parameter_value using message = token_tracking_raw.text_problem('reason', p_reason, 1000);
+    if problem is not null then
+        raise invalid_parameter_value using message = problem;
     end if;
     with given as materialized (
         select
-            event.tenant_id,
-            event.idempotency_key,
-            stored.tenant_id is not null as is_recorded,
+            (cleaned.event).tenant_id,
+            (cleaned.event).idempotency_key,
+            recorded.tenant_id is not null as is_recorded,
             coalesce(void.is_void, false) as is_void,
-            coalesce(stored.tenant_id is not null and (
-                event.tokens, event.input_tokens, event.output_tokens, event.token_type,
-                event.operation, event.model, event.agent_id
-            ) is not distinct from (
-                stored.tokens, stored.input_tokens, stored.output_tokens, stored.token_type,
-                stored.operation, stored.model, stored.agent_id
-            ) and (event.occurred_at = stored.occurred_at or event.place = any(p_untimed)), false) as is_same
-        from token_tracking_raw.usage_event_rows(events::jsonb) as event
-        left join token_tracking_raw.usage_events as stored
+            coalesce(
+                recorded.tenant_id is not null
+                and compared.differing_fields = ''
+                and (
+                    (cleaned.event).occurred_at = recorded.occurred_at
+                    or cleaned.place = any(p_untimed)
+                ),
+                false
+            ) as is_same
+        from token_tracking_raw.cleaned_events(events::jsonb, null) as cleaned
+        left join token_tracking_raw.usage_events as recorded
             on
-                event.tenant_id = stored.tenant_id
-                and event.idempotency_key = stored.idempotency_key
-        left join lateral (
-            select true as is_void
-            from token_tracking_raw.usage_voids
-            where
-                usage_voids.tenant_id = event.tenant_id
-                and usage_voids.idempotency_key = event.idempotency_key
-            limit 1
-        ) as void on true
+                (cleaned.event).tenant_id = recorded.tenant_id
+                and (cleaned.event).idempotency_key = recorded.idempotency_key
+        left join lateral token_tracking_raw.payload_comparison(
+            cleaned.event, cleaned.element ->> 'token_type', cleaned.element ->> 'operation', recorded
+        ) as compared
+            on true
+        left join lateral token_tracking_raw.void_of(
+            (cleaned.event).tenant_id, (cleaned.event).idempotency_key
+        ) as void
+            on true
     ),
 
     written as (

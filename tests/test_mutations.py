@@ -33,9 +33,12 @@ SQL_ORDER_CANONICAL = """
                     (cleaned.event).idempotency_key collate "C",
                     cleaned.position
 """
-SQL_DISTINCT = """ distinct on (
-                    (cleaned.event).tenant_id collate "C", (cleaned.event).idempotency_key collate "C"
-                )"""
+SQL_DISTINCT = (
+    " distinct on (\n"
+    '                    (cleaned.event).tenant_id collate "C",'
+    ' (cleaned.event).idempotency_key collate "C"\n'
+    "                )"
+)
 
 # Name: test, then (file, text, what stands there instead) ...
 FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {

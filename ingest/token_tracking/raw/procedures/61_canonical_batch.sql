@@ -4,7 +4,8 @@
 -- written as JSON again, are then the very text that came, which proves the type of each value and that
 -- there is no other field; what is left are the tests of values. They let nothing through that
 -- usage_event_problem refuses. It is null, too, where other writers were quicker time and again. total
--- is the number of events, suspects are those that may differ from what is recorded with their keys.
+-- is the number of events, suspects are those that may differ from what is recorded with their keys,
+-- with their labels as sent and their positions.
 create or replace function token_tracking_raw.record_canonical_batch(
     events json, moment timestamptz, latest timestamptz,
     out recorded bigint, out total bigint, out suspects jsonb
@@ -50,7 +51,6 @@ begin
             -- Not materialized: the planner puts each field in the place where it is used.
             cleaned as not materialized (
                 select
-                    written as sent,
                     written.ordinality as position,
                     written.token_type as sent_token_type,
                     written.operation as sent_operation,
@@ -184,7 +184,11 @@ begin
                 counts.total,
                 case when (select verdict.is_canonical from verdict) then (
                     select jsonb_agg(
-                        to_jsonb(cleaned.sent) - 'stored' || jsonb_build_object('position', cleaned.position)
+                        to_jsonb(cleaned.event) || jsonb_build_object(
+                            'token_type', cleaned.sent_token_type,
+                            'operation', cleaned.sent_operation,
+                            'position', cleaned.position
+                        )
                         order by cleaned.position
                     )
                     from cleaned

@@ -28,7 +28,8 @@ create or replace function token_tracking_raw.is_recorded_label(
 language sql immutable
 as $$
     select
-        recorded = token_tracking_raw.cleaned_label(label)
+        recorded = label -- the usual one, and the quickest
+        or recorded = token_tracking_raw.cleaned_label(label)
         or recorded_before_version_4 and recorded = lower(btrim(label, e' \t\n\r\fv') collate "C")
 $$;
 

@@ -12,13 +12,18 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 begin
-    with differing as (
+    -- Materialized: each event is cleaned once, and not for each use of a field.
+    with cleaned as materialized (
+        select * from token_tracking_raw.cleaned_events(elements, moment)
+    ),
+
+    differing as (
         select
             cleaned.place,
             cleaned.event,
             compared.differing_fields,
             compared.payload_hash
-        from token_tracking_raw.cleaned_events(elements, moment) as cleaned
+        from cleaned
         inner join token_tracking_raw.usage_events as recorded
             on
                 (cleaned.event).tenant_id = recorded.tenant_id

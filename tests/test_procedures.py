@@ -384,6 +384,21 @@ def test_a_void_that_breaks_a_rule_is_a_rejection(database: Database, arguments:
     assert tuple(payload["void"].values()) == arguments
 
 
+def test_a_load_is_voided_by_labels_recorded_before_version_4(database: Database):
+    events = [event("k", operation="vector_search"), event("l")]
+    assert send(database, events)[0] == 2
+    with closing(database.connect()) as connection:
+        connection.execute(
+            "update token_tracking_raw.usage_events set operation = 'ector_search', recorded_at ="
+            " (select applied_at from token_tracking_raw.schema_versions where version = 4)"
+            " where idempotency_key = 'k'"
+        )
+    call = "select * from token_tracking_raw.void_recorded_usage(%s, '{0,1}', 'why', false)"
+    assert database.rows(call, (json.dumps(events),)) == [(2, 0, 0, 0)]
+    assert database.rows(call, (json.dumps(events),)) == [(0, 2, 0, 0)]
+    assert database.value("select count(*) from token_tracking_raw.usage_voids") == 2
+
+
 def test_owners_are_appended_and_corrected_by_revision(each_emptied: Database):
     call = "select token_tracking_raw.record_agent_owner(%s, %s, %s)"
     for owner in ("acme", "acme", "globex", "acme"):

@@ -81,6 +81,20 @@ def test_a_procedure_that_returned_less_is_replaced(empty_database: Database):
     assert empty_database.value("select count(*) from token_tracking_raw.usage_events") == 1
 
 
+def test_the_event_type_of_an_older_package_gets_its_new_fields(empty_database: Database):
+    apply(empty_database)
+    drop = "alter type token_tracking_raw.usage_event drop attribute"
+    with closing(empty_database.connect()) as connection:
+        connection.execute(f"{drop} occurred_at")
+    assert apply(empty_database) == SchemaChange(NEWEST, NEWEST)
+    call = "select token_tracking_raw.track_token_usage('acme', 12)"
+    assert empty_database.value(call) is True
+    with closing(empty_database.connect()) as connection:
+        connection.execute(f"{drop} tokens")
+    with pytest.raises(psycopg.errors.RaiseException, match="another order"):
+        apply(empty_database)
+
+
 def test_a_version_that_fails_leaves_what_was_there(empty_database: Database):
     first = packaged_versions()[:1]
     apply(empty_database, first)

@@ -60,12 +60,29 @@ begin
         -- it must not get more.
         for command in
             with objects as (
-                select 'table' as kind, oid::regclass::text as name, relowner as owner, relnamespace as schema
-                from pg_class where relkind in ('r', 'p', 'v', 'm')
+                select
+                    -- A composite type is a relation, too.
+                    case pg_class.relkind when 'c' then 'type' else 'table' end as kind,
+                    pg_class.oid::regclass::text as name,
+                    pg_class.relowner as owner,
+                    pg_class.relnamespace as schema
+                from pg_class
+                where pg_class.relkind in ('r', 'p', 'v', 'm', 'c')
                 union all
-                select 'routine', oid::regprocedure::text, proowner, pronamespace from pg_proc
+                select
+                    'routine',
+                    pg_proc.oid::regprocedure::text,
+                    pg_proc.proowner,
+                    pg_proc.pronamespace
+                from pg_proc
                 union all
-                select 'type', oid::regtype::text, typowner, typnamespace from pg_type where typtype in ('e', 'd')
+                select
+                    'type',
+                    pg_type.oid::regtype::text,
+                    pg_type.typowner,
+                    pg_type.typnamespace
+                from pg_type
+                where pg_type.typtype in ('e', 'd')
             )
 
             select format('alter %s %s owner to %I', objects.kind, objects.name, place.owner_name)

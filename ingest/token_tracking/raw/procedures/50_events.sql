@@ -64,7 +64,9 @@ begin
     if token_tracking_raw.event_fields() <> array(
         select pg_attribute.attname::text
         from pg_attribute
-        where pg_attribute.attrelid = 'token_tracking_raw.usage_event'::regclass
+        where
+            pg_attribute.attrelid = 'token_tracking_raw.usage_event'::regclass
+            and not pg_attribute.attisdropped
         order by pg_attribute.attnum
     ) then
         raise 'the fields of usage_event stand in another order: a new one goes to the end of event_fields';

@@ -56,8 +56,10 @@ def test_same_event_counts_once_and_another_payload_is_a_conflict(each_emptied: 
     assert send(each_emptied, [other]) == send(each_emptied, [other])
     *counts, problems = send(each_emptied, [first, other, event("l")])
     assert counts == [1, 1, 1, 0]
-    reason = "tokens, model: other than recorded with this idempotency_key; the first one counts"
-    assert problems == [{"index": 1, "kind": "conflict", "reason": reason}]
+    found = "tokens, model: different from the event recorded with this idempotency_key"
+    assert problems == [
+        {"index": 1, "kind": "conflict", "reason": f"{found}; the first one counts"}
+    ]
     assert each_emptied.rows(
         "select idempotency_key, tokens from token_tracking_raw.usage_events order by 1"
     ) == [("k", 5), ("l", 5)]

@@ -217,7 +217,10 @@ def test_a_conflict_says_nothing_of_the_recorded_event(raw: Database):
         said.append(str(told))
         single = "select token_tracking_raw.track_token_usage('acme', 1, p_idempotency_key => %s)"
         assert connection.execute(single, ("known",)).fetchone() == (False,)
-    assert "tokens, input_tokens, operation, model, agent_id: other than recorded" in said[-1]
+    assert (
+        "tokens, input_tokens, operation, model, agent_id: different from the event recorded"
+        in said[-1]
+    )
     assert not [text for text in said if "secret" in text or "79" in text]
 
 

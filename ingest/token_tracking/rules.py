@@ -145,7 +145,7 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
         raise InvalidUsageError(reason)
     if not _KNOWN.issuperset(fields):
         unknown = next(str(name) for name in fields if name not in _KNOWN)
-        # A name that is none could forge a line of a log.
+        # An arbitrary name could forge a line of a log.
         shown = unknown if _NAME.fullmatch(unknown) else "a field"
         reason = f"{shown}: unknown field; an event has only {', '.join(EVENT_FIELDS)}"
         raise InvalidUsageError(reason)
@@ -175,7 +175,7 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
     if tokens and tokens < parts:
         reason = (
             "tokens: less than input_tokens + output_tokens; "
-            "must be at least their sum, or 0 to mean it"
+            "must be at least their sum, or 0 to use the sum"
         )
         raise InvalidUsageError(reason)
     if parts > MAX_TOKENS:
@@ -324,13 +324,13 @@ def checked_instant(field: str, value: object) -> datetime:
     elif isinstance(value, str):
         match = _TIME.fullmatch(value)
         if match is None:
-            reason = f"{field}: text that is no time; {_TIME_RULE}"
+            reason = f"{field}: not a valid time; {_TIME_RULE}"
             raise InvalidUsageError(reason)
         naive = match["offset"] is None
         try:
             instant = datetime.fromisoformat(value)
         except ValueError as error:
-            reason = f"{field}: a day that no calendar has; {_TIME_RULE}"
+            reason = f"{field}: not a valid date; {_TIME_RULE}"
             raise InvalidUsageError(reason) from error
     else:
         reason = f"{field}: {kind_of(value)}; {_TIME_RULE}"

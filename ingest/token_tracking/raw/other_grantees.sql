@@ -1,4 +1,4 @@
--- Roles that were granted something in the raw schema by name, and that are neither ours nor the owner.
+-- one row per role with privileges in the raw schema that is neither one of ours nor the owner
 with
 
 grants as (

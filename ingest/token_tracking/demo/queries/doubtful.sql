@@ -1,4 +1,4 @@
--- one row per kind and detail of what was refused, does not count, or counts with a doubt
+-- one row per kind and detail of what was refused, does not count, or is doubtful
 select 'refused' as kind, usage_event_rejections.reason as detail, count(*) as event_count
 from token_tracking_raw.usage_event_rejections
 group by usage_event_rejections.reason

@@ -16,14 +16,13 @@ as $$
     select value @? '$.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))'
 $$;
 
--- Returns JSON text with `mark` in place of the backslash of each \u escape that jsonb cannot hold: NUL
--- and halves of surrogate pairs.
+-- Replaces the backslash of each \u escape that jsonb cannot hold (NUL and unpaired surrogates) by `mark`.
 create or replace function token_tracking_raw.marked_json(value text, mark text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
-    -- JSON text has no control characters: they stand for escaped backslashes and whole pairs.
+    -- JSON text has no control characters, so they can stand for escaped backslashes and complete pairs.
     select case when strpos(value, '\u') = 0 then value else replace(replace(
         regexp_replace(
             regexp_replace(
@@ -37,7 +36,7 @@ as $$
         chr(2), '\'), chr(1), '\\') end
 $$;
 
--- Returns the value as jsonb, or why PostgreSQL cannot hold it.
+-- Converts a value to jsonb, or says why PostgreSQL cannot hold it.
 create or replace function token_tracking_raw.try_jsonb(
     value json, out parsed jsonb, out problem text
 )

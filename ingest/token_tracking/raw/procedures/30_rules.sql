@@ -1,5 +1,5 @@
--- The limits and names below stand here once. The planner puts the values of such functions in place of
--- their calls.
+-- The limits and the list of fields are defined only here. The planner replaces calls of these functions by
+-- their values.
 create or replace function token_tracking_raw.max_tokens() returns bigint
 language sql immutable
 as 'select 1099511627776';
@@ -16,15 +16,15 @@ create or replace function token_tracking_raw.earliest_time() returns timestampt
 language sql immutable
 as $$ select timestamptz '2000-01-01 00:00:00+00' $$;
 
--- The fields of an event. The type usage_event has them in this order: a new one goes to the end.
+-- The fields of an event, in the order of the type usage_event. Add a new field at the end.
 create or replace function token_tracking_raw.event_fields() returns text[]
 language sql immutable
 as $$
     select '{tenant_id,idempotency_key,tokens,token_type,operation,model,agent_id,conversation_id,collection_id,input_tokens,output_tokens,metadata,occurred_at}'::text[]
 $$;
 
--- Returns why an event is refused, null where it is fine: '<field>: <what was found>; <the rule>'.
--- It never shows a value. Python's UsageEvent gives the same verdicts, which a test proves.
+-- Returns the reason to refuse an event, or null: '<field>: <what was found>; <the rule>'. A reason never
+-- contains a value. Python gives the same reasons (rules.py); a test compares them.
 create or replace function token_tracking_raw.usage_event_problem(
     event jsonb, latest timestamptz
 ) returns text
@@ -53,7 +53,7 @@ begin
     end if;
     select key into field from jsonb_object_keys(event) as key where key <> all (fields) limit 1;
     if field is not null then
-        -- A name that is none could forge a line of a log.
+        -- An arbitrary name could forge a line of a log.
         return format(
             '%s: unknown field; an event has only %s',
             case when field ~ '^[A-Za-z0-9_.-]{1,63}$' then field else 'a field' end,
@@ -107,7 +107,7 @@ begin
         end if;
     end loop;
     if total <> 0 and total < parts then
-        return 'tokens: less than input_tokens + output_tokens; must be at least their sum, or 0 to mean it';
+        return 'tokens: less than input_tokens + output_tokens; must be at least their sum, or 0 to use the sum';
     elsif parts > most_tokens then
         return format(
             'tokens: input_tokens + output_tokens above the limit; must be an integer from 0 to %s', most_tokens
@@ -124,7 +124,7 @@ begin
                 'metadata: more than %s bytes of JSON text; must be at most %s bytes', most_bytes, most_bytes
             );
         end if;
-        -- Level 0 is the object itself, so a container at level 8 is the ninth.
+        -- The object itself is level 0, so a container at level 8 is the ninth.
         if event -> 'metadata' @? 'strict $.**{8} ? (@.type() == "object" || @.type() == "array")' then
             return 'metadata: nested more than 8 deep; must be at most 8 deep';
         elsif token_tracking_raw.has_huge_number(event -> 'metadata') then
@@ -142,14 +142,14 @@ begin
             '^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,9})?)?(Z|[+-](0[0-9]|1[0-5])(:?[0-5][0-9])?)?$'
         );
         if matched is null then
-            return 'occurred_at: text that is no time; must be ISO 8601 text with a UTC offset';
+            return 'occurred_at: not a valid time; must be ISO 8601 text with a UTC offset';
         elsif matched[4] is null then
             return 'occurred_at: a time without UTC offset; must be ISO 8601 text with a UTC offset';
         end if;
         begin
             instant := token_tracking_raw.instant_of(event ->> 'occurred_at');
         exception when data_exception then
-            return 'occurred_at: a day that no calendar has; must be ISO 8601 text with a UTC offset';
+            return 'occurred_at: not a valid date; must be ISO 8601 text with a UTC offset';
         end;
         if instant < token_tracking_raw.earliest_time() then
             return 'occurred_at: a time before 2000; must be from 2000-01-01 UTC to 5 minutes ahead';
@@ -158,7 +158,7 @@ begin
         end if;
     end if;
 
-    -- The last rule, as in Python, where such a call is good for all else and counts nothing.
+    -- Checked last, as in Python, where an otherwise valid call without tokens is a no-op.
     if not has_number then
         return format(
             'tokens: missing, and so are input_tokens and output_tokens; must be an integer from 0 to %s',
@@ -169,7 +169,7 @@ begin
 end
 $$;
 
--- Returns why a text that has to be there is refused, null where it is fine.
+-- Returns the reason to refuse a required text, or null.
 create or replace function token_tracking_raw.text_problem(field text, value text, most integer)
 returns text
 language sql immutable

@@ -1,5 +1,5 @@
--- Returns the time that ISO 8601 text says; digits past microseconds are cut, where PostgreSQL would
--- round and so move an event into the next day.
+-- Converts ISO 8601 text to a time. Digits after microseconds are cut off: PostgreSQL would round, which can
+-- move an event into the next day.
 create or replace function token_tracking_raw.instant_of(iso text) returns timestamptz
 language sql stable
 as $$
@@ -10,31 +10,31 @@ as $$
     end::timestamptz
 $$;
 
--- Returns a label in lower case and without outer space.
+-- Returns a label in lower case, without leading and trailing white space.
 create or replace function token_tracking_raw.cleaned_label(label text) returns text
 language sql immutable
--- No SET clause: the planner puts the body in the caller's statement.
+-- No SET clause: it would keep the planner from inlining the function.
 as $$
-    -- \x0b and not \v, which is the letter v before PostgreSQL 17.
+    -- Before PostgreSQL 17, \v is the letter v; hence \x0b.
     select lower(btrim(label, e' \t\n\r\f\x0b') collate "C")
 $$;
 
--- Says whether a label is the recorded one. Up to version 3 of the schema PostgreSQL 15 and 16 took outer
--- letters v away and left vertical tabs, so a row of before can have that form of the label, also where
--- a dump has brought it to another server.
+-- Returns true if a label is the recorded one. Up to version 3 of the schema, PostgreSQL 15 and 16 removed
+-- leading and trailing letters v and kept vertical tabs. Rows from that time can have that form of a label,
+-- also on another server that restored a dump of them.
 create or replace function token_tracking_raw.is_recorded_label(
     recorded text, label text, recorded_before_version_4 boolean
 ) returns boolean
 language sql immutable
 as $$
     select
-        recorded = label -- the usual one, and the quickest
+        recorded = label -- the usual case, and the fastest test
         or recorded = token_tracking_raw.cleaned_label(label)
         or recorded_before_version_4 and recorded = lower(btrim(label, e' \t\n\r\fv') collate "C")
 $$;
 
--- One event as its table has it, cleaned. The type is made here and gets the fields that it lacks, whatever
--- version of the procedures made it.
+-- The type usage_event is an event with the column types of its table. This creates the type, or adds the
+-- fields that an older version of it lacks.
 do $type$
 declare
     field text;
@@ -60,7 +60,7 @@ begin
             );
         end if;
     end loop;
-    -- Rows are made of it by position.
+    -- Row constructors assign its fields by position.
     if token_tracking_raw.event_fields() <> array(
         select pg_attribute.attname::text
         from pg_attribute
@@ -69,19 +69,17 @@ begin
             and not pg_attribute.attisdropped
         order by pg_attribute.attnum
     ) then
-        raise 'the fields of usage_event stand in another order: a new one goes to the end of event_fields';
+        raise 'the fields of the type usage_event are in another order than event_fields(): add new fields at its end';
     end if;
 end
 $type$;
 
--- Returns the events of an array of objects, cleaned, each with its zero-based place and with the object
--- as it was sent. An object without tenant (an emptied one) has no row, and one without time occurred at
--- moment.
+-- Returns the cleaned event of each object of an array, with its zero-based place and the object as sent.
+-- Skips objects without a tenant (those that were emptied). `moment` is the time of events without one.
 create or replace function token_tracking_raw.cleaned_events(elements jsonb, moment timestamptz)
 returns table (place bigint, element jsonb, event token_tracking_raw.usage_event)
 language sql stable
--- No SET clause: the planner puts the body in the caller's statement. All names are built in or
--- qualified.
+-- No SET clause: it would keep the planner from inlining the function. All names are built in or qualified.
 as $$
     select
         sent.position - 1,
@@ -110,15 +108,15 @@ as $$
     where sent.element ->> 'tenant_id' is not null
 $$;
 
--- Compares an event with what is recorded for its key: returns the names of the fields that differ, '' for
--- the same payload, and the hash by which each different payload is kept once. Labels are compared as they
--- were sent. Here and nowhere else stands which fields make another payload.
+-- Compares an event with the recorded event of its key. Returns the names of the fields that differ ('' for
+-- the same payload) and the event's hash, by which each different payload is kept once. Which fields are
+-- compared is defined only here. Labels are compared as sent.
 create or replace function token_tracking_raw.payload_comparison(
     event token_tracking_raw.usage_event, sent_token_type text, sent_operation text,
     recorded token_tracking_raw.usage_events
 ) returns table (differing_fields text, payload_hash bytea)
 language sql stable
--- No SET clause, as above; the hash is computed only where it is asked for.
+-- No SET clause, as above. Inlined, it computes the hash only where the caller uses it.
 as $$
     select
         concat_ws(', ',

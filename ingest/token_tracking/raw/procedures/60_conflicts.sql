@@ -1,18 +1,18 @@
--- Keeps the events of an array that differ from the recorded ones with their keys, and says which.
--- places are their zero-based indexes in the batch, where the array is not the batch itself.
+-- Keeps the events of an array that differ from the recorded events of their keys, and returns which these
+-- are. places has their zero-based indexes in the batch, unless the array is the batch itself.
 create or replace function token_tracking_raw.keep_conflicts(
     elements jsonb, places bigint[], moment timestamptz, out conflicts bigint, out problems jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
--- Look-ups, whatever the plan that is kept was made for.
+-- Index look-ups, also in a cached plan that was made when the table was small.
 set enable_seqscan = off
 set enable_indexscan = on
 set enable_hashjoin = off
 set enable_mergejoin = off
 as $$
 begin
-    -- Materialized: each event is cleaned once, and not for each use of a field.
+    -- Materialized: cleans each event once instead of at each use of a field.
     with cleaned as materialized (
         select * from token_tracking_raw.cleaned_events(elements, moment)
     ),
@@ -55,7 +55,7 @@ begin
             'index', coalesce(places[differing.place + 1], differing.place),
             'kind', 'conflict',
             'reason', format(
-                '%s: other than recorded with this idempotency_key; the first one counts',
+                '%s: different from the event recorded with this idempotency_key; the first one counts',
                 differing.differing_fields
             )
         ))

@@ -1,10 +1,10 @@
--- Records a batch in the form that nearly all have, in one pass, or nothing at all: recorded is null
--- where a closer look is needed. That form is canonical JSON: no spaces, fields in the columns' order,
--- none of them null, no text that needs an escape, times in UTC without trailing zeros. The typed rows,
--- written as JSON again, are then the very text that came, which proves the type of each value and that
--- there is no other field; what is left are the tests of values. They let nothing through that
--- usage_event_problem refuses. It is null, too, where other writers were quicker time and again. total
--- is the number of events, suspects are those that may differ from what is recorded with their keys,
+-- Records a batch in canonical JSON, as nearly all are, in one pass. Otherwise it records nothing and
+-- recorded is null: the batch needs a closer look. Canonical JSON has no spaces, its fields in the order of
+-- the columns and none of them null, no text that needs an escape, and times in UTC without trailing zeros.
+-- Its typed rows, written as JSON again, give exactly the text that was sent. That proves the type of each
+-- value and that there are no other fields; what remains to be checked are the values. This accepts nothing
+-- that usage_event_problem refuses. recorded is also null if other writers were faster several times.
+-- total is the number of events. suspects are those that may differ from the recorded events of their keys,
 -- with their labels as sent and their positions.
 create or replace function token_tracking_raw.record_canonical_batch(
     events json, moment timestamptz, latest timestamptz,
@@ -13,7 +13,7 @@ create or replace function token_tracking_raw.record_canonical_batch(
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
--- The plan is kept: made while the table was small, it would read all of it for each look-up.
+-- The plan is cached: made while the table was small, it would scan the whole table at each look-up.
 set enable_seqscan = off
 set enable_indexscan = on
 as $$
@@ -37,7 +37,7 @@ begin
                         metadata json, occurred_at timestamptz
                     )
                 ) with ordinality as event
-                -- a look-up each, and no join that reads the table
+                -- One look-up for each event, instead of a join that scans the table.
                 left join lateral (
                     select usage_events
                     from token_tracking_raw.usage_events
@@ -48,7 +48,7 @@ begin
                 ) as found (stored) on true
             ),
 
-            -- Not materialized: the planner puts each field in the place where it is used.
+            -- Not materialized: the planner moves each expression to where its field is used.
             cleaned as not materialized (
                 select
                     written.ordinality as position,
@@ -76,7 +76,8 @@ begin
             verdict as (
                 select
                     bool_and((
-                        -- Without these, quoted text is its own JSON: what else needs an escape no JSON holds.
+                        -- Text without these is its own JSON when quoted: other characters that need
+                        -- an escape cannot occur in JSON.
                         strpos(written.texts, '"') = 0
                         and strpos(written.texts, chr(92)) = 0
                         and written.tenant_id <> ''
@@ -97,7 +98,7 @@ begin
                         and written.tokens
                         >= coalesce(written.input_tokens, 0) + coalesce(written.output_tokens, 0)
                         and written.metadata::text like '{%'
-                        -- A number beyond all others has more than 308 digits.
+                        -- A number beyond the range of a double has more than 308 digits.
                         and (
                             octet_length(written.parsed_metadata::text) <= 308
                             or octet_length(written.parsed_metadata::text) <= token_tracking_raw.max_metadata_bytes()
@@ -148,13 +149,12 @@ begin
                 where
                     (select verdict.is_canonical from verdict)
                     and cleaned.stored is null
-                -- One order for all writers: two that share keys wait for each other and never both
-                -- at once.
+                -- All writers use this order, so two that share keys cannot deadlock.
                 order by
                     (cleaned.event).tenant_id collate "C",
                     (cleaned.event).idempotency_key collate "C",
                     cleaned.position
-                -- No "on conflict", which has each row announced and confirmed: a tenth more work.
+                -- No "on conflict": its speculative insertions are a tenth more work.
                 returning 1
             ),
 
@@ -166,7 +166,7 @@ begin
                 from written
             ),
 
-            -- New keys that came twice.
+            -- New keys that the batch has more than once.
             repeated as (
                 select written.tenant_id, written.idempotency_key
                 from counts
@@ -200,7 +200,7 @@ begin
                         and ((cleaned.event).tenant_id, (cleaned.event).idempotency_key) in (
                             select repeated.tenant_id, repeated.idempotency_key from repeated
                         )
-                        -- "is not null" of a row means that all its fields are.
+                        -- Not "is not null", which is true of a row only if no field is null.
                         or not (cleaned.stored is null) and compared.differing_fields <> ''
                 ) end
             into recorded, total, suspects
@@ -208,11 +208,11 @@ begin
             return;
         exception
             when unique_violation then
-                -- Another writer was quicker. The next attempt finds what that one has committed; but
-                -- not with the one snapshot of REPEATABLE READ: the closer look says so to the caller.
+                -- Another writer was faster. The next attempt finds what that one committed, except in
+                -- REPEATABLE READ, which has one snapshot: there the closer look raises the error.
                 null;
             when data_exception or program_limit_exceeded then
-                return;  -- a value that its column cannot hold
+                return; -- a value that its column cannot hold
         end;
     end loop;
 end

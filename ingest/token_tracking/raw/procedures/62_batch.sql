@@ -1,8 +1,8 @@
--- Records an array of usage events, each an object with the column names of usage_events.
--- One bad element never stops the others. recorded + duplicates + conflicts + rejected is the number
--- of elements; problems says which (zero-based), what (conflict or rejection) and why.
--- Who sets token_tracking.keeps_early to on keeps by itself what is ahead of this server's clock, and
--- sends it again: it is counted in rejected, its problem's kind is early, and nothing is kept here.
+-- Records an array of usage events: objects whose fields are the columns of usage_events. One bad element
+-- never stops the others. recorded + duplicates + conflicts + rejected is the number of elements. problems
+-- has the zero-based index, the kind (conflict or rejection) and the reason of each problem.
+-- A client that sets token_tracking.keeps_early to on keeps events that are ahead of this server's clock and
+-- sends them again later: they count as rejected with a problem of the kind early, and are not kept here.
 create or replace function token_tracking_raw.track_token_usage_batch(
     events json,
     out recorded bigint, out duplicates bigint, out conflicts bigint, out rejected bigint,
@@ -102,7 +102,7 @@ begin
             token_tracking_raw.rejection_key(element.event),
             token_tracking_raw.kept_payload(element.event),
             refused.reason
-        -- Not events -> place, which fails at an escape that jsonb cannot hold.
+        -- Not events -> place, which fails on an escape that jsonb cannot hold.
         from json_array_elements(events) with ordinality as element (event, position)
         inner join jsonb_to_recordset(problems) as refused (index bigint, kind text, reason text)
             on element.position - 1 = refused.index
@@ -110,7 +110,7 @@ begin
         order by 1
         on conflict do nothing;
 
-        -- Emptied, not left out: the others keep their places.
+        -- Emptied instead of removed, so that the others keep their places.
         select jsonb_agg(
             case when refused.index is null then element.event else '{}' end
             order by element.position
@@ -141,7 +141,7 @@ begin
     )
     select (cleaned.event).*, moment
     from token_tracking_raw.cleaned_events(elements, moment) as cleaned
-    -- One order for all writers: two that share keys wait for each other and never both at once.
+    -- All writers use this order, so two that share keys cannot deadlock.
     order by
         (cleaned.event).tenant_id collate "C",
         (cleaned.event).idempotency_key collate "C",
@@ -150,7 +150,7 @@ begin
     get diagnostics recorded = row_count;
 
     if recorded + rejected < total then
-        -- A statement of its own sees what the insert waited for.
+        -- A separate statement, since it sees the rows that the insert waited for.
         select kept.conflicts, kept.problems
         into conflicts, found
         from token_tracking_raw.keep_conflicts(elements, null, moment) as kept;

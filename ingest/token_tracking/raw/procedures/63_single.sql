@@ -1,5 +1,5 @@
--- Records one event; true where it is recorded, now or before, and where tokens is null: then there is
--- nothing to record. Positional like its callers' old one.
+-- Records one event. Returns true if it is recorded now or was before, and if p_tokens is null, which means
+-- that there is nothing to record. The parameters are in the order of the procedure that it replaces.
 create or replace function token_tracking_raw.track_token_usage(
     p_tenant_id text,
     p_tokens bigint,
@@ -15,7 +15,7 @@ language sql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    -- In the form that needs no closer look: see record_canonical_batch.
+    -- In canonical JSON, which needs no closer look: see record_canonical_batch.
     select case when p_tokens is null then true else (
         select result.recorded + result.duplicates = 1
         from token_tracking_raw.track_token_usage_batch(cast('[{' || concat_ws(
@@ -33,7 +33,7 @@ as $$
     ) end
 $$;
 
--- For ids of type uuid. Ids of both types in one call want a cast to text.
+-- For ids of type uuid. If a call has ids of both types, cast them to text.
 create or replace function token_tracking_raw.track_token_usage(
     p_tenant_id uuid,
     p_tokens bigint,

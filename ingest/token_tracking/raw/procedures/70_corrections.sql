@@ -1,5 +1,5 @@
--- Takes an event out of all totals, whether it is there already or arrives later; a second void of
--- the same event changes nothing.
+-- Removes an event from all totals, whether it is recorded already or arrives later. Voiding it again changes
+-- nothing.
 create or replace function token_tracking_raw.void_token_usage(
     p_tenant_id text, p_idempotency_key text, p_reason text
 ) returns boolean
@@ -35,9 +35,9 @@ begin
 end
 $$;
 
--- Says who owns an agent from an instant until the agent's next one; null ends the ownership. For an
--- instant that is known already it is a correction; the same owner again changes nothing. A call with an
--- id changes nothing when it is sent again, whatever was recorded since.
+-- Records the owner of an agent from an instant until the next recorded instant; null ends the ownership. For
+-- an instant that has an owner already it records a correction, unless the owner is the same. A call with an
+-- id that is sent again changes nothing, whatever was recorded since.
 create or replace function token_tracking_raw.record_agent_owner_once(
     p_agent_id text, p_owner_tenant_id text, p_valid_from timestamptz, p_call_id uuid
 ) returns boolean
@@ -85,8 +85,8 @@ begin
             return true;
         end if;
     end if;
-    -- Revisions count up. Two writers of one instant meet at the next revision, which the slower one finds
-    -- taken: no lock that any login could hold. In each round one of them ends.
+    -- Of two writers of the same instant the slower one finds its revision taken and tries the next one. This
+    -- needs no lock, which any login could hold. In each round one writer finishes.
     for attempt in 1..1000 loop
         select owners.revision, owners.owner_tenant_id
         into latest
@@ -108,7 +108,7 @@ begin
             return true;
         end if;
     end loop;
-    raise lock_not_available using message = 'other writers record owners of this agent and instant all the time';
+    raise lock_not_available using message = 'other writers keep recording owners of this agent at this instant';
 end
 $$;
 

@@ -1,5 +1,5 @@
--- For loads of files. Says whether an event of a period was recorded by a transaction before p_before;
--- true, too, where too many younger ones are in the way to tell it quickly.
+-- For loads of files. Returns whether an event of a period was recorded by a transaction before p_before.
+-- Returns true as well if there are too many newer events to find out quickly.
 create or replace function token_tracking_raw.has_usage_between(
     p_from timestamptz, p_to timestamptz, p_before bigint
 ) returns boolean
@@ -17,11 +17,11 @@ as $$
     ) as event
 $$;
 
--- Returns a row where the key is voided. Called in a lateral join it is one look-up of the index each time.
+-- Returns one row if the key is voided. In a lateral join this is one index look-up for each row.
 create or replace function token_tracking_raw.void_of(p_tenant_id text, p_idempotency_key text)
 returns table (is_void boolean)
 language sql stable
--- No SET clause: the planner puts the body in the caller's statement.
+-- No SET clause: it would keep the planner from inlining the function.
 as $$
     select true
     from token_tracking_raw.usage_voids
@@ -29,26 +29,27 @@ as $$
     limit 1
 $$;
 
--- For loads of files. Returns what is recorded of an array of events, by their zero-based index:
--- other_time (its key is recorded with this time), voided (its key is), alike (its key is not recorded,
--- but before p_before there were events from which nothing tells it apart), spaced_key (the same, and
--- the keys differ in outer space alone). p_own are further keys of the array's file. An event may be alike
--- to several groups of equal events: each is named by its values and says how many events it has; the one
--- that has more in common comes first.
+-- For loads of files. Returns what is already recorded of the events of an array, by zero-based index:
+--   other_time  the key is recorded with this other time
+--   voided      the key is voided
+--   alike       the key is not recorded, but before p_before there were events that differ in nothing but key
+--   spaced_key  as alike, and the keys differ only in leading or trailing space
+-- p_own has further keys of the same file. An event can be alike to several groups of equal events. Each group
+-- has an identifier made of its values and its number of events; groups with more equal fields come first.
 create or replace function token_tracking_raw.recorded_usage(
     events json, p_before bigint, p_own text[]
 ) returns table (index bigint, kind text, occurred_at timestamptz, likeness bigint, event_count bigint)
 language sql stable
 security definer
 set search_path = pg_catalog, pg_temp
--- Look-ups of what is recorded, and no comparison of each event with each.
+-- Index look-ups, and joins that do not compare each event with each other one.
 set enable_seqscan = off
 set enable_nestloop = off
 set jit = off
 as $$
     with given as materialized (
         select event.*, event.ordinality - 1 as place, stored.occurred_at as recorded_time
-        -- What a load sends has been checked: no closer look, which takes long.
+        -- A load has checked its events, so the slow closer look is not needed.
         from json_populate_recordset(
             null::token_tracking_raw.usage_event, events
         ) with ordinality as event
@@ -98,11 +99,11 @@ as $$
         where btrim(stored.tenant_id) in (select fresh.tenant_id from fresh)
     ),
 
-    -- one row per group of events that nothing tells apart
+    -- one row per group of events that are equal but for their keys
     others as materialized (
         select
             btrim(stored.tenant_id) as tenant_id,
-            -- Only what has outer space may have a row's own key in another form.
+            -- Only a key with leading or trailing space can be a file's own key in another form.
             nullif(stored.idempotency_key, btrim(stored.idempotency_key)) as spaced_key,
             stored.tokens,
             stored.token_type,
@@ -137,7 +138,7 @@ as $$
             stored.occurred_at
     ),
 
-    -- one row per event and group that it is alike to
+    -- one row per event and group that it is like
     alike as (
         select
             fresh.place,
@@ -171,13 +172,13 @@ as $$
             and coalesce(fresh.output_tokens = others.output_tokens, true)
             and (
                 fresh.tokens = others.tokens
-                -- Only one of them was told the other part.
+                -- Only one of them has the other part.
                 or fresh.input_tokens = others.input_tokens
                 and (fresh.output_tokens is null) <> (others.output_tokens is null)
                 or fresh.output_tokens = others.output_tokens
                 and (fresh.input_tokens is null) <> (others.input_tokens is null)
             )
-            -- The first of each is what stands for one that was not told.
+            -- 'llm' and 'query' are also the defaults of events without these labels.
             and (fresh.token_type = others.token_type or 'llm' in (fresh.token_type, others.token_type))
             and (fresh.operation = others.operation or 'query' in (fresh.operation, others.operation))
             and coalesce(fresh.model = others.model, true)
@@ -186,7 +187,7 @@ as $$
             and coalesce(fresh.collection_id = others.collection_id, true)
             and (
                 fresh.metadata = others.metadata
-                -- What both of them name is the same.
+                -- The members that both of them have are equal.
                 or fresh.metadata || others.metadata = others.metadata || fresh.metadata
             )
     )
@@ -212,9 +213,9 @@ as $$
     )
 $$;
 
--- For loads of files. Voids the events of an array that are recorded as the array says, or only counts
--- them. The times of those at the places p_untimed are not compared. The four counts add up to the number
--- of events: voided, voided_before, other (recorded in another way) and missing.
+-- For loads of files. Voids the events of an array that are recorded with the same payload and time; in a trial
+-- only counts them. The times at the places in p_untimed are not compared. The counts voided, voided_before,
+-- other (recorded with another payload or time) and missing add up to the number of events.
 create or replace function token_tracking_raw.void_recorded_usage(
     events json, p_untimed bigint[], p_reason text, p_is_trial boolean,
     out voided bigint, out voided_before bigint, out other bigint, out missing bigint

@@ -1,4 +1,4 @@
--- one row: whether a raw row is new since a snapshot, as is_new() of the dbt project has it
+-- one row: whether any raw row is new since a snapshot, by the rule of the dbt macro is_new
 with
 
 raw_rows as (

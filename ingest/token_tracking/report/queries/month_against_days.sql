@@ -1,4 +1,4 @@
--- one row: how many tenants' month is not the sum of its days
+-- one row: the number of tenants, and of those whose month is not the sum of its days
 with
 
 months as (

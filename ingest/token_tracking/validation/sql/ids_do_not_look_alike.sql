@@ -1,6 +1,6 @@
 with
 
--- one row per tenant, agent or model, and where its tokens are counted
+-- one row per tenant, agent or model, and mart that counts its tokens
 used as (
     select
         kinds.id_kind,
@@ -24,14 +24,14 @@ used as (
     cross join lateral (
         values
         ('agent', daily.agent_id),
-        -- who pays is in the months
+        -- payers are in the months already
         ('tenant', nullif(daily.requester_tenant_id, daily.tenant_id))
     ) as kinds (id_kind, id)
     where kinds.id is not null
     group by 1, 2
 ),
 
--- one row per id: no rule of a collation takes part in what is alike, so it is the same everywhere
+-- one row per id; likeness does not depend on a collation, so it is the same on every server
 ids as (
     select
         used.id_kind,

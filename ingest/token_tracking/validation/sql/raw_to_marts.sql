@@ -1,6 +1,6 @@
 with
 
--- read by scalar subqueries: a join with it would keep the count of raw events out of parallel workers
+-- read by scalar subqueries: a join with it would keep the count of raw events from running in parallel
 base as (
     select
         build_status.run_number,
@@ -11,8 +11,8 @@ base as (
     where build_status.model = 'int_usage__hourly'
 ),
 
--- totals of another build than the base's cannot be compared, nor labels that were read with other
--- aliases: every_total_is_of_one_build
+-- only totals of the base's build, with today's label aliases, can be compared;
+-- every_total_is_of_one_build reports the others
 marts as (
     select build_status.model
     from build_status
@@ -46,7 +46,7 @@ ownerships as (
     from owners
 ),
 
--- one row per hour, date, payer, requester, agent and labels: the one read of the raw events, of
+-- one row per hour, date, payer, requester, agent and labels: the only scan of the raw events, of
 -- those that the build saw
 counted as (
     select
@@ -94,8 +94,8 @@ counted as (
     group by 1, 2, 3, 4, 5, 6, 7, 8, 9
 ),
 
--- one row per label: itself, else what its alias stands for, else unknown. Of each label once, since
--- events are many and the planner takes the aliases, which nobody analyzes, for three
+-- one row per label: the label itself, or what its alias stands for, or unknown. Each label once:
+-- there are many events, and the planner, without statistics of the aliases, expects three of them
 token_types as materialized (
     select
         labels.token_type as label,
@@ -190,7 +190,7 @@ agents as (
     group by 1, 2, 3, 4, 5
 ),
 
--- one row per mart and row of it that is not what the raw events give; the grains differ
+-- one row per mart and row of it, compared with the raw events; the grains differ
 differing as (
     select
         'hourly_token_usage' as rule,

@@ -1,4 +1,5 @@
--- one row: the current role, and whether row-level security shows it only part of the marts
+-- one row: the current role, and whether row-level security shows it only part of the
+-- marts
 with
 
 mart as (

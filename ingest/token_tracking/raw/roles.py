@@ -86,7 +86,7 @@ class Roles:
         self, connection: psycopg.Connection[tuple[object, ...]]
     ) -> tuple[str, ...]:
         ours = list(self.names.values())
-        rows = connection.execute(_text_of("other_grantees"), (ours,)).fetchall()
+        rows = connection.execute(_text_of("other_grantees"), {"ours": ours}).fetchall()
         others = tuple(cast("str", name) for (name,) in rows)
         for role in others:
             for revoke in _REVOKES:

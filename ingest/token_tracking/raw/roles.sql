@@ -1,5 +1,6 @@
--- Group roles with least privilege. `token-tracking schema apply --roles` fills in the names and runs this
--- after the schema's own files, in the same transaction. Running it again changes nothing.
+-- Group roles with least privilege. `token-tracking schema apply --roles` fills in the
+-- names and runs this after the schema's own files, in the same transaction. Running it
+-- again changes nothing.
 
 do $roles$
 declare
@@ -32,7 +33,8 @@ begin
         end if;
     end loop;
 
-    -- To give objects to a role takes the right to set that role, except for superusers.
+    -- To give objects to a role takes the right to set that role, except for
+    -- superusers.
     foreach wanted in array array[{owner_text}, {transformer_text}] loop
         if not pg_has_role(current_user, wanted, 'usage') or not pg_has_role(current_user, wanted, become) then
             execute format('grant %I to current_user', wanted);
@@ -56,8 +58,8 @@ begin
         if found <> (select oid from pg_roles where rolname = place.owner_name) then
             execute format('alter schema %I owner to %I', place.schema_name, place.owner_name);
         end if;
-        -- In the warehouse only objects of the schema's former owner: a view runs with the rights of its
-        -- owner, and must not get more of them.
+        -- In the warehouse only objects of the schema's former owner: a view runs with
+        -- the rights of its owner, and must not get more of them.
         for command in
             with objects as (
                 select
@@ -103,8 +105,9 @@ revoke all on all tables in schema token_tracking_raw from public;
 revoke all on all routines in schema token_tracking_raw from public;
 alter default privileges for role {owner} revoke execute on routines from public;
 
--- The four public procedures, one of them for two types of ids, and those of the Python package: for payloads
--- that cannot become an event, for owners that may be sent again, and for loads of files.
+-- The four public procedures, one of them for two types of ids, and those of the Python
+-- package: for payloads that cannot become an event, for owners that may be sent again,
+-- and for loads of files.
 grant usage on schema token_tracking_raw to {writer};
 grant execute on function
     token_tracking_raw.track_token_usage_batch(json),

@@ -16,13 +16,15 @@ as $$
     select value @? '$.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))'
 $$;
 
--- Replaces the backslash of each \u escape that jsonb cannot hold (NUL and unpaired surrogates) by `mark`.
+-- Replaces the backslash of each \u escape that jsonb cannot hold (NUL and unpaired
+-- surrogates) by `mark`.
 create or replace function token_tracking_raw.marked_json(value text, mark text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
-    -- JSON text has no control characters, so they can stand for escaped backslashes and complete pairs.
+    -- JSON text has no control characters, so they can stand for escaped backslashes
+    -- and complete pairs.
     select case when strpos(value, '\u') = 0 then value else replace(replace(
         regexp_replace(
             regexp_replace(

@@ -1,5 +1,5 @@
--- The limits and the list of fields are defined only here. The planner replaces calls of these functions by
--- their values.
+-- The limits and the list of fields are defined only here. The planner replaces calls
+-- of these functions by their values.
 create or replace function token_tracking_raw.max_tokens() returns bigint
 language sql immutable
 as 'select 1099511627776';
@@ -16,15 +16,17 @@ create or replace function token_tracking_raw.earliest_time() returns timestampt
 language sql immutable
 as $$ select timestamptz '2000-01-01 00:00:00+00' $$;
 
--- The fields of an event, in the order of the type usage_event. Add a new field at the end.
+-- The fields of an event, in the order of the type usage_event. Add a new field at the
+-- end.
 create or replace function token_tracking_raw.event_fields() returns text[]
 language sql immutable
 as $$
     select '{tenant_id,idempotency_key,tokens,token_type,operation,model,agent_id,conversation_id,collection_id,input_tokens,output_tokens,metadata,occurred_at}'::text[]
 $$;
 
--- Returns the reason to refuse an event, or null: '<field>: <what was found>; <the rule>'. A reason never
--- contains a value. Python gives the same reasons (rules.py); a test compares them.
+-- Returns the reason to refuse an event, or null: '<field>: <what was found>; <the
+-- rule>'. A reason never contains a value. Python gives the same reasons (rules.py); a
+-- test compares them.
 create or replace function token_tracking_raw.usage_event_problem(
     event jsonb, latest timestamptz
 ) returns text
@@ -158,7 +160,8 @@ begin
         end if;
     end if;
 
-    -- Checked last, as in Python, where an otherwise valid call without tokens is a no-op.
+    -- Checked last, as in Python, where an otherwise valid call without tokens is a
+    -- no-op.
     if not has_number then
         return format(
             'tokens: missing, and so are input_tokens and output_tokens; must be an integer from 0 to %s',

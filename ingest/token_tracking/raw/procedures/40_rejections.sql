@@ -1,5 +1,5 @@
--- Returns the key of a refused payload: its hash if it names its call, so that it is kept once however often
--- it is sent; otherwise a random one.
+-- Returns the key of a refused payload: its hash if it names its call, so that it is
+-- kept once however often it is sent; otherwise a random one.
 create or replace function token_tracking_raw.rejection_key(payload json) returns bytea
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -15,9 +15,10 @@ begin
 end
 $$;
 
--- Returns what is kept of a refused payload. NUL and unpaired surrogates become the text of their escapes:
--- one row that JSON operators cannot read would make every query of the table fail. Above 64 KiB only the
--- first fields are kept, those of an event before others, and of a long field its beginning as text.
+-- Returns what is kept of a refused payload. NUL and unpaired surrogates become the
+-- text of their escapes: one row that JSON operators cannot read would make every query
+-- of the table fail. Above 64 KiB only the first fields are kept, those of an event
+-- before others, and of a long field its beginning as text.
 create or replace function token_tracking_raw.kept_payload(payload json) returns json
 language sql immutable
 set search_path = pg_catalog, pg_temp
@@ -60,7 +61,8 @@ as $$
     end
 $$;
 
--- Keeps a payload that was refused before it became an event. Sent again with the same key, it is kept once.
+-- Keeps a payload that was refused before it became an event. Sent again with the same
+-- key, it is kept once.
 create or replace function token_tracking_raw.reject_usage_event(p_payload json, p_reason text)
 returns void
 language plpgsql

@@ -1,5 +1,5 @@
--- Converts ISO 8601 text to a time. Digits after microseconds are cut off: PostgreSQL would round, which can
--- move an event into the next day.
+-- Converts ISO 8601 text to a time. Digits after microseconds are cut off: PostgreSQL
+-- would round, which can move an event into the next day.
 create or replace function token_tracking_raw.instant_of(iso text) returns timestamptz
 language sql stable
 as $$
@@ -19,9 +19,10 @@ as $$
     select lower(btrim(label, e' \t\n\r\f\x0b') collate "C")
 $$;
 
--- Returns true if a label is the recorded one. Up to version 3 of the schema, PostgreSQL 15 and 16 removed
--- leading and trailing letters v and kept vertical tabs. Rows from that time can have that form of a label,
--- also on another server that restored a dump of them.
+-- Returns true if a label is the recorded one. Up to version 3 of the schema,
+-- PostgreSQL 15 and 16 removed leading and trailing letters v and kept vertical tabs.
+-- Rows from that time can have that form of a label, also on another server that
+-- restored a dump of them.
 create or replace function token_tracking_raw.is_recorded_label(
     recorded text, label text, recorded_before_version_4 boolean
 ) returns boolean
@@ -33,8 +34,8 @@ as $$
         or recorded_before_version_4 and recorded = lower(btrim(label, e' \t\n\r\fv') collate "C")
 $$;
 
--- The type usage_event is an event with the column types of its table. This creates the type, or adds the
--- fields that an older version of it lacks.
+-- The type usage_event is an event with the column types of its table. This creates the
+-- type, or adds the fields that an older version of it lacks.
 do $type$
 declare
     field text;
@@ -74,12 +75,14 @@ begin
 end
 $type$;
 
--- Returns the cleaned event of each object of an array, with its zero-based place and the object as sent.
--- Skips objects without a tenant (those that were emptied). `moment` is the time of events without one.
+-- Returns the cleaned event of each object of an array, with its zero-based place and
+-- the object as sent. Skips objects without a tenant (those that were emptied).
+-- `moment` is the time of events without one.
 create or replace function token_tracking_raw.cleaned_events(elements jsonb, moment timestamptz)
 returns table (place bigint, element jsonb, event token_tracking_raw.usage_event)
 language sql stable
--- No SET clause: it would keep the planner from inlining the function. All names are built in or qualified.
+-- No SET clause: it would keep the planner from inlining the function. All names are
+-- built in or qualified.
 as $$
     select
         sent.position - 1,
@@ -108,9 +111,10 @@ as $$
     where sent.element ->> 'tenant_id' is not null
 $$;
 
--- Compares an event with the recorded event of its key. Returns the names of the fields that differ ('' for
--- the same payload) and the event's hash, by which each different payload is kept once. Which fields are
--- compared is defined only here. Labels are compared as sent.
+-- Compares an event with the recorded event of its key. Returns the names of the fields
+-- that differ ('' for the same payload) and the event's hash, by which each different
+-- payload is kept once. Which fields are compared is defined only here. Labels are
+-- compared as sent.
 create or replace function token_tracking_raw.payload_comparison(
     event token_tracking_raw.usage_event, sent_token_type text, sent_operation text,
     recorded token_tracking_raw.usage_events

@@ -1,5 +1,6 @@
--- Keeps the events of an array that differ from the recorded events of their keys, and returns which these
--- are. places has their zero-based indexes in the batch, unless the array is the batch itself.
+-- Keeps the events of an array that differ from the recorded events of their keys, and
+-- returns which these are. places has their zero-based indexes in the batch, unless the
+-- array is the batch itself.
 create or replace function token_tracking_raw.keep_conflicts(
     elements jsonb, places bigint[], moment timestamptz, out conflicts bigint, out problems jsonb
 )

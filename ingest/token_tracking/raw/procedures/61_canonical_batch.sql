@@ -1,11 +1,13 @@
--- Records a batch in canonical JSON, as nearly all are, in one pass. Otherwise it records nothing and
--- recorded is null: the batch needs a closer look. Canonical JSON has no spaces, its fields in the order of
--- the columns and none of them null, no text that needs an escape, and times in UTC without trailing zeros.
--- Its typed rows, written as JSON again, give exactly the text that was sent. That proves the type of each
--- value and that there are no other fields; what remains to be checked are the values. This accepts nothing
--- that usage_event_problem refuses. recorded is also null if other writers were faster several times.
--- total is the number of events. suspects are those that may differ from the recorded events of their keys,
--- with their labels as sent and their positions.
+-- Records a batch in canonical JSON, as nearly all are, in one pass. Otherwise it
+-- records nothing and recorded is null: the batch needs a closer look. Canonical JSON
+-- has no spaces, its fields in the order of the columns and none of them null, no text
+-- that needs an escape, and times in UTC without trailing zeros. Its typed rows,
+-- written as JSON again, give exactly the text that was sent. That proves the type of
+-- each value and that there are no other fields; what remains to be checked are the
+-- values. This accepts nothing that usage_event_problem refuses. recorded is also null
+-- if other writers were faster several times. total is the number of events. suspects
+-- are those that may differ from the recorded events of their keys, with their labels
+-- as sent and their positions.
 create or replace function token_tracking_raw.record_canonical_batch(
     events json, moment timestamptz, latest timestamptz,
     out recorded bigint, out total bigint, out suspects jsonb
@@ -13,7 +15,8 @@ create or replace function token_tracking_raw.record_canonical_batch(
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
--- The plan is cached: made while the table was small, it would scan the whole table at each look-up.
+-- The plan is cached: made while the table was small, it would scan the whole table at
+-- each look-up.
 set enable_seqscan = off
 set enable_indexscan = on
 as $$
@@ -48,7 +51,8 @@ begin
                 ) as found (stored) on true
             ),
 
-            -- Not materialized: the planner moves each expression to where its field is used.
+            -- Not materialized: the planner moves each expression to where its field is
+            -- used.
             cleaned as not materialized (
                 select
                     written.ordinality as position,
@@ -76,8 +80,8 @@ begin
             verdict as (
                 select
                     bool_and((
-                        -- Text without these is its own JSON when quoted: other characters that need
-                        -- an escape cannot occur in JSON.
+                        -- Text without these is its own JSON when quoted: other
+                        -- characters that need an escape cannot occur in JSON.
                         strpos(written.texts, '"') = 0
                         and strpos(written.texts, chr(92)) = 0
                         and written.tenant_id <> ''
@@ -98,7 +102,8 @@ begin
                         and written.tokens
                         >= coalesce(written.input_tokens, 0) + coalesce(written.output_tokens, 0)
                         and written.metadata::text like '{%'
-                        -- A number beyond the range of a double has more than 308 digits.
+                        -- A number beyond the range of a double has more than 308
+                        -- digits.
                         and (
                             octet_length(written.parsed_metadata::text) <= 308
                             or octet_length(written.parsed_metadata::text) <= token_tracking_raw.max_metadata_bytes()
@@ -200,7 +205,8 @@ begin
                         and ((cleaned.event).tenant_id, (cleaned.event).idempotency_key) in (
                             select repeated.tenant_id, repeated.idempotency_key from repeated
                         )
-                        -- Not "is not null", which is true of a row only if no field is null.
+                        -- Not "is not null", which is true of a row only if no field is
+                        -- null.
                         or not (cleaned.stored is null) and compared.differing_fields <> ''
                 ) end
             into recorded, total, suspects
@@ -208,8 +214,9 @@ begin
             return;
         exception
             when unique_violation then
-                -- Another writer was faster. The next attempt finds what that one committed, except in
-                -- REPEATABLE READ, which has one snapshot: there the closer look raises the error.
+                -- Another writer was faster. The next attempt finds what that one
+                -- committed, except in REPEATABLE READ, which has one snapshot: there
+                -- the closer look raises the error.
                 null;
             when data_exception or program_limit_exceeded then
                 return; -- a value that its column cannot hold

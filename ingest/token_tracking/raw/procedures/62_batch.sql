@@ -1,8 +1,10 @@
--- Records an array of usage events: objects whose fields are the columns of usage_events. One bad element
--- never stops the others. recorded + duplicates + conflicts + rejected is the number of elements. problems
--- has the zero-based index, the kind (conflict or rejection) and the reason of each problem.
--- A client that sets token_tracking.keeps_early to on keeps events that are ahead of this server's clock and
--- sends them again later: they count as rejected with a problem of the kind early, and are not kept here.
+-- Records an array of usage events: objects whose fields are the columns of
+-- usage_events. One bad element never stops the others. recorded + duplicates +
+-- conflicts + rejected is the number of elements. problems has the zero-based index,
+-- the kind (conflict or rejection) and the reason of each problem. A client that sets
+-- token_tracking.keeps_early to on keeps events that are ahead of this server's clock
+-- and sends them again later: they count as rejected with a problem of the kind early,
+-- and are not kept here.
 create or replace function token_tracking_raw.track_token_usage_batch(
     events json,
     out recorded bigint, out duplicates bigint, out conflicts bigint, out rejected bigint,

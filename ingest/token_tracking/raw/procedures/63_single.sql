@@ -1,5 +1,6 @@
--- Records one event. Returns true if it is recorded now or was before, and if p_tokens is null, which means
--- that there is nothing to record. The parameters are in the order of the procedure that it replaces.
+-- Records one event. Returns true if it is recorded now or was before, and if p_tokens
+-- is null, which means that there is nothing to record. The parameters are in the order
+-- of the procedure that it replaces.
 create or replace function token_tracking_raw.track_token_usage(
     p_tenant_id text,
     p_tokens bigint,

@@ -1,5 +1,5 @@
--- Removes an event from all totals, whether it is recorded already or arrives later. Voiding it again changes
--- nothing.
+-- Removes an event from all totals, whether it is recorded already or arrives later.
+-- Voiding it again changes nothing.
 create or replace function token_tracking_raw.void_token_usage(
     p_tenant_id text, p_idempotency_key text, p_reason text
 ) returns boolean
@@ -35,9 +35,10 @@ begin
 end
 $$;
 
--- Records the owner of an agent from an instant until the next recorded instant; null ends the ownership. For
--- an instant that has an owner already it records a correction, unless the owner is the same. A call with an
--- id that is sent again changes nothing, whatever was recorded since.
+-- Records the owner of an agent from an instant until the next recorded instant; null
+-- ends the ownership. For an instant that has an owner already it records a correction,
+-- unless the owner is the same. A call with an id that is sent again changes nothing,
+-- whatever was recorded since.
 create or replace function token_tracking_raw.record_agent_owner_once(
     p_agent_id text, p_owner_tenant_id text, p_valid_from timestamptz, p_call_id uuid
 ) returns boolean
@@ -85,8 +86,9 @@ begin
             return true;
         end if;
     end if;
-    -- Of two writers of the same instant the slower one finds its revision taken and tries the next one. This
-    -- needs no lock, which any login could hold. In each round one writer finishes.
+    -- Of two writers of the same instant the slower one finds its revision taken and
+    -- tries the next one. This needs no lock, which any login could hold. In each round
+    -- one writer finishes.
     for attempt in 1..1000 loop
         select owners.revision, owners.owner_tenant_id
         into latest

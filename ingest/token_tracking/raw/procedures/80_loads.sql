@@ -1,5 +1,6 @@
--- For loads of files. Returns whether an event of a period was recorded by a transaction before p_before.
--- Returns true as well if there are too many newer events to find out quickly.
+-- For loads of files. Returns whether an event of a period was recorded by a
+-- transaction before p_before. Returns true as well if there are too many newer events
+-- to find out quickly.
 create or replace function token_tracking_raw.has_usage_between(
     p_from timestamptz, p_to timestamptz, p_before bigint
 ) returns boolean
@@ -17,7 +18,8 @@ as $$
     ) as event
 $$;
 
--- Returns one row if the key is voided. In a lateral join this is one index look-up for each row.
+-- Returns one row if the key is voided. In a lateral join this is one index look-up for
+-- each row.
 create or replace function token_tracking_raw.void_of(p_tenant_id text, p_idempotency_key text)
 returns table (is_void boolean)
 language sql stable
@@ -29,16 +31,21 @@ as $$
     limit 1
 $$;
 
--- For loads of files. Returns what is already recorded of the events of an array, by zero-based index:
+-- For loads of files. Returns what is already recorded of the events of an array, by
+-- zero-based index:
 --   other_time  the key is recorded with this other time
 --   voided      the key is voided
---   alike       the key is not recorded, but before p_before there were events that differ in nothing but key
+--   alike       the key is not recorded, but before p_before there were events that
+--               differ in nothing but their keys
 --   spaced_key  as alike, and the keys differ only in leading or trailing space
--- p_own has further keys of the same file. An event can be alike to several groups of equal events. Each group
--- has an identifier made of its values and its number of events; groups with more equal fields come first.
+-- p_own has further keys of the same file. An event can be alike to several groups of
+-- equal events. Each group has an identifier made of its values and its number of
+-- events; groups with more equal fields come first.
 create or replace function token_tracking_raw.recorded_usage(
     events json, p_before bigint, p_own text[]
-) returns table (index bigint, kind text, occurred_at timestamptz, likeness bigint, event_count bigint)
+) returns table (
+    index bigint, kind text, occurred_at timestamptz, likeness bigint, event_count bigint
+)
 language sql stable
 security definer
 set search_path = pg_catalog, pg_temp
@@ -103,7 +110,8 @@ as $$
     others as materialized (
         select
             btrim(stored.tenant_id) as tenant_id,
-            -- Only a key with leading or trailing space can be a file's own key in another form.
+            -- Only a key with leading or trailing space can be a file's own key in
+            -- another form.
             nullif(stored.idempotency_key, btrim(stored.idempotency_key)) as spaced_key,
             stored.tokens,
             stored.token_type,
@@ -213,9 +221,10 @@ as $$
     )
 $$;
 
--- For loads of files. Voids the events of an array that are recorded with the same payload and time; in a trial
--- only counts them. The times at the places in p_untimed are not compared. The counts voided, voided_before,
--- other (recorded with another payload or time) and missing add up to the number of events.
+-- For loads of files. Voids the events of an array that are recorded with the same
+-- payload and time; in a trial only counts them. The times at the places in p_untimed
+-- are not compared. The counts voided, voided_before, other (recorded with another
+-- payload or time) and missing add up to the number of events.
 create or replace function token_tracking_raw.void_recorded_usage(
     events json, p_untimed bigint[], p_reason text, p_is_trial boolean,
     out voided bigint, out voided_before bigint, out other bigint, out missing bigint

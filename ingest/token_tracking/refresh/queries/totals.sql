@@ -29,18 +29,23 @@ select
     (select base.snapshot::text from base) as snapshot,
     (select base.run_no from base) as run_number,
     -- a relation that is missing, was recreated, or lags behind
-    exists (
+    exists(
         select
         from states
         where
             states.model is null
             or states.run_no <> (select base.run_no from base)
     ) as is_behind,
-    -- everything that can change totals, other than new raw rows and the project's files
+    -- everything that can change totals, other than new raw rows and the project's
+    -- files
     md5(concat_ws(
         ' ',
         (select control.system_identifier from pg_control_system() as control),
-        (select oid from pg_database where datname = current_database()),
+        (
+            select pg_database.oid
+            from pg_database
+            where pg_database.datname = current_database()
+        ),
         pg_relation_filenode(to_regclass('token_tracking_raw.usage_events')),
         pg_relation_filenode(to_regclass('token_tracking_raw.usage_voids')),
         pg_relation_filenode(to_regclass('token_tracking_raw.agent_owners')),

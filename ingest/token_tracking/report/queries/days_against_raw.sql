@@ -1,4 +1,5 @@
--- one row: the days of the month and their tenants, compared with the raw events (less voids) that the build saw
+-- one row: the days of the month and their tenants, compared with the raw events (less
+-- voids) that the build saw
 with
 
 daily as (
@@ -92,11 +93,14 @@ compared as (
         daily.event_count,
         raw_events.tokens as raw_tokens,
         raw_events.event_count as raw_event_count,
-        (daily.tokens, daily.input_tokens, daily.output_tokens, daily.event_count)
-        is distinct from
         (
-            raw_events.tokens, raw_events.input_tokens, raw_events.output_tokens,
-            raw_events.event_count
+            row(daily.tokens, daily.input_tokens, daily.output_tokens, daily.event_count)
+            is distinct from row(
+                raw_events.tokens,
+                raw_events.input_tokens,
+                raw_events.output_tokens,
+                raw_events.event_count
+            )
         ) as differs
     from daily
     full outer join raw_events using (usage_date, tenant_id)

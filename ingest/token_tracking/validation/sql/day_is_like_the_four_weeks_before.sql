@@ -19,7 +19,7 @@ days as (
         interval '1 day'
     ) as day (usage_date)
     left join daily_token_usage as daily on day.usage_date::date = daily.usage_date
-    group by 1
+    group by day.usage_date
 )
 
 select

@@ -10,7 +10,7 @@ daily as (
         min(daily_rows.usage_date) as first_used_on,
         max(daily_rows.usage_date) as last_used_on
     from daily_token_usage as daily_rows
-    group by 1, 2
+    group by daily_rows.tenant_id, daily_rows.token_type
 ),
 
 payers as (
@@ -21,7 +21,7 @@ payers as (
         min(daily.first_used_on) as first_used_on,
         max(daily.last_used_on) as last_used_on
     from daily
-    group by 1
+    group by daily.tenant_id
 ),
 
 types as (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from token_tracking.embedded.server import Server
-from token_tracking.schema import apply_schema
+from token_tracking.raw.schema import apply_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from tests.support.waiting import until
 from tests.support.warehouse import Event, Warehouse
 from token_tracking import UsageTracker
 from token_tracking.embedded.server import Server
-from token_tracking.schema import apply_schema
+from token_tracking.raw.schema import apply_schema
 
 WAITING = "select pid from pg_stat_activity where wait_event = 'SyncRep'"
 CANCEL = (

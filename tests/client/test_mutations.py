@@ -22,16 +22,24 @@ PACKAGE = ROOT / "ingest" / "token_tracking"
 
 SORTED = 'sorted(events, key=attrgetter("order"))'
 SQL_ORDER = """
-    order by event.tenant_id collate "C", event.idempotency_key collate "C", event.place
+    order by
+        (cleaned.event).tenant_id collate "C",
+        (cleaned.event).idempotency_key collate "C",
+        cleaned.place
 """
 
 SQL_ORDER_CANONICAL = """
                 order by
-                    written.tenant_id collate "C",
-                    written.idempotency_key collate "C",
-                    written.position
+                    (cleaned.event).tenant_id collate "C",
+                    (cleaned.event).idempotency_key collate "C",
+                    cleaned.position
 """
-SQL_DISTINCT = ' distinct on (written.tenant_id collate "C", written.idempotency_key collate "C")'
+SQL_DISTINCT = (
+    " distinct on (\n"
+    '                    (cleaned.event).tenant_id collate "C",'
+    ' (cleaned.event).idempotency_key collate "C"\n'
+    "                )"
+)
 
 # Name: test, then (file, text, what stands there instead) ...
 FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
@@ -73,9 +81,9 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_delivery.py::test_writers_that_share_keys_never_deadlock",
         [
             ("client/delivery.py", SORTED, "events"),
-            ("sql/procedures.sql", SQL_ORDER, "\n"),
-            ("sql/procedures.sql", SQL_ORDER_CANONICAL, "\n"),
-            ("sql/procedures.sql", SQL_DISTINCT, ""),
+            ("raw/procedures/62_batch.sql", SQL_ORDER, "\n"),
+            ("raw/procedures/61_canonical_batch.sql", SQL_ORDER_CANONICAL, "\n"),
+            ("raw/procedures/61_canonical_batch.sql", SQL_DISTINCT, ""),
         ],
     ),
     "a spool that does not wait for the disk": (
@@ -152,7 +160,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "a server keeps what is early as refused": (
         "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
-        [("sql/procedures.sql", "        where refused.kind = 'rejection'\n", "")],
+        [("raw/procedures/62_batch.sql", "        where refused.kind = 'rejection'\n", "")],
     ),
     "a server's clock is asked for once": (
         "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
@@ -283,13 +291,13 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "labels without their letter v": (
         "test_postgres_versions.py::test_letters_v_stay_and_vertical_tabs_go",
-        [("sql/procedures.sql", r"e' \t\n\r\f\x0b'", r"e' \t\n\r\fv'")],
+        [("raw/procedures/50_events.sql", r"e' \t\n\r\f\x0b'", r"e' \t\n\r\fv'")],
     ),
     "an owner's revision that another one has": (
         "test_owners.py::test_a_writer_waits_for_a_row_of_its_instant_alone",
         [
             (
-                "sql/procedures.sql",
+                "raw/procedures/70_corrections.sql",
                 "        on conflict (agent_id, valid_from, revision) do nothing;",
                 ";",
             )

@@ -23,7 +23,7 @@ from tests.support.databases import NOT_DURABLE
 from tests.support.waiting import ended, until
 from token_tracking import UsageTracker
 from token_tracking.embedded.server import Server
-from token_tracking.schema import apply_schema
+from token_tracking.raw.schema import apply_schema
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 SETTINGS = (

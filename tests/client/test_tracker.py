@@ -314,7 +314,7 @@ def test_an_awaiting_task_that_is_cancelled_loses_no_event(
 def test_on_error_raise_tells_what_a_false_would(database: Database):
     with UsageTracker(dsn=database.url, on_error="raise") as tracker:
         assert tracker.track_token_usage_sync("a", 1, idempotency_key="k") is True
-        with pytest.raises(UsageConflictError, match="tokens: other than recorded"):
+        with pytest.raises(UsageConflictError, match="tokens: different from the event recorded"):
             tracker.track_token_usage_sync("a", 2, idempotency_key="k")
         with pytest.raises(InvalidUsageError, match="tokens: a negative number"):
             tracker.track_token_usage_sync("a", -2)

@@ -24,7 +24,7 @@ from tests.support.usage import believable_usage
 from tests.support.validating import unsuccessful, validated
 from tests.support.warehouse import Warehouse
 from token_tracking import UsageTracker
-from token_tracking.schema import apply_schema, packaged_versions
+from token_tracking.raw.schema import apply_schema, packaged_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

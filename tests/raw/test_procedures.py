@@ -37,8 +37,10 @@ def test_same_event_counts_once_and_another_payload_is_a_conflict(each_emptied: 
     assert send(each_emptied, [other]) == send(each_emptied, [other])
     *counts, problems = send(each_emptied, [first, other, event("l")])
     assert counts == [1, 1, 1, 0]
-    reason = "tokens, model: other than recorded with this idempotency_key; the first one counts"
-    assert problems == [{"index": 1, "kind": "conflict", "reason": reason}]
+    found = "tokens, model: different from the event recorded with this idempotency_key"
+    assert problems == [
+        {"index": 1, "kind": "conflict", "reason": f"{found}; the first one counts"}
+    ]
     assert each_emptied.rows(
         "select idempotency_key, tokens from token_tracking_raw.usage_events order by 1"
     ) == [("k", 5), ("l", 5)]
@@ -322,11 +324,9 @@ def test_the_single_procedure_needs_no_closer_look(each_emptied: Database, argum
     """It hands on what is recorded in one pass."""
     with closing(each_emptied.connect()) as connection, connection.transaction(force_rollback=True):
         connection.execute(
-            "create or replace function token_tracking_raw.usage_event_rows(elements jsonb)"
-            " returns table ("
-            "place bigint, tenant_id text, idempotency_key text, tokens bigint, token_type text,"
-            " operation text, model text, agent_id text, conversation_id text, collection_id text,"
-            " input_tokens bigint, output_tokens bigint, metadata jsonb, occurred_at timestamptz"
+            "create or replace function token_tracking_raw.cleaned_events("
+            "elements jsonb, moment timestamptz) returns table ("
+            "place bigint, element jsonb, event token_tracking_raw.usage_event"
             ") language plpgsql as $$ begin raise 'a closer look'; end $$"
         )
         call = f"select token_tracking_raw.track_token_usage({arguments})"
@@ -365,6 +365,21 @@ def test_a_void_that_breaks_a_rule_is_a_rejection(database: Database, arguments:
     )
     assert reason.startswith(f"{field}: ")
     assert tuple(payload["void"].values()) == arguments
+
+
+def test_a_load_is_voided_by_labels_recorded_before_version_4(database: Database):
+    events = [event("k", operation="vector_search"), event("l")]
+    assert send(database, events)[0] == 2
+    with closing(database.connect()) as connection:
+        connection.execute(
+            "update token_tracking_raw.usage_events set operation = 'ector_search', recorded_at ="
+            " (select applied_at from token_tracking_raw.schema_versions where version = 4)"
+            " where idempotency_key = 'k'"
+        )
+    call = "select * from token_tracking_raw.void_recorded_usage(%s, '{0,1}', 'why', false)"
+    assert database.rows(call, (json.dumps(events),)) == [(2, 0, 0, 0)]
+    assert database.rows(call, (json.dumps(events),)) == [(0, 2, 0, 0)]
+    assert database.value("select count(*) from token_tracking_raw.usage_voids") == 2
 
 
 def test_owners_are_appended_and_corrected_by_revision(each_emptied: Database):

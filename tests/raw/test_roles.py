@@ -17,8 +17,8 @@ from tests.support.commands import run
 from tests.support.databases import DEBIAN_15, NOT_DURABLE, Database, started_server
 from tests.support.logins import DENIED, RAW_TABLES, execute, login, managed_database
 from token_tracking.errors import SchemaError
-from token_tracking.roles import Roles
-from token_tracking.schema import apply_schema
+from token_tracking.raw.roles import Roles
+from token_tracking.raw.schema import apply_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,7 +183,10 @@ def test_a_conflict_says_nothing_of_the_recorded_event(raw: Database):
         said.append(str(told))
         single = "select token_tracking_raw.track_token_usage('acme', 1, p_idempotency_key => %s)"
         assert connection.execute(single, ("known",)).fetchone() == (False,)
-    assert "tokens, input_tokens, operation, model, agent_id: other than recorded" in said[-1]
+    assert (
+        "tokens, input_tokens, operation, model, agent_id: different from the event recorded"
+        in said[-1]
+    )
     assert not [text for text in said if "secret" in text or "79" in text]
 
 

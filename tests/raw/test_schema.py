@@ -11,7 +11,7 @@ import pytest
 from tests.support.databases import Database
 from token_tracking.embedded.server import Server
 from token_tracking.errors import SchemaError
-from token_tracking.schema import SchemaChange, SchemaVersion, apply_schema, packaged_versions
+from token_tracking.raw.schema import SchemaChange, SchemaVersion, apply_schema, packaged_versions
 
 NEWEST = packaged_versions()[-1].number
 
@@ -78,6 +78,20 @@ def test_a_procedure_that_returned_less_is_replaced(empty_database: Database):
     call = "select token_tracking_raw.track_token_usage('acme', 12)"
     assert empty_database.value(call) is True
     assert empty_database.value("select count(*) from token_tracking_raw.usage_events") == 1
+
+
+def test_the_event_type_of_an_older_package_gets_its_new_fields(empty_database: Database):
+    apply(empty_database)
+    drop = "alter type token_tracking_raw.usage_event drop attribute"
+    with closing(empty_database.connect()) as connection:
+        connection.execute(f"{drop} occurred_at")
+    assert apply(empty_database) == SchemaChange(NEWEST, NEWEST)
+    call = "select token_tracking_raw.track_token_usage('acme', 12)"
+    assert empty_database.value(call) is True
+    with closing(empty_database.connect()) as connection:
+        connection.execute(f"{drop} tokens")
+    with pytest.raises(psycopg.errors.RaiseException, match="another order"):
+        apply(empty_database)
 
 
 def test_a_version_that_fails_leaves_what_was_there(empty_database: Database):

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from token_tracking.embedded.server import Server
-from token_tracking.schema import apply_schema
+from token_tracking.raw.schema import apply_schema
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 

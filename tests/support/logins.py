@@ -9,7 +9,7 @@ import psycopg
 
 from tests.support.databases import Database
 from token_tracking.embedded.server import Server
-from token_tracking.roles import Roles
+from token_tracking.raw.roles import Roles
 
 RAW_TABLES = (
     "usage_events",

@@ -16,7 +16,7 @@ from tests.support.databases import DEBIAN_15, NOT_DURABLE, Database, started_se
 from tests.support.logins import DENIED, RAW_TABLES, execute, login, managed_database
 from tests.support.project import DbtProject
 from tests.support.warehouse import Event, Warehouse
-from token_tracking.roles import Roles
+from token_tracking.raw.roles import Roles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from tests.support.project import DbtProject
 from tests.support.waiting import until
 from tests.support.warehouse import Event, Warehouse
 from token_tracking.embedded.server import Server
-from token_tracking.schema import apply_schema
+from token_tracking.raw.schema import apply_schema
 
 HOUR = datetime(2026, 3, 1, 10, tzinfo=UTC)
 TABLES = ("usage_events", "usage_voids", "agent_owners")

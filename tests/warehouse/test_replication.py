@@ -11,7 +11,7 @@ import pytest
 from tests.support.databases import NOT_DURABLE, fresh_database, started_server
 from tests.support.project import DbtProject
 from tests.support.warehouse import Event, Warehouse
-from token_tracking.roles import Roles
+from token_tracking.raw.roles import Roles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

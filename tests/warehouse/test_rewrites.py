@@ -15,8 +15,8 @@ from tests.support.databases import NOT_DURABLE, TEMPLATE, Database, debian_15, 
 from tests.support.directed import PURGE, PURGE_WITH_NUMBERS, until_waiting_for
 from tests.support.project import DbtProject, Edit
 from tests.support.warehouse import Event, Warehouse, WrongTotalsError
+from token_tracking.raw.schema import apply_schema
 from token_tracking.report.reading import Reading
-from token_tracking.schema import apply_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

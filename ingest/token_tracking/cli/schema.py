@@ -39,8 +39,8 @@ def schema_apply(
     from whom. It needs no superuser: CREATEROLE and CREATE on the database are enough.
     """
     from ..client.connection import Connection
-    from ..roles import Roles
-    from ..schema import apply_schema
+    from ..raw.roles import Roles
+    from ..raw.schema import apply_schema
     from ..target import Target
     from .terminal import Terminal
 

@@ -15,8 +15,8 @@ from psycopg.rows import dict_row
 
 from ..embedded.databases import create_database
 from ..errors import DemoError
+from ..raw.schema import apply_schema
 from ..refresh.project import Warehouse
-from ..schema import apply_schema
 from ..tracker import UsageTracker
 from .usage import DAYS, days_of_usage, ownerships
 

@@ -109,7 +109,7 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
     told = fields.get("tokens")
     tokens = 0 if told is None else _checked_integer("tokens", told)
     if tokens and tokens < parts:
-        reason = f"tokens: less than {_SUM}; must be at least their sum, or 0 to mean it"
+        reason = f"tokens: less than {_SUM}; must be at least their sum, or 0 to use the sum"
         raise InvalidUsageError(reason)
     if parts > MAX_TOKENS:
         reason = f"tokens: {_SUM} above the limit; {INTEGER_RULE}"
@@ -256,13 +256,13 @@ def checked_instant(field: str, value: object) -> datetime:
     elif isinstance(value, str):
         match = _TIME.fullmatch(value)
         if match is None:
-            reason = f"{field}: text that is no time; {_TIME_RULE}"
+            reason = f"{field}: not a valid time; {_TIME_RULE}"
             raise InvalidUsageError(reason)
         naive = match["offset"] is None
         try:
             instant = datetime.fromisoformat(value)
         except ValueError as error:
-            reason = f"{field}: a day that no calendar has; {_TIME_RULE}"
+            reason = f"{field}: not a valid date; {_TIME_RULE}"
             raise InvalidUsageError(reason) from error
     else:
         reason = f"{field}: {kind_of(value)}; {_TIME_RULE}"

@@ -34,7 +34,7 @@ class Reader:
 
         Where there are no marts nobody is restricted.
         """
-        file = resources.files("token_tracking") / "sql" / "reader.sql"
+        file = resources.files("token_tracking.marts") / "reader.sql"
         query = cast("LiteralString", file.read_text("utf-8"))
         with connection.cursor(row_factory=class_row(cls)) as cursor:
             [reader] = cursor.execute(query, {"schema": schema}).fetchall()

@@ -1,4 +1,4 @@
--- one row: the same total three ways; voided events are in none
+-- one row: the same total, computed in three ways, without voided events
 select
     (
         select coalesce(sum(usage_events.tokens), 0)

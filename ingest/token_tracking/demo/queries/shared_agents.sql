@@ -1,4 +1,5 @@
--- one row per agent_id, payer, requester, attribution_rule; only what somebody else used or nobody owned
+-- one row per agent_id, payer, requester, attribution_rule: agents used by others than
+-- the payer, or unowned
 select
     daily_agent_token_usage.agent_id,
     daily_agent_token_usage.tenant_id,

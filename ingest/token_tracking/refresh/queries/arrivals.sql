@@ -1,4 +1,5 @@
--- one row: what is new since a snapshot, and seen by a later one or else by this query
+-- one row: what is new since a snapshot and visible in a later one, by default that of
+-- this query
 with
 
 raw_rows as (

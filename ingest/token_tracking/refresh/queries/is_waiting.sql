@@ -1,4 +1,5 @@
--- one row: whether a raw row is new since a snapshot, as is_new() of the dbt project has it
+-- one row: whether any raw row is new since a snapshot, by the rule of the dbt macro
+-- is_new
 with
 
 raw_rows as (
@@ -16,7 +17,7 @@ raw_rows as (
     from token_tracking_raw.agent_owners as owners
 )
 
-select exists (
+select exists(
     select
     from raw_rows
     where

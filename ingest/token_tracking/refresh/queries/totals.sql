@@ -1,4 +1,4 @@
--- one row: what the saved totals are of
+-- one row: what the saved totals were built from
 with
 
 relations as (
@@ -28,19 +28,24 @@ base as (
 select
     (select base.snapshot::text from base) as snapshot,
     (select base.run_no from base) as run_number,
-    -- a relation that is missing, was made anew, or lags behind
-    exists (
+    -- a relation that is missing, was recreated, or lags behind
+    exists(
         select
         from states
         where
             states.model is null
             or states.run_no <> (select base.run_no from base)
     ) as is_behind,
-    -- all that can change totals besides new raw rows, and that is not a file of the project
+    -- everything that can change totals, other than new raw rows and the project's
+    -- files
     md5(concat_ws(
         ' ',
         (select control.system_identifier from pg_control_system() as control),
-        (select oid from pg_database where datname = current_database()),
+        (
+            select pg_database.oid
+            from pg_database
+            where pg_database.datname = current_database()
+        ),
         pg_relation_filenode(to_regclass('token_tracking_raw.usage_events')),
         pg_relation_filenode(to_regclass('token_tracking_raw.usage_voids')),
         pg_relation_filenode(to_regclass('token_tracking_raw.agent_owners')),

@@ -1,4 +1,5 @@
--- one row per agent, payer, requester and rule; a tenant's own report names no other requester
+-- one row per agent, payer, requester and rule; a tenant's own report names no other
+-- requester
 select
     daily_agent_token_usage.agent_id as agent,
     daily_agent_token_usage.tenant_id as payer,

@@ -1,4 +1,4 @@
--- one row per rollup: as of when it is true, in the billing time zone
+-- one row per rollup: the time as of which it is right, in the billing time zone
 select
     build_status.model,
     build_status.run_number,

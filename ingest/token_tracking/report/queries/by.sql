@@ -1,4 +1,5 @@
--- one row per {dimension}: the month, and the days of the month before that it is compared with
+-- one row per {dimension}: the month, and the days of the previous month to compare it
+-- with
 select
     daily_token_usage.{dimension}::text as name,
     coalesce(sum(daily_token_usage.tokens) filter (where this_month.is_it), 0)::bigint as tokens,

@@ -1,4 +1,5 @@
--- one row: the month's days, tenant by tenant, against raw events less voids as the build saw them
+-- one row: the days of the month and their tenants, compared with the raw events (less
+-- voids) that the build saw
 with
 
 daily as (
@@ -61,7 +62,7 @@ raw_events as (
             (events.occurred_at at time zone %(zone)s)::date as usage_date,
             coalesce(ownerships.owner_tenant_id, events.tenant_id) as tenant_id
     ) as counted
-    -- lookups, for the planner would rather read all voids
+    -- index look-ups: a join would read all voids
     left join lateral (
         select true as is_voided
         from token_tracking_raw.usage_voids as voids
@@ -72,7 +73,7 @@ raw_events as (
         limit 1
     ) as void on true
     where
-        -- A day more on either side is more than any zone's offset: this is for the index.
+        -- For the index; a day on either side is more than the offset of any time zone.
         events.occurred_at >= (%(month)s::timestamp - interval '1 day') at time zone 'UTC'
         and events.occurred_at < (%(month_end)s::timestamp + interval '1 day') at time zone 'UTC'
         and counted.usage_date >= %(month)s
@@ -92,11 +93,14 @@ compared as (
         daily.event_count,
         raw_events.tokens as raw_tokens,
         raw_events.event_count as raw_event_count,
-        (daily.tokens, daily.input_tokens, daily.output_tokens, daily.event_count)
-        is distinct from
         (
-            raw_events.tokens, raw_events.input_tokens, raw_events.output_tokens,
-            raw_events.event_count
+            row(daily.tokens, daily.input_tokens, daily.output_tokens, daily.event_count)
+            is distinct from row(
+                raw_events.tokens,
+                raw_events.input_tokens,
+                raw_events.output_tokens,
+                raw_events.event_count
+            )
         ) as differs
     from daily
     full outer join raw_events using (usage_date, tenant_id)

@@ -1,4 +1,4 @@
--- one row: how many tenants' month is not the sum of its days
+-- one row: the number of tenants, and of those whose month is not the sum of its days
 with
 
 months as (
@@ -34,8 +34,11 @@ select
     count(*) as tenants,
     count(*) filter (
         where
-            (months.tokens, months.input_tokens, months.output_tokens, months.event_count)
-            is distinct from (days.tokens, days.input_tokens, days.output_tokens, days.event_count)
+            row(
+                months.tokens, months.input_tokens, months.output_tokens, months.event_count
+            ) is distinct from row(
+                days.tokens, days.input_tokens, days.output_tokens, days.event_count
+            )
     ) as differing_tenants
 from months
 full outer join days on months.tenant_id = days.tenant_id

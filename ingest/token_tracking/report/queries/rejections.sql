@@ -1,4 +1,5 @@
--- one row per reason: payloads refused in the month, by arrival, for they may have no time
+-- one row per reason: payloads refused in the month, by time of arrival, as they may
+-- have no other
 select
     rejections.reason as name,
     count(*) as event_count

@@ -1,4 +1,4 @@
--- one row: what was recorded since the build, which the next one will count
+-- one row: what was recorded since the build, and will count in the next one
 select
     (
         select count(*)

@@ -1,4 +1,4 @@
--- one row: what the month counts under a type or operation that nobody knows
+-- one row: what the month counts under an unknown type or operation
 select
     coalesce(sum(daily_token_usage.tokens), 0)::bigint as tokens,
     coalesce(sum(daily_token_usage.event_count), 0)::bigint as event_count

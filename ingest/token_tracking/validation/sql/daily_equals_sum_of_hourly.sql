@@ -21,7 +21,12 @@ full outer join (
         sum(hourly_rows.output_tokens) as output_tokens,
         sum(hourly_rows.event_count) as event_count
     from hourly_token_usage as hourly_rows
-    group by 1, 2, 3, 4, 5
+    group by
+        hourly_rows.usage_date,
+        hourly_rows.tenant_id,
+        hourly_rows.token_type,
+        hourly_rows.operation,
+        hourly_rows.model
 ) as hourly using (usage_date, tenant_id, token_type, operation, model)
 cross join lateral (
     values

@@ -7,7 +7,7 @@ span as (
     from daily_token_usage
 ),
 
--- one row per day, those without any usage too: services that stopped reporting leave no row
+-- one row per day, also without usage: services that stopped reporting leave no row
 days as (
     select
         day.usage_date::date as usage_date,
@@ -19,7 +19,7 @@ days as (
         interval '1 day'
     ) as day (usage_date)
     left join daily_token_usage as daily on day.usage_date::date = daily.usage_date
-    group by 1
+    group by day.usage_date
 )
 
 select
@@ -43,6 +43,6 @@ where
     days.usage_date > span.newest_date - 7
     and (
         days.tokens > 3 * four_weeks.highest
-        -- the newest day may not be over
+        -- the newest day may still be going on
         or (days.usage_date < span.newest_date and days.tokens < four_weeks.lowest / 3)
     )

@@ -3,7 +3,7 @@ with
 builds as (
     select build_status.*
     from build_status
-    -- those of the project: a model that left it leaves its row
+    -- models of the project; a model that was removed leaves its row
     where build_status.model in (
         'int_usage__hourly',
         'hourly_token_usage',

@@ -1,6 +1,6 @@
 with
 
--- one row per tenant, agent or model, and where its tokens are counted
+-- one row per tenant, agent or model, and mart that counts its tokens
 used as (
     select
         kinds.id_kind,
@@ -12,7 +12,7 @@ used as (
         ('tenant', monthly.tenant_id),
         ('model', monthly.model)
     ) as kinds (id_kind, id)
-    group by 1, 2
+    group by kinds.id_kind, kinds.id
 
     union all
 
@@ -24,29 +24,30 @@ used as (
     cross join lateral (
         values
         ('agent', daily.agent_id),
-        -- who pays is in the months
+        -- payers are in the months already
         ('tenant', nullif(daily.requester_tenant_id, daily.tenant_id))
     ) as kinds (id_kind, id)
     where kinds.id is not null
-    group by 1, 2
+    group by kinds.id_kind, kinds.id
 ),
 
--- one row per id: no rule of a collation takes part in what is alike, so it is the same everywhere
+-- one row per id; likeness does not depend on a collation, so it is the same on every
+-- server
 ids as (
     select
         used.id_kind,
         used.id,
         regexp_replace(
             lower(normalize(used.id, nfkd) collate "C"),
-            '[\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f'
-            || '\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0'
-            || '\ufff9-\ufffb\U000e0000-\U000e0fff]+',
+            '[\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5'
+            || '\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164'
+            || '\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]+',
             '',
             'g'
         ) as likeness,
         sum(used.tokens) as tokens
     from used
-    group by 1, 2
+    group by used.id_kind, used.id
 ),
 
 alike as (

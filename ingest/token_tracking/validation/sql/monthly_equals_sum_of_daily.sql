@@ -21,7 +21,12 @@ full outer join (
         sum(daily_rows.output_tokens) as output_tokens,
         sum(daily_rows.event_count) as event_count
     from daily_token_usage as daily_rows
-    group by 1, 2, 3, 4, 5
+    group by
+        usage_month,
+        daily_rows.tenant_id,
+        daily_rows.token_type,
+        daily_rows.operation,
+        daily_rows.model
 ) as daily using (usage_month, tenant_id, token_type, operation, model)
 cross join lateral (
     values

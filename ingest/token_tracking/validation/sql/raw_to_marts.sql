@@ -1,6 +1,7 @@
 with
 
--- read by scalar subqueries: a join with it would keep the count of raw events out of parallel workers
+-- read by scalar subqueries: a join with it would keep the count of raw events from
+-- running in parallel
 base as (
     select
         build_status.run_number,
@@ -11,8 +12,8 @@ base as (
     where build_status.model = 'int_usage__hourly'
 ),
 
--- totals of another build than the base's cannot be compared, nor labels that were read with other
--- aliases: every_total_is_of_one_build
+-- only totals of the base's build, with today's label aliases, can be compared;
+-- every_total_is_of_one_build reports the others
 marts as (
     select build_status.model
     from build_status
@@ -46,8 +47,8 @@ ownerships as (
     from owners
 ),
 
--- one row per hour, date, payer, requester, agent and labels: the one read of the raw events, of
--- those that the build saw
+-- one row per hour, date, payer, requester, agent and labels: the only scan of the raw
+-- events, of those that the build saw
 counted as (
     select
         date_bin('1 hour', events.occurred_at, '2000-01-01 00:00+00') as usage_hour,
@@ -91,11 +92,21 @@ counted as (
                     voids.ingest_xid::text::xid8, (select base.snapshot from base)
                 )
         )
-    group by 1, 2, 3, 4, 5, 6, 7, 8, 9
+    group by
+        usage_hour,
+        usage_date,
+        coalesce(ownerships.owner_tenant_id, events.tenant_id),
+        events.tenant_id,
+        events.agent_id,
+        attribution_rule,
+        events.token_type,
+        events.operation,
+        events.model
 ),
 
--- one row per label: itself, else what its alias stands for, else unknown. Of each label once, since
--- events are many and the planner takes the aliases, which nobody analyzes, for three
+-- one row per label: the label itself, or what its alias stands for, or unknown. Each
+-- label once: there are many events, and the planner, without statistics of the
+-- aliases, expects three of them
 token_types as materialized (
     select
         labels.token_type as label,
@@ -143,7 +154,13 @@ hours as (
     from counted
     inner join token_types on counted.token_type = token_types.label
     inner join operations on counted.operation = operations.label
-    group by 1, 2, 3, 4, 5, 6
+    group by
+        counted.usage_hour,
+        counted.usage_date,
+        counted.tenant_id,
+        token_types.token_type,
+        operations.operation,
+        coalesce(counted.model, 'unknown')
 ),
 
 days as (
@@ -158,7 +175,12 @@ days as (
         sum(hours.output_tokens) as output_tokens,
         sum(hours.event_count) as event_count
     from hours
-    group by 1, 2, 3, 4, 5
+    group by
+        hours.usage_date,
+        hours.tenant_id,
+        hours.token_type,
+        hours.operation,
+        hours.model
 ),
 
 months as (
@@ -173,7 +195,12 @@ months as (
         sum(days.output_tokens) as output_tokens,
         sum(days.event_count) as event_count
     from days
-    group by 1, 2, 3, 4, 5
+    group by
+        usage_month,
+        days.tenant_id,
+        days.token_type,
+        days.operation,
+        days.model
 ),
 
 agents as (
@@ -187,10 +214,15 @@ agents as (
         sum(counted.event_count) as event_count
     from counted
     where counted.agent_id is not null
-    group by 1, 2, 3, 4, 5
+    group by
+        counted.usage_date,
+        counted.tenant_id,
+        counted.requester_tenant_id,
+        counted.agent_id,
+        counted.attribution_rule
 ),
 
--- one row per mart and row of it that is not what the raw events give; the grains differ
+-- one row per mart and row of it, compared with the raw events; the grains differ
 differing as (
     select
         'hourly_token_usage' as rule,
@@ -316,7 +348,8 @@ differing as (
             daily_agent_token_usage.event_count
         from daily_agent_token_usage
     ) as mart
-    full outer join agents using (usage_date, tenant_id, requester_tenant_id, agent_id, attribution_rule)
+    full outer join agents
+        using (usage_date, tenant_id, requester_tenant_id, agent_id, attribution_rule)
 )
 
 select

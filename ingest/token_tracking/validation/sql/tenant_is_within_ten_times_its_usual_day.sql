@@ -13,7 +13,7 @@ days as (
     from daily_token_usage as daily
     cross join newest
     where daily.usage_date > newest.usage_date - 35
-    group by 1, 2
+    group by daily.tenant_id, daily.usage_date
 )
 
 select

@@ -1,6 +1,6 @@
 with
 
--- one row per payer, type that there is, and what it used of that
+-- one row per payer and token type with usage
 daily as (
     select
         daily_rows.tenant_id,
@@ -10,7 +10,7 @@ daily as (
         min(daily_rows.usage_date) as first_used_on,
         max(daily_rows.usage_date) as last_used_on
     from daily_token_usage as daily_rows
-    group by 1, 2
+    group by daily_rows.tenant_id, daily_rows.token_type
 ),
 
 payers as (
@@ -21,7 +21,7 @@ payers as (
         min(daily.first_used_on) as first_used_on,
         max(daily.last_used_on) as last_used_on
     from daily
-    group by 1
+    group by daily.tenant_id
 ),
 
 types as (
@@ -29,7 +29,7 @@ types as (
     from unnest(enum_range(null::token_type)) as labels (token_type)
 ),
 
--- one row per payer: the columns of the view by name, for each type has one
+-- one row per payer: the columns of the view by name, as each type has one
 expected as (
     select
         payers.tenant_id,
@@ -94,5 +94,5 @@ select
 from shown_numbers
 full outer join expected_numbers using (tenant_id, sum_of)
 where
-    -- a column of zeros stays where its type is no more
+    -- a type that was removed leaves a column of zeros
     shown_numbers.tenants_say is distinct from coalesce(expected_numbers.daily_says, '0')

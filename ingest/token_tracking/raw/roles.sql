@@ -1,5 +1,6 @@
--- Group roles of least privilege; filled in and run by `token-tracking schema apply --roles` after the
--- schema's own files, in one transaction with them. Doing it again changes nothing.
+-- Group roles with least privilege. `token-tracking schema apply --roles` fills in the
+-- names and runs this after the schema's own files, in the same transaction. Running it
+-- again changes nothing.
 
 do $roles$
 declare
@@ -7,7 +8,7 @@ declare
     place record;
     found oid;
     command text;
-    -- From PostgreSQL 16 on a member may or may not become the role.
+    -- Since PostgreSQL 16 a member can set the role only if the membership allows it.
     become constant text := case
         when current_setting('server_version_num')::integer >= 160000 then 'set' else 'member'
     end;
@@ -19,7 +20,7 @@ begin
             begin
                 execute format('create role %I nologin', wanted);
             exception when duplicate_object or unique_violation then
-                null; -- roles are the cluster's: another database's apply was faster
+                null; -- Roles belong to the cluster: an apply in another database was faster.
             end;
         end if;
         if exists (
@@ -32,7 +33,8 @@ begin
         end if;
     end loop;
 
-    -- Nobody but a superuser gives things to a role that he cannot become.
+    -- To give objects to a role takes the right to set that role, except for
+    -- superusers.
     foreach wanted in array array[{owner_text}, {transformer_text}] loop
         if not pg_has_role(current_user, wanted, 'usage') or not pg_has_role(current_user, wanted, become) then
             execute format('grant %I to current_user', wanted);
@@ -44,7 +46,7 @@ begin
         from (values
             ('token_tracking_raw', {owner_text}, true),
             ({warehouse_text}, {transformer_text}, false),
-            -- Where dbt stores the rows that fail a test.
+            -- Here dbt stores the rows that fail a test.
             ({warehouse_text} || '_dbt_test__audit', {transformer_text}, false)
         ) as places (schema_name, owner_name, is_ours)
     loop
@@ -56,16 +58,33 @@ begin
         if found <> (select oid from pg_roles where rolname = place.owner_name) then
             execute format('alter schema %I owner to %I', place.schema_name, place.owner_name);
         end if;
-        -- In the warehouse only what was the schema's owner's: a view with the rights of whoever made
-        -- it must not get more.
+        -- In the warehouse only objects of the schema's former owner: a view runs with
+        -- the rights of its owner, and must not get more of them.
         for command in
             with objects as (
-                select 'table' as kind, oid::regclass::text as name, relowner as owner, relnamespace as schema
-                from pg_class where relkind in ('r', 'p', 'v', 'm')
+                select
+                    -- A composite type is a relation as well.
+                    case pg_class.relkind when 'c' then 'type' else 'table' end as kind,
+                    pg_class.oid::regclass::text as name,
+                    pg_class.relowner as owner,
+                    pg_class.relnamespace as schema
+                from pg_class
+                where pg_class.relkind in ('r', 'p', 'v', 'm', 'c')
                 union all
-                select 'routine', oid::regprocedure::text, proowner, pronamespace from pg_proc
+                select
+                    'routine',
+                    pg_proc.oid::regprocedure::text,
+                    pg_proc.proowner,
+                    pg_proc.pronamespace
+                from pg_proc
                 union all
-                select 'type', oid::regtype::text, typowner, typnamespace from pg_type where typtype in ('e', 'd')
+                select
+                    'type',
+                    pg_type.oid::regtype::text,
+                    pg_type.typowner,
+                    pg_type.typnamespace
+                from pg_type
+                where pg_type.typtype in ('e', 'd')
             )
 
             select format('alter %s %s owner to %I', objects.kind, objects.name, place.owner_name)
@@ -86,8 +105,9 @@ revoke all on all tables in schema token_tracking_raw from public;
 revoke all on all routines in schema token_tracking_raw from public;
 alter default privileges for role {owner} revoke execute on routines from public;
 
--- The four procedures, one of them for two types of ids, and those of the Python package: for what cannot
--- become an event, for an owner that may be sent again, and for what is recorded of a file.
+-- The four public procedures, one of them for two types of ids, and those of the Python
+-- package: for payloads that cannot become an event, for owners that may be sent again,
+-- and for loads of files.
 grant usage on schema token_tracking_raw to {writer};
 grant execute on function
     token_tracking_raw.track_token_usage_batch(json),
@@ -107,6 +127,6 @@ grant select on all tables in schema token_tracking_raw to {transformer};
 alter default privileges for role {owner} in schema token_tracking_raw
 grant select on tables to {transformer};
 
--- The marts themselves are granted by each build of them.
+-- Each build grants the marts themselves.
 grant usage on schema {warehouse} to {analyst}, {tenant_reader};
 grant select on token_tracking_raw.tenant_readers to {tenant_reader};

@@ -1,4 +1,5 @@
--- one row: who reads, and whether a policy shows them only a part of the marts
+-- one row: the current role, and whether row-level security shows it only part of the
+-- marts
 with
 
 mart as (
@@ -19,7 +20,7 @@ select
             and pg_policy.polcmd in ('r', '*')
             and pg_policy.polpermissive
             and pg_get_expr(pg_policy.polqual, pg_policy.polrelid) = 'true'
-            -- zero is everybody
+            -- 0 is PUBLIC
             and case
                 when granted.role_oid = 0 then true
                 else pg_has_role(granted.role_oid, 'usage')

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, LiteralString, cast
 
 import psycopg
 
-from .errors import SchemaError
+from ..errors import SchemaError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OLDEST_POSTGRESQL = 15
+_FOLDER = resources.files("token_tracking.raw")
 _TABLES = (
     "usage_events",
     "usage_event_conflicts",
@@ -106,7 +107,7 @@ class SchemaChange:
 
 def packaged_versions() -> list[SchemaVersion]:
     """Return the versions that this package knows, oldest first."""
-    folder = resources.files("token_tracking") / "sql" / "versions"
+    folder = _FOLDER / "versions"
     found = {
         file: re.fullmatch(r"(\d{3})_(\w+)\.sql", file.name)
         for file in folder.iterdir()
@@ -118,6 +119,12 @@ def packaged_versions() -> list[SchemaVersion]:
         if match
     ]
     return sorted(versions, key=lambda version: version.number)
+
+
+def packaged_procedures() -> list[str]:
+    """Return the SQL of this package's procedures, file by file in the order to run them."""
+    files = [file for file in (_FOLDER / "procedures").iterdir() if file.name.endswith(".sql")]
+    return [file.read_text("utf-8") for file in sorted(files, key=lambda file: file.name)]
 
 
 def apply_schema(
@@ -188,8 +195,8 @@ def _applied(
                     "values (%s, %s)",
                     (version.number, version.name),
                 )
-        procedures = resources.files("token_tracking") / "sql" / "procedures.sql"
-        connection.execute(trusted(procedures.read_text("utf-8")))
+        for procedures in packaged_procedures():
+            connection.execute(trusted(procedures))
         # What the procedures of before wrote until now is older than that.
         connection.execute(
             "update token_tracking_raw.schema_versions set applied_at = clock_timestamp() "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, LiteralString, cast
 import psycopg
 from psycopg import sql
 
-from .errors import SchemaError
+from ..errors import SchemaError
 from .schema import apply_schema, trusted
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Roles:
         self, connection: psycopg.Connection[tuple[object, ...]]
     ) -> tuple[str, ...]:
         ours = list(self.names.values())
-        rows = connection.execute(_text_of("other_grantees"), (ours,)).fetchall()
+        rows = connection.execute(_text_of("other_grantees"), {"ours": ours}).fetchall()
         others = tuple(cast("str", name) for (name,) in rows)
         for role in others:
             for revoke in _REVOKES:
@@ -95,4 +95,4 @@ class Roles:
 
 
 def _text_of(name: str) -> LiteralString:
-    return trusted((resources.files("token_tracking") / "sql" / f"{name}.sql").read_text("utf-8"))
+    return trusted((resources.files("token_tracking.raw") / f"{name}.sql").read_text("utf-8"))

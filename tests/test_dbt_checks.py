@@ -428,7 +428,7 @@ def test_labels_of_the_list_and_of_the_type(checked: Checked) -> None:
     refused = checked.project.run("test", "--select", "labels_agree")
     assert "was [llm, embedding, fine_tuning, unknown, video]" in refused.said
     # What every command does first would add a label that is missing, and refuses one too many.
-    unprepared = Edit("macros/build/prepare_warehouse.sql", "{% do create_enum_types() %}", "")
+    unprepared = Edit("macros/protocol/prepare_warehouse.sql", "{% do create_enum_types() %}", "")
     project = DbtProject(checked.project.env, checked.project.scratch, (unprepared,))
     types = ["llm", "embedding", "fine_tuning", "unknown", "image"]
     result = project.run("test", "--select", "labels_agree", token_types=types)

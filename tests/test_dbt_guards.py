@@ -62,7 +62,7 @@ def test_unit_tests_pass_and_take_no_turn_at_a_build(project: DbtProject) -> Non
     ("file", "right", "wrong", "failing"),
     [
         (
-            "macros/billing_date.sql",
+            "macros/billing_calendar.sql",
             "at time zone '{{ var('billing_timezone') | replace(\"'\", \"''\") }}'",
             "at time zone 'UTC'",
             {
@@ -73,7 +73,7 @@ def test_unit_tests_pass_and_take_no_turn_at_a_build(project: DbtProject) -> Non
             },
         ),
         (
-            "macros/billing_date.sql",
+            "macros/billing_calendar.sql",
             "({{ instant }} at",
             "(({{ instant }} + interval '1 microsecond') at",
             {
@@ -109,7 +109,7 @@ def test_unit_tests_pass_and_take_no_turn_at_a_build(project: DbtProject) -> Non
             {"a_voided_event_does_not_count"},
         ),
         (
-            "macros/month_of.sql",
+            "macros/billing_calendar.sql",
             "date_trunc('month'",
             "date_trunc('year'",
             {"a_month_is_its_days"},

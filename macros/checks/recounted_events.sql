@@ -25,7 +25,7 @@
             events.input_tokens,
             events.output_tokens,
             events.occurred_at
-        from {{ reconciled_events(changes) }} as events
+        from {{ compared_raw_events(changes) }} as events
         cross join build
         where
             (

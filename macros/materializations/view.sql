@@ -9,7 +9,7 @@
         ) }}
     {% endif %}
     {% set options = config.get('view_options', '') %}
-    {% set query = own_types(sql) if config.get('contract').enforced else sql %}
+    {% set query = cast_to_own_enums(sql) if config.get('contract').enforced else sql %}
     {% set fingerprint = "query " ~ local_md5(query ~ options) %}
 
     {{ run_hooks(pre_hooks, inside_transaction=false) }}
@@ -17,7 +17,7 @@
     {{ run_hooks(pre_hooks, inside_transaction=true) }}
     {% set saved = saved_state(relation) %}
     {% if saved is not none and saved['is_same'] and saved['looks_same']
-        and saved['fingerprint'] == fingerprint and saved['docs'] == docs_mark() %}
+        and saved['fingerprint'] == fingerprint and saved['docs'] == docs_digest() %}
         {% call noop_statement('main', 'UNCHANGED', 'UNCHANGED', 0) %}{% endcall %}
     {% else %}
         {% if config.get('contract').enforced %}
@@ -25,7 +25,7 @@
         {% endif %}
         {% set with_options = "with (" ~ options ~ ")" if options else "" %}
         {% call statement('main') %}
-            {{ wait_briefly() }};
+            {{ short_lock_timeout() }};
             do $build$
             begin
                 create or replace view {{ relation }} {{ with_options }} as {{ query }}

@@ -3,3 +3,22 @@
     {%- do check_schema_name(target.schema) -%}
     {{ default__generate_schema_name(custom_schema_name, node) }}
 {%- endmacro %}
+
+
+{% macro check_schema_name(name) %}
+    {#- As ingest/token_tracking/schema_name.py. The schema of what tests found has an ending of 16 bytes
+        more, and PostgreSQL cuts a name at 63: two long names would share one. -#}
+    {% set size = name.encode('utf-8') | length %}
+    {% if not name or modules.re.search('["\'\\\\\\x00-\\x1f\\x7f]', name) %}
+        {{ exceptions.raise_compiler_error(
+            "The target's schema is " ~ name | tojson ~ ": its name must be there, without quotes,"
+            ~ " backslashes and control characters. DBT_SCHEMA names it."
+        ) }}
+    {% elif size > 47 %}
+        {{ exceptions.raise_compiler_error(
+            "The target's schema is " ~ name | tojson ~ ", whose name has " ~ size ~ " bytes: at most"
+            ~ " 47 leave room for the names that are made of it, which PostgreSQL cuts at 63."
+            ~ " DBT_SCHEMA names it."
+        ) }}
+    {% endif %}
+{% endmacro %}

@@ -4,15 +4,18 @@
     tenant_readable=true,
 ) }}
 
-{#- A label that was added later comes last, for a view can only grow at its end. One
-    that is no more keeps its column, of zeros: as text, for the enum type lacks it. -#}
+{#- A label that was added later comes last, for a view can only grow at its end. A
+    removed one keeps its column, of zeros: as text, for the enum type lacks it. -#}
 {% set labels = ['llm', 'embedding', 'fine_tuning', 'unknown'] %}
-{% set later = [] %}
-{% for label in var('token_types') if label not in labels %}
-    {% do later.append(
-        sum_where('daily.tokens', "daily.token_type::text = '" ~ label ~ "'")
-        ~ " as " ~ label ~ "_tokens"
-    ) %}
+{% set later_labels = var('token_types') | reject('in', labels) | list %}
+{% set tokens_of = {} %}
+{% for label in labels + later_labels %}
+    {% set tokens -%}
+        coalesce(
+            sum(daily.tokens) filter (where daily.token_type::text = '{{ label }}'), 0
+        )::bigint as {{ label }}_tokens
+    {%- endset %}
+    {% do tokens_of.update({label: tokens}) %}
 {% endfor %}
 
 with
@@ -26,13 +29,15 @@ final as (
     select
         daily.tenant_id,
         {% for label in labels -%}
-        {{ sum_where('daily.tokens', "daily.token_type::text = '" ~ label ~ "'") }}
-            as {{ label }}_tokens,
+        {{ tokens_of[label] }},
         {% endfor -%}
         sum(daily.tokens)::bigint as tokens,
         sum(daily.event_count)::bigint as event_count,
         min(daily.usage_date) as first_used_on,
-        {{ (['max(daily.usage_date) as last_used_on'] + later) | join(',\n        ') }}
+        max(daily.usage_date) as last_used_on
+        {%- for label in later_labels %},
+        {{ tokens_of[label] }}
+        {%- endfor %}
     from daily
     group by tenant_id
 )

@@ -28,7 +28,7 @@ from (
     select distinct
         counted.tenant_id,
         counted.idempotency_key
-    from {{ reconciled_events(changes) }} as counted
+    from {{ compared_raw_events(changes) }} as counted
     -- look-ups in the index's order find its pages in the processor's cache
     order by
         counted.tenant_id,

@@ -145,7 +145,8 @@ MISTAKES = [
         directed.payer_loses_everything,
         REPLACE,
         "where {{ scope }} and not exists (select 1 from fresh_rows as fresh",
-        "where {{ scope }} {{ '' if log else 'and tenant_id in (select tenant_id from fresh_rows)' }}"
+        "where {{ scope }}"
+        " {{ '' if log else 'and tenant_id in (select tenant_id from fresh_rows)' }}"
         " and not exists (select 1 from fresh_rows as fresh",
     ),
     Mistake.of(

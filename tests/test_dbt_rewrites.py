@@ -28,7 +28,7 @@ NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 RAW = "token_tracking_raw.usage_events"
 OWNERS = "token_tracking_raw.agent_owners"
-ROLLUPS_ALONE = ("run", "--select", "config.materialized:incremental")
+ROLLUPS_ALONE = ("run", "--select", "config.materialized:token_tracking_rollup")
 GENERATED = "alter table {0} add column day date generated always as (date '2026-01-01') stored"
 REWRITES = [
     (RAW, GENERATED),

@@ -3,9 +3,9 @@
 {%- endmacro %}
 
 
-{% macro postgres__apply_grants(relation, grant_config, should_revoke=true) %}
-    {#- dbt's own fails at a role that does not exist, and takes away what others granted. Two grants
-        at once on one thing would fail: callers hold the lock of builds, or that of proofs. -#}
+{% macro grant_to_existing_roles(relation, grant_config) %}
+    {#- dbt's apply_grants fails at a role that does not exist, and revokes what others granted. Two
+        grants at once on one object would fail: callers hold the lock of builds, or that of proofs. -#}
     {% if grant_config %}
         {% call statement('grants') %}
             do $grants$

@@ -1,13 +1,13 @@
 {% macro protect_rows(relation) %}
     {% if not execute or not (config.get('tenant_readable')
-        or config.get('materialized') == 'incremental') %}
+        or config.get('materialized') == 'token_tracking_rollup') %}
         {{ return('') }}
     {% endif %}
     {% set reader = role_name('tenant_reader') %}
     {% if config.get('tenant_readable') %}
-        {% do apply_grants(relation, {'select': [reader]}, should_revoke=false) %}
+        {% do grant_to_existing_roles(relation, {'select': [reader]}) %}
     {% endif %}
-    {% if config.get('materialized') == 'incremental' %}
+    {% if config.get('materialized') == 'token_tracking_rollup' %}
         {{ return(row_policies(relation, reader, config.get('grants', {}).get('select', []))) }}
     {% endif %}
 {% endmacro %}
@@ -16,7 +16,7 @@
 {% macro row_policies(relation, reader, readers_of_all) -%}
     {%- set table = relation.include(database=false) -%}
     {#- Not forced on the table's owner: no total is ever computed through a policy. Nothing is written
-        where all is in place: each policy's comment says what it was made from. -#}
+        where everything is in place: each policy's comment has a digest of what it was made from. -#}
     do $policies$
     declare
         reader constant text := ({{ text_array([reader]) }})[1];

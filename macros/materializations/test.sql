@@ -1,4 +1,8 @@
 {% materialization test, adapter='postgres' %}
+    {#- In another project's build it is called for all tests: docs/using.md. -#}
+    {% if model.package_name != 'token_tracking' %}
+        {{ return(dbt.materialization_test_default()) }}
+    {% endif %}
     {#- dbt's own drops and creates the table of the rows that a test found at every run: two builds at
         once would collide, and readers lose their privileges and views. This one fills it. -#}
     {% set found = get_limit_subquery_sql(sql, config.get('limit')) %}
@@ -77,7 +81,7 @@
             {% do run_query("create table " ~ name ~ " as " ~ found ~ " with no data") %}
         {% endif %}
         {% do run_query(set_replica_identity(name)) %}
-        {% do apply_grants(relation, {'select': [role_name('analyst')]}) %}
+        {% do grant_to_existing_roles(relation, {'select': [role_name('analyst')]}) %}
     {% endif %}
     {% do adapter.commit() %}
 

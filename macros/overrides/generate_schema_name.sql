@@ -1,6 +1,13 @@
 {% macro generate_schema_name(custom_schema_name, node) -%}
-    {#- dbt asks for each node as it reads the project, so before it makes any schema. -#}
+    {#- dbt asks for each node as it reads the project, so before it creates any schema. -#}
     {%- do check_schema_name(target.schema) -%}
+    {%- if custom_schema_name is not none and node.resource_type in ['model', 'seed'] -%}
+        {{ exceptions.raise_compiler_error(
+            "'" ~ node.name ~ "' has the schema '" ~ custom_schema_name ~ "': the models of"
+            ~ " token_tracking share tables and types, so all are in the target's schema. DBT_SCHEMA, or"
+            ~ " the profile, names it."
+        ) }}
+    {%- endif -%}
     {{ default__generate_schema_name(custom_schema_name, node) }}
 {%- endmacro %}
 

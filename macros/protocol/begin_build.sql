@@ -1,4 +1,5 @@
 {% macro begin_build() %}
+    {% do check_root_project() %}
     {% if flags.EMPTY or invocation_args_dict.get('sample') %}
         {{ exceptions.raise_compiler_error(
             "'" ~ model.name ~ "' cannot be built with --empty or --sample: it would record rows as"
@@ -58,7 +59,7 @@
     {#- The relations that the node reads, as far as they exist: a later step has a better error for a
         missing one. The base also queries the raw tables themselves. A view is locked together with
         the tables that it reads. -#}
-    {% if config.get('materialized') == 'view' %}
+    {% if config.get('materialized') == 'token_tracking_view' %}
         {{ return([]) }}
     {% endif %}
     {% set inputs = [] %}

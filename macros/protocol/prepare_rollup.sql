@@ -11,7 +11,7 @@
         {% call statement('create_rollup') %}
             {{ short_lock_timeout() }};
             {% for node in graph.nodes.values()
-                if model.unique_id in node.depends_on.nodes and node.config.materialized == 'view' %}
+                if model.unique_id in node.depends_on.nodes and node.config.materialized == 'token_tracking_view' %}
             drop view if exists "{{ node.schema }}"."{{ node.alias }}";
             {% endfor %}
             drop table if exists {{ relation }};

@@ -1,6 +1,9 @@
 {% macro prepare_warehouse() %}
     {#- What every build needs, made behind the builds' lock. dbt creates the schema before it builds; a
         command that builds nothing needs nothing here. -#}
+    {% if execute %}
+        {% do check_root_project() %}
+    {% endif %}
     {% if execute and run_query(
         "select to_regnamespace('\"" ~ target.schema ~ "\"')::text"
     ).columns[0][0] %}

@@ -1,5 +1,5 @@
 {{ config(
-    materialized='view',
+    materialized='token_tracking_view',
     view_options='security_barrier = true',
     tenant_readable=true,
     grants={'select': []},

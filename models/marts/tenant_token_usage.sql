@@ -1,5 +1,5 @@
 {{ config(
-    materialized='view',
+    materialized='token_tracking_view',
     view_options='security_invoker = true',
     tenant_readable=true,
 ) }}
@@ -8,15 +8,6 @@
     removed one keeps its column, of zeros: as text, for the enum type lacks it. -#}
 {% set labels = ['llm', 'embedding', 'fine_tuning', 'unknown'] %}
 {% set later_labels = var('token_types') | reject('in', labels) | list %}
-{% set tokens_of = {} %}
-{% for label in labels + later_labels %}
-    {% set tokens -%}
-        coalesce(
-            sum(daily.tokens) filter (where daily.token_type::text = '{{ label }}'), 0
-        )::bigint as {{ label }}_tokens
-    {%- endset %}
-    {% do tokens_of.update({label: tokens}) %}
-{% endfor %}
 
 with
 
@@ -29,14 +20,18 @@ final as (
     select
         daily.tenant_id,
         {% for label in labels -%}
-        {{ tokens_of[label] }},
+        coalesce(
+            sum(daily.tokens) filter (where daily.token_type::text = '{{ label }}'), 0
+        )::bigint as {{ label }}_tokens,
         {% endfor -%}
         sum(daily.tokens)::bigint as tokens,
         sum(daily.event_count)::bigint as event_count,
         min(daily.usage_date) as first_used_on,
         max(daily.usage_date) as last_used_on
         {%- for label in later_labels %},
-        {{ tokens_of[label] }}
+        coalesce(
+            sum(daily.tokens) filter (where daily.token_type::text = '{{ label }}'), 0
+        )::bigint as {{ label }}_tokens
         {%- endfor %}
     from daily
     group by tenant_id

@@ -1,5 +1,5 @@
-{% materialization incremental, adapter='postgres' %}
-    {#- Named like dbt's own, for only there dbt makes the constraints of a contract. -#}
+{% materialization token_tracking_rollup, adapter='postgres' %}
+    {#- A table that each build changes by what is new: docs/exactness.md. -#}
     {% set relation = this.incorporate(type='table') %}
 
     {{ run_hooks(pre_hooks, inside_transaction=false) }}
@@ -10,7 +10,7 @@
     {% else %}
         {% do build_base(relation) %}
     {% endif %}
-    {% do apply_grants(relation, config.get('grants'), should_revoke=true) %}
+    {% do grant_to_existing_roles(relation, config.get('grants')) %}
     {#- A hook that alters a table waits for its readers, and every build would wait for this one. -#}
     {% do run_query(short_lock_timeout()) %}
     {{ run_hooks(post_hooks, inside_transaction=true) }}

@@ -284,6 +284,40 @@ def test_one_event_per_key(checked: Checked) -> None:
     checked.sees("one_event_per_key", {**row, "found_events": 2, "expected_events": 1})
 
 
+def test_a_view_has_one_row_per_key(checked: Checked) -> None:
+    tests = [
+        "unique_stg_usage__voids",
+        "unique_stg_usage__agent_owners",
+        "unique_usage_events",
+        "unique_tenant_token_usage",
+        "unique_unmapped_labels",
+        "unique_build_status",
+        "unique_tenant_agent_token_usage",
+    ]
+    checked.warehouse.insert([Event("dance", NOON, operation="dance")])
+    checked.execute(
+        "insert into token_tracking_raw.tenant_readers (role_name, tenant_id)"
+        " values (current_user, 'seller')"
+    )
+    checked.project.must("run")
+    statuses = checked.project.must("test", "--select", *tests).statuses
+    assert [statuses[test] for test in tests] == ["pass"] * len(tests)
+    for test in tests:
+        view = test.removeprefix("unique_")
+        checked.execute(
+            f"alter view token_tracking.{view} rename to once",
+            f"create view token_tracking.{view} as select * from token_tracking.once"
+            " union all select * from token_tracking.once",
+            "alter view token_tracking.once rename to " + view[:20] + "_once",
+        )
+    statuses = checked.project.run("test", "--select", *tests).statuses
+    assert [statuses[test] for test in tests] == ["fail"] * len(tests)
+    for test in tests:
+        rows = checked.found(test)
+        assert {row["found_rows"] for row in rows} == {2}
+        assert rows
+
+
 @pytest.mark.parametrize(
     ("mart", "test"),
     [

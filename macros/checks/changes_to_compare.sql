@@ -96,8 +96,7 @@
 {%- endmacro %}
 
 
-{% macro compared_raw_events(changes) -%}
-    {%- set events = source('token_tracking_raw', 'usage_events') -%}
+{% macro compared_events(events, changes) -%}
     {%- if not changes.log -%}
     {{ events }}
     {%- else -%}

@@ -63,13 +63,14 @@
         {{ return([]) }}
     {% endif %}
     {% set inputs = [] %}
-    {% if model.resource_type == 'model' and not config.get('period') %}
+    {% if config.get('materialized') == 'token_tracking_rollup' and not config.get('period') %}
         {% for table in raw_tables() %}
             {% do inputs.append(source('token_tracking_raw', table)) %}
         {% endfor %}
     {% endif %}
     {% for id in model.depends_on.nodes %}
-        {% if id in graph.sources %}
+        {#- No row of a rollup with a period comes from a source: only its policies read one. -#}
+        {% if id in graph.sources and not config.get('period') %}
             {% do inputs.append(source(graph.sources[id].source_name, graph.sources[id].name)) %}
         {% elif id in graph.nodes %}
             {% do inputs.append(ref(graph.nodes[id].name)) %}

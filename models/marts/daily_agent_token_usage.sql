@@ -11,6 +11,8 @@
         },
     ],
 ) }}
+{#- The row policies of protect_rows() read it. -#}
+{%- do source('token_tracking_raw', 'tenant_readers') %}
 
 with
 

@@ -513,18 +513,18 @@ def test_doubts_are_warnings_with_rows(checked: Checked) -> None:
     checked.execute(
         "select token_tracking_raw.track_token_usage_batch('" + json.dumps(usage) + "')",
         "create view public.mine as"
-        " select * from token_tracking_dbt_test__audit.agents_without_owner",
+        " select * from token_tracking_dbt_test__audit.unknown_agents",
     )
     doubts = {
         "conflicting_payloads": [
             {"idempotency_key": "1", "counted_tokens": 300, "refused_tokens": 301}
         ],
         "rejected_payloads": [{"rejected_payloads": 1}],
-        "labels_without_meaning": [
+        "unmapped_labels_in_use": [
             {"label_kind": "operation", "label": "dance", "tokens": 11, "event_count": 1},
             {"label_kind": "token_type", "label": "video", "tokens": 12, "event_count": 1},
         ],
-        "agents_without_owner": [
+        "unknown_agents": [
             {"agent_id": "stray", "requester_tenant_id": "blue", "tokens": 13}
         ],
         "tenfold_usage": [
@@ -591,8 +591,8 @@ def test_two_builds_at_once_keep_the_rows_of_doubts(checked: Checked) -> None:
         for build in [checked.project.start("build") for _ in range(2)]:
             result = build.wait()
             assert result.green, result.said
-            assert result.statuses["labels_without_meaning"] == "warn"
-        [row] = checked.found("labels_without_meaning")
+            assert result.statuses["unmapped_labels_in_use"] == "warn"
+        [row] = checked.found("unmapped_labels_in_use")
         assert row["event_count"] == number + 1
 
 
@@ -791,8 +791,8 @@ def test_green_over_the_demos_usage(database: Database, tmp_path: Path) -> None:
     doubts = {
         "conflicting_payloads",
         "rejected_payloads",
-        "labels_without_meaning",
-        "agents_without_owner",
+        "unmapped_labels_in_use",
+        "unknown_agents",
         "tenfold_usage",
     }
     for words, form in ((("build",), ""), (EVERYTHING, FULL)):

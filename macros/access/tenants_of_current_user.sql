@@ -1,5 +1,5 @@
 {% macro tenants_of_current_user() -%}
-    {#- A subquery of its own, so that it is asked once a query and not once a row. -#}
+    {#- A subquery, so that it runs once per query and not once per row. -#}
     array(
         select tenants.tenant_id
         from {{ source('token_tracking_raw', 'tenant_readers') }} as readers
@@ -12,11 +12,11 @@
 
 
 {% macro is_tenant_of_current_user(tenant) -%}
-    {#- Of conditions that leak nothing by themselves PostgreSQL asks the cheapest first, also before a
-        policy's, and whether ours was ever asked shows in plans and counters: so a condition of the
-        reader's own would tell whether any row of any tenant meets it. A look-up by subscript costs
-        nothing in the planner's eyes, comparing arrays more than `tokens > any('{5}')`: it is asked first.
-        The second one finds the same rows by index. -#}
+    {#- PostgreSQL evaluates leakproof conditions in the order of their cost, even before a policy's, and
+        plans and counters show whether ours was evaluated at all: so a condition in the reader's query
+        would reveal whether any row of any tenant meets it. The planner counts no cost for a look-up by
+        subscript, and some for a comparison of arrays like `tokens > any('{5}')`: so the look-up comes
+        first. The second condition finds the same rows by index. -#}
     ((
         select jsonb_object_agg(tenants.tenant_id, true)
         from unnest({{ tenants_of_current_user() }}) as tenants (tenant_id)

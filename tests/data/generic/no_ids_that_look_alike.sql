@@ -29,7 +29,7 @@ used as (
     cross join lateral (
         values
         ('agent', daily.agent_id),
-        -- who pays is in the months
+        -- payers are in the months
         ('tenant', nullif(daily.requester_tenant_id, daily.tenant_id))
     ) as kinds (id_kind, id)
     where
@@ -68,7 +68,7 @@ final as (
         ids.id_kind,
         ids.likeness,
         ids.id,
-        -- in ASCII, between quotes: as no other one
+        -- in ASCII, between quotes: two ids never look the same
         '"' || encode(convert_to(ids.id, 'UTF8'), 'escape') || '"' as spelling,
         ids.tokens,
         count(*) over (partition by ids.id_kind, ids.likeness) as ids_alike

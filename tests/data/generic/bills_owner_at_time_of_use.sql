@@ -1,4 +1,4 @@
-{% test bills_the_owner_of_the_time(model) %}
+{% test bills_owner_at_time_of_use(model) %}
 {%- set changes = changes_to_compare([model]) -%}
 {{ changes.mark }}
 with

@@ -512,8 +512,7 @@ def test_doubts_are_warnings_with_rows(checked: Checked) -> None:
     ]
     checked.execute(
         "select token_tracking_raw.track_token_usage_batch('" + json.dumps(usage) + "')",
-        "create view public.mine as"
-        " select * from token_tracking_dbt_test__audit.unknown_agents",
+        "create view public.mine as select * from token_tracking_dbt_test__audit.unknown_agents",
     )
     doubts = {
         "conflicting_payloads": [
@@ -524,9 +523,7 @@ def test_doubts_are_warnings_with_rows(checked: Checked) -> None:
             {"label_kind": "operation", "label": "dance", "tokens": 11, "event_count": 1},
             {"label_kind": "token_type", "label": "video", "tokens": 12, "event_count": 1},
         ],
-        "unknown_agents": [
-            {"agent_id": "stray", "requester_tenant_id": "blue", "tokens": 13}
-        ],
+        "unknown_agents": [{"agent_id": "stray", "requester_tenant_id": "blue", "tokens": 13}],
         "tenfold_usage": [
             {"usage_date": TODAY, "tenant_id": "acme", "tokens": 2_000_323, "usual_tokens": 200_000}
         ],

@@ -69,8 +69,7 @@
         {% endfor %}
     {% endif %}
     {% for id in model.depends_on.nodes %}
-        {#- No row of a rollup with a period comes from a source: only its policies read one. -#}
-        {% if id in graph.sources and not config.get('period') %}
+        {% if id in graph.sources %}
             {% do inputs.append(source(graph.sources[id].source_name, graph.sources[id].name)) %}
         {% elif id in graph.nodes %}
             {% do inputs.append(ref(graph.nodes[id].name)) %}

@@ -11,8 +11,6 @@
         },
     ],
 ) }}
-{#- The row policies of protect_rows() read it. -#}
-{%- do source('token_tracking_raw', 'tenant_readers') %}
 
 with
 

@@ -4,8 +4,6 @@
     tenant_readable=true,
     indexes=[{'columns': ['usage_date']}],
 ) }}
-{#- The row policies of protect_rows() read it. -#}
-{%- do source('token_tracking_raw', 'tenant_readers') %}
 
 with
 

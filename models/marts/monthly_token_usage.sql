@@ -3,8 +3,6 @@
     period_of_change=month_of('changes.usage_date'),
     tenant_readable=true,
 ) }}
-{#- The row policies of protect_rows() read it. -#}
-{%- do source('token_tracking_raw', 'tenant_readers') %}
 
 with
 

@@ -34,7 +34,12 @@ class Scope(StrEnum):
 
 
 _WORDS = {
-    Scope.ROLLUPS: ("run", "--select", "config.materialized:token_tracking_rollup", "--no-populate-cache"),
+    Scope.ROLLUPS: (
+        "run",
+        "--select",
+        "config.materialized:token_tracking_rollup",
+        "--no-populate-cache",
+    ),
     Scope.MODELS: ("run",),
     Scope.PROJECT: ("build", "--resource-type", "model", "--resource-type", "seed"),
 }

@@ -7,7 +7,13 @@
 {#- A label that was added later comes last, for a view can only grow at its end. A
     removed one keeps its column, of zeros: as text, for the enum type lacks it. -#}
 {% set labels = ['llm', 'embedding', 'fine_tuning', 'unknown'] %}
-{% set later_labels = var('token_types') | reject('in', labels) | list %}
+{% set later = [] %}
+{% for label in var('token_types') if label not in labels %}
+    {% do later.append(
+        "coalesce(sum(daily.tokens) filter (where daily.token_type::text = '" ~ label
+        ~ "'), 0)::bigint as " ~ label ~ "_tokens"
+    ) %}
+{% endfor %}
 
 with
 
@@ -27,12 +33,7 @@ final as (
         sum(daily.tokens)::bigint as tokens,
         sum(daily.event_count)::bigint as event_count,
         min(daily.usage_date) as first_used_on,
-        max(daily.usage_date) as last_used_on
-        {%- for label in later_labels %},
-        coalesce(
-            sum(daily.tokens) filter (where daily.token_type::text = '{{ label }}'), 0
-        )::bigint as {{ label }}_tokens
-        {%- endfor %}
+        {{ (['max(daily.usage_date) as last_used_on'] + later) | join(',\n        ') }}
     from daily
     group by tenant_id
 )

@@ -1,6 +1,7 @@
 {% macro usage_sums(relation, period, of_events=false) -%}
-    {#- What PostgreSQL says of a sum that is too large names nobody. Tokens are at least their parts.
-        A name commands no terminal. -#}
+    {#- PostgreSQL's own error for a sum that is too large does not name the payer. The parts need no
+        check, for tokens are at least their sum. Characters that could control a terminal are replaced
+        in the name. -#}
     case
             when sum({{ relation }}.tokens) <= 9223372036854775807 then sum({{ relation }}.tokens)::bigint
             else (

@@ -1,7 +1,22 @@
+{% macro protect_rows(relation) %}
+    {% if not execute or not (config.get('tenant_readable')
+        or config.get('materialized') == 'token_tracking_rollup') %}
+        {{ return('') }}
+    {% endif %}
+    {% set reader = role_name('tenant_reader') %}
+    {% if config.get('tenant_readable') %}
+        {% do grant_to_existing_roles(relation, {'select': [reader]}) %}
+    {% endif %}
+    {% if config.get('materialized') == 'token_tracking_rollup' %}
+        {{ return(row_policies(relation, reader, config.get('grants', {}).get('select', []))) }}
+    {% endif %}
+{% endmacro %}
+
+
 {% macro row_policies(relation, reader, readers_of_all) -%}
     {%- set table = relation.include(database=false) -%}
     {#- Not forced on the table's owner: no total is ever computed through a policy. Nothing is written
-        where all is in place: each policy's comment says what it was made from. -#}
+        where everything is in place: each policy's comment has a digest of what it was made from. -#}
     do $policies$
     declare
         reader constant text := ({{ text_array([reader]) }})[1];
@@ -10,7 +25,7 @@
             from pg_roles where rolname = any({{ text_array(readers_of_all) }})
         );
         own_rows constant text := $own_rows$
-            {%- if 'tenant_id' in model.columns %} {{ is_of_reader('tenant_id') }}
+            {%- if 'tenant_id' in model.columns %} {{ is_tenant_of_current_user('tenant_id') }}
             {%- else %} false {%- endif %} $own_rows$;
         mark constant text := 'row_policies() ' || md5(concat_ws(' ', readers_of_all, reader, own_rows));
         found constant bigint := (

@@ -37,12 +37,12 @@
         select {{ loop.index0 }} as side, {{ (chosen + numbers) | join(", ") }} from {{ side }}
         {%- endfor %}
     ) as compared
-    -- What cannot be compared is not, of which the test nothing_to_check warns.
+    -- The test nothing_to_check warns of what cannot be compared.
     where
         true
         {%- if unless_aliases_changed %}
-        -- labels are read once more, with the aliases of now
-        and {{ has_aliases_of_now(unless_aliases_changed) }}
+        -- labels are read again, with the current aliases
+        and {{ has_current_aliases(unless_aliases_changed) }}
         {%- endif %}
         {%- if unless_behind %}
         -- a partial selection leaves one of them behind

@@ -1,11 +1,11 @@
 {% macro recounted_events(base, changes) -%}
-    {#- Of the model's own logic nothing is used here: what it got wrong would agree with itself. -#}
+    {#- Uses nothing of the models' own logic, whose mistakes would otherwise agree with themselves. -#}
     {%- set voids = source('token_tracking_raw', 'usage_voids') -%}
     {%- set owners = source('token_tracking_raw', 'agent_owners') -%}
     {%- set labels = {'token_type': 'token_types', 'operation': 'operations'} -%}
     with
 
-    -- raw rows that came later are not this build's business
+    -- what the build saw: raw rows that came later are not compared
     build as (
         select
             build_state.snapshot,
@@ -25,11 +25,11 @@
             events.input_tokens,
             events.output_tokens,
             events.occurred_at
-        from {{ reconciled_events(changes) }} as events
+        from {{ compared_events(source('token_tracking_raw', 'usage_events'), changes) }} as events
         cross join build
         where
             (
-                -- nearly all are older than any that was under way
+                -- true of nearly all events, without a look at the snapshot
                 events.ingest_xid < build.xmin
                 or pg_visible_in_snapshot(events.ingest_xid::text::xid8, build.snapshot)
             )
@@ -41,7 +41,7 @@
                     and voids.idempotency_key = events.idempotency_key
                     and pg_visible_in_snapshot(voids.ingest_xid::text::xid8, build.snapshot)
                 {%- if changes.log %}
-                -- a lookup each, for the planner would rather read all voids
+                -- one lookup per event, where the planner would read all voids
                 offset 0
                 {%- endif %}
             )

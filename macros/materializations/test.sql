@@ -1,6 +1,10 @@
 {% materialization test, adapter='postgres' %}
-    {#- dbt's own drops the table of the rows that a test found and makes it anew at every run: two
-        builds at once would collide, and readers lose their rights and views. This one fills it. -#}
+    {#- In another project's build it is called for all tests: docs/using.md. -#}
+    {% if model.package_name != 'token_tracking' %}
+        {{ return(dbt.materialization_test_default()) }}
+    {% endif %}
+    {#- dbt's own drops and creates the table of the rows that a test found at every run: two builds at
+        once would collide, and readers lose their privileges and views. This one fills it. -#}
     {% set found = get_limit_subquery_sql(sql, config.get('limit')) %}
     {% set relation = api.Relation.create(
         database=database, schema=schema, identifier=model['alias'], type='table'
@@ -9,9 +13,9 @@
     {% set keeps = should_store_failures() %}
 
     {% do begin_snapshot() %}
-    {#- Groups are hashed: of how many there are the planner guesses more, the longer the history is,
-        and would sort on disk what fits into memory. Up to PostgreSQL 17 a sort that remains makes a
-        plan look so dear that it would be compiled. -#}
+    {#- Groups are hashed: the planner's estimate of their number grows with the history, and it would
+        sort on disk what fits into memory. Up to PostgreSQL 17 a sort that remains makes a plan look
+        expensive enough for JIT compilation. -#}
     {% call statement('main', fetch_result=True) %}
         set local enable_sort = off;
         {{ get_test_sql(
@@ -21,50 +25,63 @@
     {% set failures = load_result('main').table.columns[0][0] %}
     {% set proved = none if failures else proved_run(sql) %}
     {% if keeps and failures %}
-        {% do run_query(
-            "drop table if exists pg_temp.found_rows; create temporary table found_rows as " ~ found
-        ) %}
+        {% set keep_found_rows %}
+            drop table if exists pg_temp.found_rows;
+            create temporary table found_rows as {{ found }}
+        {% endset %}
+        {% do run_query(keep_found_rows) %}
     {% endif %}
 
-    {#- What follows is written by one at a time, each seeing what the one before has written. -#}
-    {% do run_query(
-        "commit; begin; set transaction isolation level read committed;"
-        ~ " set local client_connection_check_interval = '1s'; " ~ lock_proofs()
-    ) %}
+    {#- Tests write one after the other, and each sees what the one before has written. -#}
+    {% set begin_to_write %}
+        commit;
+        begin;
+        set transaction isolation level read committed;
+        set local client_connection_check_interval = '1s';
+        {{ lock_proofs() }}
+    {% endset %}
+    {% do run_query(begin_to_write) %}
     {% if proved %}
         {% do save_proof(proved) %}
     {% endif %}
     {% if keeps %}
-        {% set is_there = run_query(
+        {% set exists = run_query(
             "select to_regclass('" ~ name ~ "')::text"
         ).columns[0][0] %}
-        {% if is_there %}
-            {% do run_query(identified_rows(name)) %}
+        {% if exists %}
+            {% do run_query(set_replica_identity(name)) %}
         {% endif %}
-        {% if not failures %}
-            {% do run_query(
-                "delete from " ~ name if is_there
-                else "create table " ~ name ~ " as " ~ found ~ " with no data"
-            ) %}
+        {% if failures %}
+            {% set has_same_columns %}
+                select
+                    count(*) filter (where attrelid = to_regclass('{{ name }}')) > 0
+                    and array_agg((attname, atttypid) order by attnum)
+                    filter (where attrelid = to_regclass('{{ name }}'))
+                    = array_agg((attname, atttypid) order by attnum)
+                    filter (where attrelid = 'pg_temp.found_rows'::regclass)
+                from pg_attribute
+                where
+                    attrelid in (to_regclass('{{ name }}'), 'pg_temp.found_rows'::regclass)
+                    and attnum > 0
+                    and not attisdropped
+            {% endset %}
+            {% set replace_found_rows %}
+                {% if not run_query(has_same_columns).columns[0][0] %}
+                drop table if exists {{ name }};
+                create table {{ name }} (like pg_temp.found_rows);
+                {% endif %}
+                delete from {{ name }};
+                insert into {{ name }} select * from pg_temp.found_rows;
+                drop table pg_temp.found_rows
+            {% endset %}
+            {% do run_query(replace_found_rows) %}
+        {% elif exists %}
+            {% do run_query("delete from " ~ name) %}
         {% else %}
-            {% set columns = "(select array_agg((attname, atttypid) order by attnum) from pg_attribute"
-                ~ " where attrelid = to_regclass('{}') and attnum > 0 and not attisdropped)" %}
-            {% if not run_query(
-                "select " ~ columns.replace('{}', name | string) ~ " = "
-                ~ columns.replace('{}', 'pg_temp.found_rows')
-            ).columns[0][0] %}
-                {% do run_query(
-                    "drop table if exists " ~ name ~ "; create table " ~ name
-                    ~ " (like pg_temp.found_rows)"
-                ) %}
-            {% endif %}
-            {% do run_query(
-                "delete from " ~ name ~ "; insert into " ~ name
-                ~ " select * from pg_temp.found_rows; drop table pg_temp.found_rows"
-            ) %}
+            {% do run_query("create table " ~ name ~ " as " ~ found ~ " with no data") %}
         {% endif %}
-        {% do run_query(identified_rows(name)) %}
-        {% do apply_grants(relation, {'select': [role_name('analyst')]}) %}
+        {% do run_query(set_replica_identity(name)) %}
+        {% do grant_to_existing_roles(relation, {'select': [role_name('analyst')]}) %}
     {% endif %}
     {% do adapter.commit() %}
 

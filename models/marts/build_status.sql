@@ -1,4 +1,4 @@
-{{ config(materialized='view') }}
+{{ config(materialized='token_tracking_view') }}
 
 -- one row per rollup
 select

@@ -1,5 +1,4 @@
 {{ config(
-    reads='int_usage__hourly',
     period='usage_date',
     period_of_change='changes.usage_date',
     tenant_readable=true,

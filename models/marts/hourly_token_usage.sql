@@ -1,5 +1,4 @@
 {{ config(
-    reads='int_usage__hourly',
     period='usage_hour',
     period_of_change='changes.usage_hour',
     tenant_readable=true,

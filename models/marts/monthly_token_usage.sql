@@ -1,5 +1,4 @@
 {{ config(
-    reads='daily_token_usage',
     period='usage_month',
     period_of_change=month_of('changes.usage_date'),
     tenant_readable=true,

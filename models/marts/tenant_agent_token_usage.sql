@@ -1,5 +1,5 @@
 {{ config(
-    materialized='view',
+    materialized='token_tracking_view',
     view_options='security_barrier = true',
     tenant_readable=true,
     grants={'select': []},
@@ -14,7 +14,7 @@ own_agents as (
         agents.usage_date,
         agents.tenant_id,
         case
-            when agents.requester_tenant_id = any({{ tenants_of_reader() }})
+            when agents.requester_tenant_id = any({{ tenants_of_current_user() }})
                 then agents.requester_tenant_id
         end as known_requester,
         agents.agent_id,
@@ -23,7 +23,7 @@ own_agents as (
         agents.event_count
     from {{ ref('daily_agent_token_usage') }} as agents
     where
-        {{ is_of_reader('agents.tenant_id') }}
+        {{ is_tenant_of_current_user('agents.tenant_id') }}
 ),
 
 -- one row per usage_date, tenant_id, known requester (or all others), agent_id,

@@ -1,17 +1,17 @@
 {{ config(
-    materialized='view',
+    materialized='token_tracking_view',
     view_options='security_invoker = true',
     tenant_readable=true,
 ) }}
 
-{#- A label that was added later comes last, for a view can only grow at its end. One
-    that is no more keeps its column, of zeros: as text, for the enum type lacks it. -#}
+{#- A label that was added later comes last, for a view can only grow at its end. A
+    removed one keeps its column, of zeros: as text, for the enum type lacks it. -#}
 {% set labels = ['llm', 'embedding', 'fine_tuning', 'unknown'] %}
 {% set later = [] %}
 {% for label in var('token_types') if label not in labels %}
     {% do later.append(
-        sum_where('daily.tokens', "daily.token_type::text = '" ~ label ~ "'")
-        ~ " as " ~ label ~ "_tokens"
+        "coalesce(sum(daily.tokens) filter (where daily.token_type::text = '" ~ label
+        ~ "'), 0)::bigint as " ~ label ~ "_tokens"
     ) %}
 {% endfor %}
 
@@ -26,8 +26,9 @@ final as (
     select
         daily.tenant_id,
         {% for label in labels -%}
-        {{ sum_where('daily.tokens', "daily.token_type::text = '" ~ label ~ "'") }}
-            as {{ label }}_tokens,
+        coalesce(
+            sum(daily.tokens) filter (where daily.token_type::text = '{{ label }}'), 0
+        )::bigint as {{ label }}_tokens,
         {% endfor -%}
         sum(daily.tokens)::bigint as tokens,
         sum(daily.event_count)::bigint as event_count,

@@ -1,3 +1,3 @@
-{{ config(materialized='view') }}
+{{ config(materialized='token_tracking_view') }}
 
 {{ attributed_events(ref('stg_usage__events')) }}

@@ -33,7 +33,7 @@ enums as (
         on enum_types.typnamespace = namespaces.oid
     where
         namespaces.nspname = '{{ target.schema }}'
-        -- not those that somebody else made there
+        -- other types in that schema are not ours
         and enum_types.typname in (
             {%- for type in types %}
             '{{ type }}'{{ "," if not loop.last }}

@@ -55,4 +55,4 @@ select
 from {{ build_table('build_state', base_relation.schema) }} as ahead
 where
     ahead.model = 'int_usage__hourly'
-    and not {{ has_aliases_of_now(base_relation) }}
+    and not {{ has_current_aliases(base_relation) }}

@@ -34,7 +34,7 @@ months as (
     select * from {{ ref('monthly_token_usage') }}
 ),
 
--- a month does not tell its days
+-- the months have no column for their days
 days as (
     select
         daily.tenant_id,

@@ -362,7 +362,7 @@ def rewritten_tables(project: DbtProject, warehouse: Warehouse) -> None:
     for table in ("token_tracking_raw.usage_events", "token_tracking_raw.agent_owners"):
         with closing(warehouse.connect(autocommit=False)) as other:
             other.execute(PURGE_WITH_NUMBERS.format(table))
-            build = project.start("run", "--select", "config.materialized:incremental")
+            build = project.start("run", "--select", "config.materialized:token_tracking_rollup")
             until_waiting_for(warehouse, table)
             other.commit()
         result = build.wait()

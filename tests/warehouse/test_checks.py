@@ -285,6 +285,40 @@ def test_one_event_per_key(checked: Checked) -> None:
     checked.sees("one_event_per_key", {**row, "found_events": 2, "expected_events": 1})
 
 
+def test_a_view_has_one_row_per_key(checked: Checked) -> None:
+    tests = [
+        "unique_stg_usage__voids",
+        "unique_stg_usage__agent_owners",
+        "unique_usage_events",
+        "unique_tenant_token_usage",
+        "unique_unmapped_labels",
+        "unique_build_status",
+        "unique_tenant_agent_token_usage",
+    ]
+    checked.warehouse.insert([Event("dance", NOON, operation="dance")])
+    checked.execute(
+        "insert into token_tracking_raw.tenant_readers (role_name, tenant_id)"
+        " values (current_user, 'seller')"
+    )
+    checked.project.must("run")
+    statuses = checked.project.must("test", "--select", *tests).statuses
+    assert [statuses[test] for test in tests] == ["pass"] * len(tests)
+    for test in tests:
+        view = test.removeprefix("unique_")
+        checked.execute(
+            f"alter view token_tracking.{view} rename to once",
+            f"create view token_tracking.{view} as select * from token_tracking.once"
+            " union all select * from token_tracking.once",
+            "alter view token_tracking.once rename to " + view[:20] + "_once",
+        )
+    statuses = checked.project.run("test", "--select", *tests).statuses
+    assert [statuses[test] for test in tests] == ["fail"] * len(tests)
+    for test in tests:
+        rows = checked.found(test)
+        assert {row["found_rows"] for row in rows} == {2}
+        assert rows
+
+
 @pytest.mark.parametrize(
     ("mart", "test"),
     [
@@ -429,7 +463,7 @@ def test_labels_of_the_list_and_of_the_type(checked: Checked) -> None:
     refused = checked.project.run("test", "--select", "labels_agree")
     assert "was [llm, embedding, fine_tuning, unknown, video]" in refused.said
     # What every command does first would add a label that is missing, and refuses one too many.
-    unprepared = Edit("macros/build/prepare_warehouse.sql", "{% do create_enum_types() %}", "")
+    unprepared = Edit("macros/protocol/prepare_warehouse.sql", "{% do create_enum_types() %}", "")
     project = DbtProject(checked.project.env, checked.project.scratch, (unprepared,))
     types = ["llm", "embedding", "fine_tuning", "unknown", "image"]
     result = project.run("test", "--select", "labels_agree", token_types=types)
@@ -479,21 +513,18 @@ def test_doubts_are_warnings_with_rows(checked: Checked) -> None:
     ]
     checked.execute(
         "select token_tracking_raw.track_token_usage_batch('" + json.dumps(usage) + "')",
-        "create view public.mine as"
-        " select * from token_tracking_dbt_test__audit.agents_without_owner",
+        "create view public.mine as select * from token_tracking_dbt_test__audit.unknown_agents",
     )
     doubts = {
         "conflicting_payloads": [
             {"idempotency_key": "1", "counted_tokens": 300, "refused_tokens": 301}
         ],
         "rejected_payloads": [{"rejected_payloads": 1}],
-        "labels_without_meaning": [
+        "unmapped_labels_in_use": [
             {"label_kind": "operation", "label": "dance", "tokens": 11, "event_count": 1},
             {"label_kind": "token_type", "label": "video", "tokens": 12, "event_count": 1},
         ],
-        "agents_without_owner": [
-            {"agent_id": "stray", "requester_tenant_id": "blue", "tokens": 13}
-        ],
+        "unknown_agents": [{"agent_id": "stray", "requester_tenant_id": "blue", "tokens": 13}],
         "tenfold_usage": [
             {"usage_date": TODAY, "tenant_id": "acme", "tokens": 2_000_323, "usual_tokens": 200_000}
         ],
@@ -558,8 +589,8 @@ def test_two_builds_at_once_keep_the_rows_of_doubts(checked: Checked) -> None:
         for build in [checked.project.start("build") for _ in range(2)]:
             result = build.wait()
             assert result.green, result.said
-            assert result.statuses["labels_without_meaning"] == "warn"
-        [row] = checked.found("labels_without_meaning")
+            assert result.statuses["unmapped_labels_in_use"] == "warn"
+        [row] = checked.found("unmapped_labels_in_use")
         assert row["event_count"] == number + 1
 
 
@@ -758,8 +789,8 @@ def test_green_over_the_demos_usage(database: Database, tmp_path: Path) -> None:
     doubts = {
         "conflicting_payloads",
         "rejected_payloads",
-        "labels_without_meaning",
-        "agents_without_owner",
+        "unmapped_labels_in_use",
+        "unknown_agents",
         "tenfold_usage",
     }
     for words, form in ((("build",), ""), (EVERYTHING, FULL)):

@@ -186,7 +186,9 @@ rewrites = st.builds(
             "cluster {0} using {1}_pkey",
         ]
     ),
-    st.sampled_from([None, [], ["int_usage__hourly"], ["config.materialized:incremental"]]),
+    st.sampled_from(
+        [None, [], ["int_usage__hourly"], ["config.materialized:token_tracking_rollup"]]
+    ),
     st.booleans(),
 )
 replacements = st.builds(

@@ -49,23 +49,22 @@ class Mistake:
         return cls(name, history, tuple(Edit(*each) for each in files), stops, harmless)
 
 
-BASE = "macros/build/build_base.sql"
-ROLLUP = "macros/build/build_rollup.sql"
-AFFECTED = "macros/build/affected_hours.sql"
+BASE = "macros/protocol/build_base.sql"
+ROLLUP = "macros/protocol/build_rollup.sql"
+CHANGES = "macros/protocol/raw_changes.sql"
 EVENTS = "macros/attributed_events.sql"
-FINGERPRINT = "macros/build/input_fingerprint.sql"
-PREPARE = "macros/build/prepare_rollup.sql"
-BEGIN = "macros/build/begin_build.sql"
-SNAPSHOT = "macros/build/begin_snapshot.sql"
-IS_NEW = "macros/build/is_new.sql"
-# No row is known by its place: what its number does not tell is not told.
-BLIND = ("macros/build/lies_behind.sql", "{{ rows }}.ctid >", "false and {{ rows }}.ctid >")
+FINGERPRINT = "macros/protocol/input_fingerprint.sql"
+PREPARE = "macros/protocol/prepare_rollup.sql"
+BEGIN = "macros/protocol/begin_build.sql"
+REPLACE = "macros/protocol/replace_rows.sql"
+# Rows are found by their numbers alone, and not by their place in the file.
+BLIND = (CHANGES, "{{ rows }}.ctid >", "false and {{ rows }}.ctid >")
 
 MISTAKES = [
     Mistake.of(
         "watermark on recorded_at",
         directed.late_commit,
-        AFFECTED,
+        CHANGES,
         "is_new('events.ingest_xid', snapshot) if",
         "'events.recorded_at > (select max(as_of) from token_tracking.build_state)' if",
         *BLIND,
@@ -73,7 +72,7 @@ MISTAKES = [
     Mistake.of(
         "watermark on a void's recorded_at",
         directed.late_void,
-        AFFECTED,
+        CHANGES,
         "is_new('voids.ingest_xid', snapshot) if",
         "'voids.recorded_at > (select max(as_of) from token_tracking.build_state)' if",
         *BLIND,
@@ -81,7 +80,7 @@ MISTAKES = [
     Mistake.of(
         "watermark on an owner's recorded_at",
         directed.late_void,
-        AFFECTED,
+        CHANGES,
         "is_new('owners.ingest_xid', snapshot) if",
         "'owners.recorded_at > (select max(as_of) from token_tracking.build_state)' if",
         *BLIND,
@@ -89,7 +88,7 @@ MISTAKES = [
     Mistake.of(
         "watermark on the highest transaction",
         directed.late_commit,
-        IS_NEW,
+        CHANGES,
         "saved_snapshot.split(':')[0]",
         "saved_snapshot.split(':')[1]",
         *BLIND,
@@ -97,14 +96,14 @@ MISTAKES = [
     Mistake.of(
         "only the snapshot's xmin is used",
         directed.nothing_new,
-        IS_NEW,
+        CHANGES,
         "and not pg_visible_in_snapshot",
         "and true or false and pg_visible_in_snapshot",
     ),
     Mistake.of(
         "each statement sees other data, the horizon is read last",
         directed.commit_during_build,
-        SNAPSHOT,
+        BEGIN,
         "set transaction isolation level repeatable read;",
         "",
     ),
@@ -120,7 +119,7 @@ MISTAKES = [
     Mistake.of(
         "the affected set is computed twice, of different data",
         directed.commit_during_build,
-        SNAPSHOT,
+        BEGIN,
         "set transaction isolation level repeatable read;",
         "",
         BASE,
@@ -133,38 +132,39 @@ MISTAKES = [
         "    from {{ source }} as source\n",
         "    from {{ source }} as source where pg_visible_in_snapshot("
         "source.ingest_xid::text::xid8, current_setting('s.s')::pg_snapshot)\n",
-        BASE,
-        "            {% do make_fresh_rows(partial_query(sql)) %}",
-        "            {% do make_fresh_rows(partial_query(sql)) %}"
-        "{% do run_query('lock table ' ~ relation ~ ' in row exclusive mode;"
+        REPLACE,
+        "    {% do run_query(fresh_rows) %}",
+        "    {% do run_query(fresh_rows) %}"
+        "{% if log %}{% do run_query('lock table ' ~ relation ~ ' in row exclusive mode;"
         " delete from affected_hours; insert into affected_hours '"
-        " ~ affected_hours(saved)) %}",
+        " ~ affected_hours(saved_state(relation))) %}{% endif %}",
         harmless=4,
     ),
     Mistake.of(
         "delete by grain, not by period",
         directed.payer_loses_everything,
-        ROLLUP,
-        "run_query(delete_stale_rows(relation, scope))",
-        "run_query(delete_stale_rows(relation, scope ~ ' and tenant_id in (select tenant_id from '"
-        " ~ input ~ ')'))",
+        REPLACE,
+        "where {{ scope }} and not exists (select 1 from fresh_rows as fresh",
+        "where {{ scope }}"
+        " {{ '' if log else 'and tenant_id in (select tenant_id from fresh_rows)' }}"
+        " and not exists (select 1 from fresh_rows as fresh",
     ),
     Mistake.of(
         "periods derived from what was rebuilt",
         directed.last_event_is_voided,
-        BASE,
-        "from gone\n",
-        "from gone where false\n",
+        REPLACE,
+        "from deleted\n",
+        "from deleted where false\n",
     ),
     Mistake.of(
         "dates of an hour derived from its start",
         directed.midnight_comes_twice,
-        BASE,
-        "gone.usage_date from gone",
-        "(gone.usage_hour at time zone 'America/St_Johns')::date from gone",
-        BASE,
-        "come.usage_date from come",
-        "(come.usage_hour at time zone 'America/St_Johns')::date from come",
+        REPLACE,
+        "deleted.usage_date from deleted",
+        "(deleted.usage_hour at time zone 'America/St_Johns')::date from deleted",
+        REPLACE,
+        "inserted.usage_date from inserted",
+        "(inserted.usage_hour at time zone 'America/St_Johns')::date from inserted",
     ),
     Mistake.of(
         "today's owner",
@@ -190,21 +190,21 @@ MISTAKES = [
     Mistake.of(
         "a correction covers no time",
         directed.corrected_owner,
-        AFFECTED,
+        CHANGES,
         "later.valid_from > owners.valid_from",
         "later.valid_from >= owners.valid_from",
     ),
     Mistake.of(
         "the first instant of an owner is not its own",
         directed.corrected_owner,
-        AFFECTED,
+        CHANGES,
         "and events.occurred_at >= owners.valid_from",
         "and events.occurred_at > owners.valid_from",
     ),
     Mistake.of(
         "a change of the owner touches nothing",
         directed.payer_loses_everything,
-        AFFECTED,
+        CHANGES,
         "is_new('owners.ingest_xid', snapshot) if",
         "'false' if",
         *BLIND,
@@ -212,7 +212,7 @@ MISTAKES = [
     Mistake.of(
         "a void touches nothing",
         directed.last_event_is_voided,
-        AFFECTED,
+        CHANGES,
         "is_new('voids.ingest_xid', snapshot) if",
         "'false' if",
         *BLIND,
@@ -241,7 +241,7 @@ MISTAKES = [
     Mistake.of(
         "day of the session's time zone",
         directed.half_hour_zone,
-        "macros/billing_date.sql",
+        "macros/billing_calendar.sql",
         "at time zone '{{ var('billing_timezone') | replace(\"'\", \"''\") }}')::date",
         ")::date",
     ),
@@ -263,15 +263,15 @@ MISTAKES = [
         "the logic is not in the fingerprint",
         directed.changed_zone,
         FINGERPRINT,
-        '"\'query " ~ local_md5(sql) ~ "\'"',
-        "\"'query'\"",
+        "'query {{ local_md5(sql) }}'",
+        "'query'",
     ),
     Mistake.of(
         "the aliases are not in the fingerprint",
         directed.new_alias,
         FINGERPRINT,
-        "\"'aliases ' || \" ~ aliases_digest()",
-        "\"'aliases'\"",
+        "'aliases ' || {{ aliases_digest() }}",
+        "'aliases'",
     ),
     Mistake.of(
         "the tables are not in the fingerprint",
@@ -319,15 +319,15 @@ MISTAKES = [
         "the log is taken for complete",
         directed.lost_log,
         ROLLUP,
-        "{% if oldest > saved['run_no'] + 1 %}",
+        "{% if run_query(oldest_change).columns[0][0] > saved['run_no'] + 1 %}",
         "{% if false %}",
     ),
     Mistake.of(
         "an emptied log is taken for complete",
         directed.lost_log,
         ROLLUP,
-        '''"select coalesce(min(run_no), " ~ ahead['run_no'] ~ " + 1) from "''',
-        '"select coalesce(min(run_no), 0) from "',
+        "select coalesce(min(run_no), {{ ahead['run_no'] }} + 1) from",
+        "select coalesce(min(run_no), 0) from",
     ),
     Mistake.of(
         "the state of a dropped table is believed",
@@ -355,20 +355,20 @@ MISTAKES = [
     Mistake.of(
         "the snapshot is older than the file that it reads",
         directed.rewritten_tables,
-        SNAPSHOT,
+        BEGIN,
         "{{ wait_for_inputs(inputs) }}",
         "",
-        SNAPSHOT,
+        BEGIN,
         "lock table {{ inputs | join(', ') }} in access share mode;",
         "",
     ),
     Mistake.of(
         "the snapshot is taken while the build waits for a table",
         directed.rewritten_tables,
-        SNAPSHOT,
+        BEGIN,
         "{{ wait_for_inputs(inputs) }}",
         "",
-        SNAPSHOT,
+        BEGIN,
         "lock table {{ inputs | join(', ') }} in access share mode;",
         "do $$ begin lock table {{ inputs | join(', ') }} in access share mode; end $$;",
     ),
@@ -389,12 +389,12 @@ MISTAKES = [
     Mistake.of(
         "state advances under --empty",
         directed.empty_is_refused,
-        "macros/build/refuse_partial_input.sql",
+        BEGIN,
         "flags.EMPTY or invocation_args_dict.get('sample')",
         "false",
         "macros/materializations/incremental.sql",
-        "ref(config.get('reads'))",
-        "load_relation(ref(config.get('reads')))",
+        "input_of_rollup()",
+        "load_relation(input_of_rollup())",
         ROLLUP,
         '"query " ~ local_md5(query) ~',
         '"query" ~',

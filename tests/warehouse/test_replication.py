@@ -89,7 +89,7 @@ def test_everything_goes_on_under_a_publication(published: Database, tmp_path: P
         assert not project.run("test").green
         project.must("build", "--full-refresh")
         warehouse.insert([Event("4", NOON, operation="dance")])
-        project.must("run", "--select", "config.materialized:incremental")
+        project.must("run", "--select", "config.materialized:token_tracking_rollup")
         project.must("seed")
         Roles().apply(connection)
         connection.execute("insert into token_tracking_raw.tenant_readers values ('r1', 'acme')")

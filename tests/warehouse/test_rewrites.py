@@ -28,7 +28,7 @@ NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 RAW = "token_tracking_raw.usage_events"
 OWNERS = "token_tracking_raw.agent_owners"
-ROLLUPS_ALONE = ("run", "--select", "config.materialized:incremental")
+ROLLUPS_ALONE = ("run", "--select", "config.materialized:token_tracking_rollup")
 GENERATED = "alter table {0} add column day date generated always as (date '2026-01-01') stored"
 REWRITES = [
     (RAW, GENERATED),
@@ -152,7 +152,8 @@ def test_a_wait_for_a_change_of_a_table_ends_in_a_sentence(
 ) -> None:
     usage(warehouse)
     project.must("run")
-    hasty = Edit("macros/build/wait_for_inputs.sql", "lock_timeout = '60s'", "lock_timeout = '1s'")
+    wait = "begin\n        set local lock_timeout = "
+    hasty = Edit("macros/protocol/begin_build.sql", f"{wait}'60s'", f"{wait}'1s'")
     project = DbtProject(project.env, project.scratch, (hasty,))
     with closing(warehouse.connect(autocommit=False)) as other:
         other.execute("set application_name = 'nightly'; lock table token_tracking_raw.usage_voids")
@@ -168,14 +169,14 @@ def test_a_wait_for_a_change_of_a_table_ends_in_a_sentence(
 # Without the locks a build's snapshot may be older than the file that it reads.
 UNLOCKED = (
     Edit(
-        "macros/build/begin_snapshot.sql",
+        "macros/protocol/begin_build.sql",
         "lock table {{ inputs | join(', ') }} in access share mode;",
         "",
     ),
-    Edit("macros/build/begin_snapshot.sql", "{{ wait_for_inputs(inputs) }}", ""),
+    Edit("macros/protocol/begin_build.sql", "{{ wait_for_inputs(inputs) }}", ""),
 )
 # Without a look at what lies behind the ends of the raw tables.
-BLIND = Edit("macros/build/lies_behind.sql", "{{ rows }}.ctid >", "false and {{ rows }}.ctid >")
+BLIND = Edit("macros/protocol/raw_changes.sql", "{{ rows }}.ctid >", "false and {{ rows }}.ctid >")
 
 
 @pytest.mark.parametrize(("table", "rewrite"), REWRITES, ids=REWRITE_IDS)

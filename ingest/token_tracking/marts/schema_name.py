@@ -13,7 +13,7 @@ _NEVER: Final = re.compile(r"""["'\\\x00-\x1f\x7f]""")
 
 
 def schema_name(name: str) -> str:
-    """Return the name where dbt can build under it: as macros/overrides/check_schema_name.sql.
+    """Return the name where dbt can build under it: as macros/overrides/generate_schema_name.sql.
 
     Raises:
         typer.BadParameter: it cannot.

@@ -34,7 +34,12 @@ class Scope(StrEnum):
 
 
 _WORDS = {
-    Scope.ROLLUPS: ("run", "--select", "config.materialized:incremental", "--no-populate-cache"),
+    Scope.ROLLUPS: (
+        "run",
+        "--select",
+        "config.materialized:token_tracking_rollup",
+        "--no-populate-cache",
+    ),
     Scope.MODELS: ("run",),
     Scope.PROJECT: ("build", "--resource-type", "model", "--resource-type", "seed"),
 }
@@ -81,7 +86,7 @@ class ResidentDbt:
         return [
             f'"{node.schema}"."{node.alias}"'
             for node in self._read_manifest().nodes.values()
-            if node.resource_type == "model" and node.config.materialized in {"incremental", "view"}
+            if node.resource_type == "model"
         ]
 
     def build(self, scope: Scope) -> None:

@@ -11,9 +11,9 @@ found as (
     from {{ model }}
     where
     {%- if period == 'usage_month' %}
-        {{ reconciled(period, month_of('changes.usage_date'), changes) }}
+        {{ is_compared(period, month_of('changes.usage_date'), changes) }}
     {%- else %}
-        {{ reconciled(period, 'changes.' ~ period, changes) }}
+        {{ is_compared(period, 'changes.' ~ period, changes) }}
     {%- endif %}
 ),
 
@@ -26,14 +26,14 @@ expected as (
         {{ condition }}
     {%- if period == 'usage_month' %}
         -- every day of the months, by the index on days
-        and {{ reconciled(
+        and {{ is_compared(
             'usage_date',
             "generate_series(" ~ month_of('changes.usage_date') ~ "::timestamp, "
             ~ month_of('changes.usage_date') ~ " + interval '1 month - 1 day', '1 day')::date",
             changes
         ) }}
     {%- else %}
-        and {{ reconciled(period, 'changes.' ~ period, changes) }}
+        and {{ is_compared(period, 'changes.' ~ period, changes) }}
     {%- endif %}
 )
 

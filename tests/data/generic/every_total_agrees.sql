@@ -3,7 +3,7 @@
 {{ changes.mark }}
 {%- set marts = {'base': model, 'hourly': ref('hourly_token_usage')} -%}
 {%- set coarser = {'daily': ref('daily_token_usage'), 'monthly': ref('monthly_token_usage')} -%}
-{#- The hours that a build changed are no whole days: these have tests of their own. -#}
+{#- A build compares hours, not whole days: days and months have other tests in a build. -#}
 {%- do marts.update(coarser if 'full' in config.get('tags', []) else {}) -%}
 with
 
@@ -19,7 +19,7 @@ raw_events as (
         tokens,
         event_count
     from {{ mart }}
-    where {{ reconciled('usage_hour', 'changes.usage_hour', changes) }}
+    where {{ is_compared('usage_hour', 'changes.usage_hour', changes) }}
 )
 {%- endfor %}
 

@@ -12,7 +12,7 @@ left join {{ source('token_tracking_raw', 'usage_events') }} as events
         conflicts.tenant_id = events.tenant_id
         and conflicts.idempotency_key = events.idempotency_key
 where
-    -- a void settles it: the key counts no more
+    -- a void settles it: the key no longer counts
     not exists (
         select 1
         from {{ source('token_tracking_raw', 'usage_voids') }} as voids

@@ -10,7 +10,7 @@ select
 from {{ model }} as base
 where
     base.attribution_rule = 'unknown_agent'
-    and {{ reconciled('base.usage_hour', 'changes.usage_hour', changes) }}
+    and {{ is_compared('base.usage_hour', 'changes.usage_hour', changes) }}
 group by
     base.agent_id,
     base.requester_tenant_id

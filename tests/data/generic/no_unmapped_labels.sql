@@ -15,7 +15,7 @@ cross join lateral (
 ) as labels (label_kind, label)
 where
     labels.label is not null
-    and {{ reconciled('base.usage_hour', 'changes.usage_hour', changes) }}
+    and {{ is_compared('base.usage_hour', 'changes.usage_hour', changes) }}
 group by
     labels.label_kind,
     labels.label

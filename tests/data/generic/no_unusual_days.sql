@@ -9,7 +9,7 @@ days as (
         tenant_id,
         sum(tokens) as tokens
     from {{ model }}
-    where {{ reconciled('usage_date', 'changes.usage_date', changes) }}
+    where {{ is_compared('usage_date', 'changes.usage_date', changes) }}
     group by
         usage_date,
         tenant_id

@@ -15,7 +15,7 @@ requesters as (
 payers as (
     select *
     from {{ marts[period] }}
-    where {{ reconciled(period, 'changes.usage_hour', changes) }}
+    where {{ is_compared(period, 'changes.usage_hour', changes) }}
 )
 
 {{ differing_totals(

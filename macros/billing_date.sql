@@ -1,3 +1,0 @@
-{% macro billing_date(instant) -%}
-    ({{ instant }} at time zone '{{ var('billing_timezone') | replace("'", "''") }}')::date
-{%- endmacro %}

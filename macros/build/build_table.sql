@@ -1,3 +1,0 @@
-{% macro build_table(name, schema=target.schema) -%}
-    "{{ schema }}".{{ name }}
-{%- endmacro %}

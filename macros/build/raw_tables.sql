@@ -1,3 +1,0 @@
-{% macro raw_tables() %}
-    {{ return(['usage_events', 'usage_voids', 'agent_owners']) }}
-{% endmacro %}

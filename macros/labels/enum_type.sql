@@ -1,3 +1,0 @@
-{% macro enum_type(name) -%}
-    "{{ target.schema }}".{{ name }}
-{%- endmacro %}

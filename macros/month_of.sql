@@ -1,3 +1,0 @@
-{% macro month_of(day) -%}
-    date_trunc('month', {{ day }}::timestamp)::date
-{%- endmacro %}

@@ -1,0 +1,22 @@
+{% macro input_fingerprint() %}
+    {#- Everything that the base is a function of, except for the rows that raw tables gain. Its query
+        holds the rules, the lists of labels and the billing time zone: nobody has to remember to raise
+        a version. A table that was restored or emptied has another file. -#}
+    {% set query %}
+        select concat_ws(
+            ', ',
+            'query {{ local_md5(sql) }}',
+            'cluster ' || (select control.system_identifier from pg_control_system() as control),
+            'database ' || (select oid from pg_database where datname = current_database()),
+            {%- for table in raw_tables() %}
+            {%- set name = source('token_tracking_raw', table).include(database=false) %}
+            'file ' || pg_relation_filenode('{{ name }}'::regclass),
+            {%- endfor %}
+            {%- for view in ['stg_usage__events', 'stg_usage__voids', 'stg_usage__agent_owners'] %}
+            'view ' || md5(pg_get_viewdef('{{ ref(view).include(database=false) }}'::regclass)),
+            {%- endfor %}
+            'aliases ' || {{ aliases_digest() }}
+        )
+    {% endset %}
+    {{ return(run_query(query).columns[0][0]) }}
+{% endmacro %}

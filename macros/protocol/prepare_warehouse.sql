@@ -1,0 +1,197 @@
+{% macro prepare_warehouse() %}
+    {#- What every build needs, made behind the builds' lock. dbt creates the schema before it builds; a
+        command that builds nothing needs nothing here. -#}
+    {% if execute %}
+        {% do check_root_project() %}
+    {% endif %}
+    {% if execute and run_query(
+        "select to_regnamespace('\"" ~ target.schema ~ "\"')::text"
+    ).columns[0][0] %}
+        {% do check_billing_timezone() %}
+        {% for list in enum_types().values() %}
+            {% do check_label_list(list, var(list)) %}
+        {% endfor %}
+        {% if not is_prepared() %}
+            {#- dbt runs hooks outside of a transaction, in which the lock would be gone at once.
+                "if not exists" looks before it writes: what another build creates at the same moment
+                is there at the next attempt. -#}
+            {% call statement('begin_preparation', auto_begin=false) %}
+                begin isolation level read committed;
+                do $create$
+                begin
+                    loop
+                        begin
+                            {{ create_build_table('build_state') }}
+                            exit;
+                        exception when unique_violation or duplicate_table or duplicate_object then
+                            null;
+                        end;
+                    end loop;
+                end
+                $create$;
+                {{ lock_builds() }};
+            {% endcall %}
+            {% do create_enum_types() %}
+            {% do run_query(short_lock_timeout()) %}
+            {% for name in build_tables() %}
+                {% do complete_build_table(name) %}
+            {% endfor %}
+            {% do run_query('commit') %}
+        {% endif %}
+    {% endif %}
+{% endmacro %}
+
+
+{% macro is_prepared() %}
+    {% set query %}
+        select
+            {%- for type, list in enum_types().items() %}
+            array(
+                select enumlabel::text from pg_enum
+                where enumtypid = to_regtype('{{ enum_type(type) }}')::oid
+                order by enumsortorder
+            ) = {{ text_array(var(list)) }} and
+            {%- endfor %}
+            {%- for name, table in build_tables().items() %}
+            (
+                select count(*) = {{ table['columns'] | length }}
+                from pg_attribute
+                where
+                    attrelid = to_regclass('{{ build_table(name) }}')
+                    and attname = any({{ text_array(table['columns'].keys()) }})
+                    and not attisdropped
+            ){{ " and" if not loop.last }}
+            {%- endfor %}
+    {% endset %}
+    {{ return(run_query(query).columns[0][0]) }}
+{% endmacro %}
+
+
+{% macro build_table(name, schema=target.schema) -%}
+    "{{ schema }}".{{ name }}
+{%- endmacro %}
+
+
+{% macro build_tables() %}
+    {#- The tables in which builds keep what they need, each column with its type and its meaning. This
+        is the only list of them: a column that is added here is added to existing tables too. -#}
+    {% set tables = {
+        'build_state': {
+            'meaning': 'One row per model: what its newest build saved. Its lock is that of all builds.',
+            'key': ['model'],
+            'columns': {
+                'model': ['text', 'Name of the model.'],
+                'relation_oid': [
+                    'oid not null',
+                    'The relation that this is the state of: one that was dropped and created again is empty.',
+                ],
+                'shape': ['text', 'Digest of columns, constraints and indexes.'],
+                'docs': ['text not null', 'Digest of the descriptions.'],
+                'fingerprint': ['text not null', 'What the rows are a function of, besides the rows that are read.'],
+                'basis': [
+                    'uuid not null',
+                    'Renewed by each whole rebuild; part of the fingerprint of what reads the relation.',
+                ],
+                'run_no': ['bigint', 'The number of the newest build that changed a row.'],
+                'log_schema': [
+                    'text',
+                    'The schema whose rollup_changes counts these runs: that of the base, another one under --defer.',
+                ],
+                'snapshot': ['pg_snapshot', 'What the newest build saw of the raw tables.'],
+                'as_of': ['timestamptz', 'A time by which all that had committed is counted.'],
+                'rebuilt_as_of': [
+                    'timestamptz', 'as_of of the newest whole rebuild, which leaves no log of changes.'
+                ],
+                'billing_timezone': ['text', 'The zone of the days.'],
+                'aliases': ['text', 'Digest of the aliases that labels were read with.'],
+                'definition': ['text', 'Digest of the relation, by which a restored one is recognized.'],
+                'read_to': ['jsonb', 'The end of each raw table.'],
+                'relation_file': [
+                    'oid',
+                    'The file of the relation, null for a view: one that was truncated or rewritten has another.',
+                ],
+            },
+        },
+        'rollup_changes': {
+            'meaning': 'One row per run, hour and date in which a build of the base changed a row.',
+            'key': ['run_no', 'usage_hour', 'usage_date'],
+            'columns': {
+                'run_no': ['bigint', 'The number of the build.'],
+                'usage_hour': ['timestamptz', 'The hour.'],
+                'usage_date': ['date', 'The day.'],
+            },
+        },
+        'build_proofs': {
+            'meaning': 'One row per test that was green: what it has compared, so that the next run continues from there.',
+            'key': ['test'],
+            'columns': {
+                'test': ['text', "dbt's name of the test."],
+                'basis': [
+                    'text not null',
+                    'The whole rebuilds of the compared rollups; after another one everything is compared.',
+                ],
+                'run_no': ['bigint not null', 'The run number up to which all changes were compared.'],
+            },
+        },
+    } %}
+    {#- A seed, which `dbt run` does not fill; a deferred build reads that of another schema. -#}
+    {% if not invocation_args_dict.get('defer') %}
+        {% do tables.update({
+            'label_aliases': {
+                'key': ['label_kind', 'alias'],
+                'columns': {
+                    'label_kind': ['text collate "C"'],
+                    'alias': ['text collate "C"'],
+                    'label': ['text collate "C"'],
+                },
+            },
+        }) %}
+    {% endif %}
+    {{ return(tables) }}
+{% endmacro %}
+
+
+{% macro create_build_table(name) -%}
+    {%- set table = build_tables()[name] -%}
+    create table if not exists {{ build_table(name) }} (
+        {%- for column, definition in table['columns'].items() %}
+        {{ column }} {{ definition[0] }},
+        {%- endfor %}
+        primary key ({{ table['key'] | join(', ') }})
+    );
+{%- endmacro %}
+
+
+{% macro complete_build_table(name) %}
+    {% set table = build_tables()[name] %}
+    {% do run_query(create_build_table(name)) %}
+    {% set query %}
+        select wanted.name
+        from unnest({{ text_array(table['columns'].keys()) }}) as wanted (name)
+        where
+            not exists (
+                select from pg_attribute
+                where
+                    attrelid = '{{ build_table(name) }}'::regclass
+                    and attname = wanted.name
+                    and not attisdropped
+            )
+    {% endset %}
+    {% for column in run_query(query).columns[0].values() %}
+        {% do run_query(
+            "alter table " ~ build_table(name) ~ " add column " ~ column ~ " "
+            ~ table['columns'][column][0]
+        ) %}
+    {% endfor %}
+    {% if table['meaning'] %}
+        {% set comments %}
+            comment on table {{ build_table(name) }}
+            is {{ string_literal(escape_single_quotes(table['meaning'])) }};
+            {%- for column, definition in table['columns'].items() %}
+            comment on column {{ build_table(name) }}.{{ column }}
+            is {{ string_literal(escape_single_quotes(definition[1])) }};
+            {%- endfor %}
+        {% endset %}
+        {% do run_query(comments) %}
+    {% endif %}
+{% endmacro %}

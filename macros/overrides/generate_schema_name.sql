@@ -13,7 +13,7 @@
 
 
 {% macro check_schema_name(name) %}
-    {#- As ingest/token_tracking/schema_name.py. The name of the schema for the rows that tests found is
+    {#- As ingest/token_tracking/marts/schema_name.py. The name of the schema for the rows that tests found is
         16 bytes longer, and PostgreSQL cuts a name at 63: two long names would share one. -#}
     {% set size = name.encode('utf-8') | length %}
     {% if not name or modules.re.search('["\'\\\\\\x00-\\x1f\\x7f]', name) %}

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.dbt_oracle import Settings
-from tests.dbt_project import ROOT
-from tests.dbt_warehouse import ROLLUPS, Event, Warehouse
+from tests.support import ROOT
+from tests.support.oracle import Settings
+from tests.support.warehouse import ROLLUPS, Event, Warehouse
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Database
+    from tests.support.databases import Database
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 GUIDE = (ROOT / "docs" / "using.md").read_text()

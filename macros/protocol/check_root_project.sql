@@ -1,7 +1,7 @@
 {% macro check_root_project() %}
     {#- Where this project is a package of another one, dbt takes materializations with the names `test`
-        and `seed` from the root project alone. Without this test the checks would compare all history
-        in each build, and without this seed `--full-refresh` would drop all views on the aliases. -#}
+        and `seed` from the root project alone. Without ours the checks would compare all history in each
+        build, and the seed would collide with the table of aliases that every build needs. -#}
     {% set root = context.get(project_name, {}) %}
     {% set missing = [] %}
     {% for name in ['seed', 'test'] if 'materialization_' ~ name ~ '_postgres' not in root %}

@@ -336,7 +336,7 @@ def test_a_later_attempt_says_nothing_about_an_earlier_one(arena: Arena, tally):
     arena.proxy.on_drop = fail_from_now_on
     with UsageTracker(
         dsn=arena.proxy.dsn(arena.name),
-        max_wait=1,
+        max_wait=3,
         spool_dir="/proc/nowhere",
         fallback=old_implementation,
     ) as tracker:

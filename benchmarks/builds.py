@@ -1,4 +1,4 @@
-"""dbt builds: what a build costs when little is new, when all is, and when nothing is."""
+"""dbt builds: the cost of a build with little new, with everything new, and with nothing new."""
 
 from __future__ import annotations
 

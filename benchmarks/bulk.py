@@ -1,4 +1,4 @@
-"""Many events at once: `track_many`, and `token-tracking load` of a file of a million."""
+"""Many events at once: `track_many`, and `token-tracking load` of a file with a million rows."""
 
 from __future__ import annotations
 

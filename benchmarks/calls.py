@@ -1,4 +1,4 @@
-"""Awaited calls: one call an event, from many tasks of one process."""
+"""Awaited calls: one call per event, from many tasks of one process."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def run(bench: Bench) -> list[Figure]:
             "≤", 25, " ms",
         ),
         Figure(
-            "3", "the loop held, at most", spread(held[1:], "ms", 1), "",
+            "3", "longest block of the event loop", spread(held[1:], "ms", 1), "",
             statistics.median(held[1:]), "≤", 5, " ms",
         ),
     ]  # fmt: skip

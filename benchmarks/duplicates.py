@@ -1,4 +1,4 @@
-"""Everything sent a second time: nothing is recorded, and nearly nothing written."""
+"""Every event sent a second time: nothing is recorded, and almost nothing is written."""
 
 from __future__ import annotations
 
@@ -52,5 +52,7 @@ def run(bench: Bench) -> list[Figure]:
             f"new: {spread(procedure_new, 'events/s')}",
             median_ratio(procedure_again, procedure_new), "≥", 1.5,
         ),
-        Figure("5", "WAL of them", spread(written, "%", 2), "", max(written), "≤", 2, " %"),
+        Figure(
+            "5", "WAL of the duplicates", spread(written, "%", 2), "", max(written), "≤", 2, " %",
+        ),
     ]  # fmt: skip

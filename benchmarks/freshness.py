@@ -1,4 +1,4 @@
-"""From the acknowledged call to the day's total, by `refresh --every 1s` at 2,000 events/s."""
+"""Time from a call's answer to the day's total, with `refresh --every 1s` at 2,000 events/s."""
 
 from __future__ import annotations
 

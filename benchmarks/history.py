@@ -1,4 +1,4 @@
-"""Calls with twenty million events already there, beside an empty table; and their disk."""
+"""Calls into a table of twenty million events and into an empty one, and the disk space used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(bench: Bench) -> list[Figure]:
     there, beside = there[1:], beside[1:]
     return [
         Figure(
-            "7", "20 million events there", spread(there, "events/s"),
+            "7", "20 million events stored", spread(there, "events/s"),
             f"empty: {spread(beside, 'events/s')}", median_ratio(there, beside), "≥", 0.8,
         ),
         Figure(

@@ -1,4 +1,4 @@
-"""One tenant with 90 % of the events, written by four processes, beside an even spread."""
+"""Four processes write 90 % of the events for one tenant, compared with an even distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`token-tracking validate` over ten million events: its time by the clock and its memory."""
+"""`token-tracking validate` over ten million events: elapsed time and memory."""
 
 from __future__ import annotations
 

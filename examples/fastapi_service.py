@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Connect before the first request; write what waits before the process ends."""
+    """Connect before the first request; write pending events before the process ends."""
     async with UsageTracker() as tracker:
         app.state.tracker = tracker
         yield
@@ -30,7 +30,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 async def tenant(x_tenant: Annotated[str, Header()]) -> AsyncIterator[None]:
-    """Say once who makes the calls of this request."""
+    """Set the tenant for all calls of this request."""
     with usage_context(tenant_id=x_tenant):
         yield
 
@@ -44,8 +44,8 @@ class Question(BaseModel):
 
 @app.post("/ask", dependencies=[Depends(tenant)])
 async def ask(question: Question, request: Request) -> dict[str, str]:
-    """Answer a question, and record what that cost."""
-    answer = question.text.upper()  # here a model would be called
+    """Answer a question, and record its token usage."""
+    answer = question.text.upper()  # a real service would call a model here
     await request.app.state.tracker.track_token_usage(
         input_tokens=len(question.text.split()),
         output_tokens=len(answer.split()),
@@ -58,11 +58,11 @@ async def ask(question: Question, request: Request) -> dict[str, str]:
 
 @app.get("/usage-statistics")
 async def usage_statistics(request: Request) -> dict[str, int]:
-    """Show how this process's calls ended, for monitoring."""
+    """Return how this process's calls ended, for monitoring."""
     stats = request.app.state.tracker.stats()
     return {
         "recorded": stats.recorded,
         "spooled": stats.spooled,
-        "not_counted": stats.conflict + stats.rejected,  # a person should look at these calls
-        "refused": stats.refused,  # nor recorded anywhere
+        "not_counted": stats.conflict + stats.rejected,  # somebody should look at these calls
+        "refused": stats.refused,  # neither recorded nor kept anywhere
     }

@@ -1,4 +1,4 @@
-"""Workers that a parent forks after it has loaded everything, as gunicorn and Celery do.
+"""Fork workers from a parent that has loaded everything, as gunicorn and Celery do.
 
 python examples/prefork_worker.py
 """
@@ -13,12 +13,12 @@ from token_tracking import UsageTracker
 WORKERS = 3
 JOBS = 20
 
-# Made before the fork, and used by the parent as well: each process gets a connection of its own.
+# Created before the fork, and also used by the parent: each process gets its own connection.
 tracker = UsageTracker()
 
 
 def work(worker: int) -> None:
-    """Do a worker's jobs; what waits in the end is written before it goes."""
+    """Do a worker's jobs; `close` writes pending events before the process ends."""
     for job in range(JOBS):
         tracker.track_token_usage_sync(
             "acme",

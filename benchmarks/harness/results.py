@@ -64,9 +64,10 @@ def _document(newest: Sequence[Mapping[str, object]]) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `make bench`; `make bench BENCH=name` measures one again. Client and server"
-        " share the machine. Absolute times depend on it; the numbers are ratios to a peer in the"
-        " same run, the median of neighbouring pairs, except where a unit stands behind them.",
+        "`make bench` writes this page; `make bench BENCH=name` repeats one benchmark. Client and"
+        " server share the machine, so absolute times depend on it. In rows with a peer, the number"
+        " is the ratio to the peer in the same run: the median over neighbouring pairs or, for"
+        " `counters`, the ratio of the medians. In rows without a peer, it is the measured value.",
         "",
         f"Server: {settings}.",
     ]

@@ -218,7 +218,7 @@ def test_the_demo_prints_the_excerpt_of_the_front_page(
 
 def test_each_guarantee_names_its_test():
     rows = re.findall(r"^\| .* \| (\[`test_.*) \|$", README.read_text("utf-8"), flags=re.MULTILINE)
-    named = [link for row in rows for link in re.findall(r"\[`(\w+)`\]\((tests/\w+\.py)\)", row)]
+    named = [link for row in rows for link in re.findall(r"\[`(\w+)`\]\((tests/[\w/]+\.py)\)", row)]
     assert len(rows) > 10
     assert len(named) >= len(rows)
     missing = [

@@ -13,7 +13,7 @@ def seconds_of(text: str, *, least: float, most: float) -> float:
     """Return a duration in seconds.
 
     Raises:
-        ValueError: it is none, or not between `least` and `most` seconds.
+        ValueError: it is not a duration, or not between `least` and `most` seconds.
 
     """
     match = _WRITTEN.fullmatch(text.strip())

@@ -87,7 +87,7 @@ class Target:
         """
         given = given_dsn(dsn)
         if problem := dsn_problem(given):
-            message = f"TOKEN_TRACKING_DSN is no connection string: {problem}"
+            message = f"TOKEN_TRACKING_DSN is not a valid connection string: {problem}"
             raise SettingsError(message)
         options = conninfo_to_dict(given)
         read = _resolved(given)

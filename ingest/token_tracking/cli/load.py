@@ -123,7 +123,7 @@ def load_command(
         message = f"{file_format!r} is neither csv nor jsonl"
         raise typer.BadParameter(message, param_hint="--format")
     if alike not in {None, *Alike}:
-        message = f"{alike!r} is none of stop, skip and record"
+        message = f"{alike!r} is not one of stop, skip and record"
         raise typer.BadParameter(message, param_hint="--alike")
     if not undo and (dry_run or yes or reason):
         message = "--dry-run, --yes and --reason belong to --undo"

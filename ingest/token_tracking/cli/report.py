@@ -88,5 +88,5 @@ def _first_day(month: str) -> date:
     try:
         return datetime.strptime(month, "%Y-%m").date()  # noqa: DTZ007  # a month has no zone
     except ValueError as error:
-        message = f"{month!r} is no month; one is written as 2026-03"
+        message = f"{month!r} is not a month; write it as 2026-03"
         raise typer.BadParameter(message, param_hint="--month") from error

@@ -73,9 +73,9 @@ class NamedFunction:
         except Exception as error:
             raise self._error(f"cannot be imported, {type(error).__name__}") from error
         if not callable(found):
-            raise self._error("is no function")
+            raise self._error("is not a function")
         if getattr(found, "__module__", "").split(".")[0] == "token_tracking":
-            raise self._error("is token_tracking's own: name the implementation of before")
+            raise self._error("is token_tracking's own: name the earlier implementation")
         return found
 
     def _error(self, why: str) -> SettingsError:

@@ -210,7 +210,7 @@ class Writer:
             max(0.1, until - time.monotonic())
         )
         if self._fallback is not None and not has_ended:
-            logger.error("the fallback still runs: who waits for it is told so")
+            logger.error("the fallback is still running: calls that wait for it are answered False")
             self._fallback.tell_late(float("inf"))  # the watch thread stops next
         self._watching = False
         self._watch.ring()

@@ -171,7 +171,7 @@ def _integer_of(field: str, text: str) -> int | None:
     if not text:
         return None
     if _INTEGER.fullmatch(text) is None:
-        reason = f"{field}: text that is no integer; must be an integer from 0 to {MAX_TOKENS}"
+        reason = f"{field}: text that is not an integer; must be an integer from 0 to {MAX_TOKENS}"
         raise InvalidUsageError(reason)
     # Longer integers are out of range anyway, and Python refuses to convert very long ones.
     return int(text[:_DIGITS_OF_ANY_INTEGER]) if text.strip("+-0") else 0
@@ -181,7 +181,7 @@ def _object_of(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = "metadata: text that is no JSON; must be an object"
+        reason = "metadata: text that is not JSON; must be an object"
         raise InvalidUsageError(reason) from error
 
 
@@ -198,8 +198,8 @@ def zone_of(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         message = (
-            f"{name!r} is no time zone that this machine knows: an IANA name, as Europe/Berlin "
-            "(pip install tzdata where the system has no time zones)"
+            f"{name!r} is not a time zone that this machine knows: use an IANA name, such as "
+            "Europe/Berlin (pip install tzdata if the system has no time zones)"
         )
         raise LoadError(message) from error
 
@@ -263,11 +263,14 @@ def _assignment(option: str, text: str) -> tuple[str, str]:
     field = field.strip()
     if not equals:
         message = (
-            f"{option}: {text!r} is no field=... (a comma inside a name or value is written \\,)"
+            f"{option}: {text!r} is not of the form field=... "
+            "(a comma inside a name or value is written \\,)"
         )
         raise LoadError(message)
     if field not in EVENT_FIELDS:
-        message = f"{option}: {field!r} is no field of an event; it has {', '.join(EVENT_FIELDS)}"
+        message = (
+            f"{option}: {field!r} is not a field of an event; it has {', '.join(EVENT_FIELDS)}"
+        )
         raise LoadError(message)
     if not value:
         message = f"{option}: {field} is given nothing"

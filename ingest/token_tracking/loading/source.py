@@ -81,7 +81,7 @@ class Source:
         known = given or SUFFIXES.get(file.suffix.lower())
         if known is None:
             message = (
-                f"{path}: its suffix is none of {', '.join(SUFFIXES)}: "
+                f"{path}: its suffix is not one of {', '.join(SUFFIXES)}: "
                 "say --format csv or --format jsonl"
             )
             raise LoadError(message)

@@ -234,7 +234,7 @@ def _take_turn(
                 return own_role
         except _MADE_MEANWHILE:  # another apply has created it and committed
             continue
-    message = "the schema token_tracking_raw is made and dropped again and again: apply once more"
+    message = "the schema token_tracking_raw is created and dropped repeatedly: apply again"
     raise SchemaError(message)
 
 

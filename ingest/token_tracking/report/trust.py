@@ -131,7 +131,7 @@ def _equals_raw(reading: Reading, scope: Scope) -> Check:
             f"{proof.raw_tokens:,} tokens in {_count(proof.raw_event_count, 'raw event')}, "
             f"{proof.tokens:,} tokens in {_count(proof.event_count, 'call')} by the totals. Rows "
             "were changed past the builds, by hand or by a restore: dbt build --full-refresh "
-            "counts all anew.",
+            "recounts everything.",
         )
     each = ", tenant by tenant," if scope.tenant is None else ""
     return Check(

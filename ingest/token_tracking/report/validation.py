@@ -45,7 +45,8 @@ class Validation(BaseModel):
         except ValidationError as error:
             place = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its text"
             message = (
-                f"{file} is no result of token-tracking validate --format json: see {place} in it"
+                f"{file} is not a result of token-tracking validate --format json: "
+                f"see {place} in it"
             )
             raise ReportError(message) from error
 

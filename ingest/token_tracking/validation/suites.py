@@ -287,7 +287,7 @@ def _raw_events() -> Suite:
                 key,
                 _RAW_RULES,
                 "The procedures refuse such an event, so something else wrote it: take that "
-                "writer's rights away, void the event and record it anew under another key.",
+                "writer's rights away, void the event and record it again under another key.",
             ),
         ),
     )

@@ -1,4 +1,4 @@
-"""What services import today: every public name of `token_tracking`, under its old address.
+"""The module that existing services import: re-exports every public name of `token_tracking`.
 
 `common` has no `__init__.py`: as a namespace package it never hides a service's own `common`.
 """

@@ -1,7 +1,6 @@
-"""Exact LLM token metering: one call an event, every total computed from the events.
+"""Exact LLM token metering: each call is one event, every total is computed from the events.
 
-Names are imported when they are first used: importing this package loads no driver and starts
-nothing.
+Names are imported at first use: importing this package loads no driver and starts no thread.
 """
 
 from __future__ import annotations
@@ -141,7 +140,7 @@ def __getattr__(name: str) -> object:
 
 
 def _too_late(name: str) -> object:
-    """Return what answers in a destructor that Python calls when nothing can be imported."""
+    """Return a stand-in for a destructor that calls when nothing can be imported any more."""
 
     def refused(*_: object, **__: object) -> bool | list[bool]:
         if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]

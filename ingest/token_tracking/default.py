@@ -1,4 +1,4 @@
-"""The functions that services call, and the default tracker behind them."""
+"""The module-level functions that services call, and the default tracker behind them."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _default: Final[dict[None, UsageTracker]] = {}
 
 
 def default_tracker() -> UsageTracker:
-    """Return the tracker behind the module's functions: made at first use, closed at exit.
+    """Return the tracker behind the module's functions: created at first use, closed at exit.
 
-    A setting in the environment that breaks a rule is logged, and every call answers False: a
-    service must not fail for its metering.
+    If a setting in the environment is invalid, the error is logged and every call returns False:
+    metering must not make the service fail.
     """
-    # Without a lock, which a signal's handler that interrupts the first call could meet: of two
-    # that are made at once, the first counts, and the other one has started nothing.
+    # No lock here: a signal handler that interrupts the first call could deadlock on it. If two
+    # trackers are created at once, the first one is kept; the other one has started nothing.
     return _default.get(None) or _default.setdefault(None, _new_default())
 
 
 def _configured(make: Callable[P, UsageTracker]) -> Callable[P, UsageTracker]:
     def configure(*args: P.args, **kwargs: P.kwargs) -> UsageTracker:
-        """Make the tracker behind the module's functions: once, before the first call of them.
+        """Configure the tracker behind the module's functions: once, before their first call.
 
-        Takes what `UsageTracker` does; what is not given comes from `TOKEN_TRACKING_*`.
+        Accepts the arguments of `UsageTracker`; the others come from `TOKEN_TRACKING_*`.
 
         Raises:
-            SettingsError: a setting breaks a rule, or the tracker was made already.
+            SettingsError: a setting is invalid, or the tracker already exists.
 
         Example:
             >>> configure(max_wait=1, fallback="billing.old:track")  # doctest: +SKIP
@@ -76,7 +76,7 @@ def _new_default() -> UsageTracker:
 def _of_default(
     method: Callable[Concatenate[UsageTracker, P], R],
 ) -> Callable[P, R]:
-    """Make the function that calls the method of the default tracker."""
+    """Make a function that calls the method on the default tracker."""
 
     @wraps(method)
     def function(*args: P.args, **kwargs: P.kwargs) -> R:

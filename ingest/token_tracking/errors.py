@@ -1,4 +1,4 @@
-"""Every error that this package raises, each with its datum and whether a retry can help."""
+"""The errors that this package raises, each with its data and whether a retry can help."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import ClassVar
 
 
 class TokenTrackingError(Exception):
-    """Base of all errors of this package.
+    """Base class of all errors of this package.
 
-    `retryable` says whether the same call can succeed later without any change. `told` is what each
-    event of a `track_many` came to, where that raised.
+    `retryable` says whether the same call can succeed later without any change. If `track_many`
+    raised the error, `told` holds the result of each of its events.
     """
 
     retryable: ClassVar[bool] = False
@@ -17,7 +17,7 @@ class TokenTrackingError(Exception):
 
 
 class InvalidUsageError(TokenTrackingError):
-    """A call's input breaks a rule; the payload is kept as a rejection."""
+    """A call's input is invalid; the payload is kept as a rejection."""
 
     def __init__(self, reason: str) -> None:
         self.reason: str = reason
@@ -25,7 +25,7 @@ class InvalidUsageError(TokenTrackingError):
 
 
 class UsageConflictError(TokenTrackingError):
-    """The key is known with another payload; the first counts, this one is kept as a conflict."""
+    """The key was used with another payload; the first counts, this one is kept as a conflict."""
 
     def __init__(self, reason: str) -> None:
         self.reason: str = reason
@@ -33,7 +33,7 @@ class UsageConflictError(TokenTrackingError):
 
 
 class NotDurableError(TokenTrackingError):
-    """It is not known that the event is durable: nothing could take it within the bounded wait."""
+    """The event is not known to be durable: neither database nor disk took it in time."""
 
     retryable: ClassVar[bool] = True
 
@@ -43,17 +43,17 @@ class NotDurableError(TokenTrackingError):
 
 
 class SettingsError(TokenTrackingError):
-    """A setting, given as an argument or as `TOKEN_TRACKING_*`, breaks a rule."""
+    """A setting, given as an argument or as `TOKEN_TRACKING_*`, is invalid."""
 
 
 class SchemaError(TokenTrackingError):
-    """The raw schema cannot be brought to this version."""
+    """The raw schema cannot be created or upgraded."""
 
 
 class SpoolError(TokenTrackingError):
-    """The local spool cannot take or give what waits.
+    """The local spool cannot be written or read.
 
-    `full`: only for want of room. `uncertain`: it may have been taken even so.
+    `full` if only space is missing. `uncertain` if the requests may have been written even so.
     """
 
     retryable: ClassVar[bool] = True
@@ -69,7 +69,7 @@ class ServerError(TokenTrackingError):
 
 
 class LoadError(TokenTrackingError):
-    """A file cannot be loaded; `line` is its 1-based line, where one is to blame."""
+    """A file cannot be loaded; `line` is the 1-based line at fault, if there is one."""
 
     def __init__(self, message: str, *, line: int | None = None) -> None:
         self.line: int | None = line
@@ -77,7 +77,7 @@ class LoadError(TokenTrackingError):
 
 
 class DemoError(TokenTrackingError):
-    """The demo cannot go on."""
+    """The demo cannot continue."""
 
 
 class WarehouseError(TokenTrackingError):
@@ -85,7 +85,7 @@ class WarehouseError(TokenTrackingError):
 
 
 class BuildError(WarehouseError):
-    """dbt failed; `nodes` are those that did, none where it came to none."""
+    """dbt failed; `nodes` are the failed nodes, empty if it failed before the first one."""
 
     retryable: ClassVar[bool] = True
 
@@ -95,7 +95,7 @@ class BuildError(WarehouseError):
 
 
 class ReportError(TokenTrackingError):
-    """There is no usage report of what was asked for."""
+    """The requested usage report cannot be made."""
 
 
 class CompareError(TokenTrackingError):
@@ -107,4 +107,4 @@ class QualityError(TokenTrackingError):
 
 
 class NothingToCheckError(QualityError):
-    """There are no events, or no totals of them: neither right nor wrong."""
+    """There are no events, or no totals of them, so there is nothing to validate."""

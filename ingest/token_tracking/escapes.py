@@ -1,8 +1,8 @@
-r"""Text that came from data, in the form in which a terminal shows it and does not obey it.
+r"""Escapes text from data, so that a terminal displays it instead of interpreting it.
 
-What cannot be seen, moves the cursor, turns the direction of reading or ends a line is written as
-Python writes it in a string: \x1b, \u202e, \n. A backslash becomes two, so that the form tells
-apart whatever differs.
+Characters that are invisible, move the cursor, change the reading direction or end a line are
+written like in a Python string: \x1b, \u202e, \n. A backslash is doubled, so that different texts
+stay different.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What takes no ink though Unicode calls it a letter, a mark or a symbol.
+# Invisible characters that Unicode classifies as letters, marks or symbols.
 _WITHOUT_INK: Final = (
     "\u034f\u115f-\u1160\u17b4-\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0000-\U000e0fff"
@@ -25,13 +25,13 @@ _SPACES: Final = re.compile(r"^ +| +$|(?<= ) +")
 
 
 class Escaped(str):
-    """A text that has this form."""
+    """A text that is escaped already."""
 
     __slots__ = ()
 
 
 def escaped(text: str, *, keep: str = "") -> Escaped:
-    """Return a text in which every character is seen; those of `keep` stay as they are."""
+    """Return a text with every character visible; the characters in `keep` are not escaped."""
     if isinstance(text, Escaped):
         return text
     if text.isascii() and text.isprintable() and "\\" not in text:
@@ -40,14 +40,14 @@ def escaped(text: str, *, keep: str = "") -> Escaped:
 
 
 def spelled_out(text: str) -> Escaped:
-    """Return a text in ASCII, without a space that nobody notices: it is like no other text."""
+    """Return a text as ASCII without spaces that are easily overlooked: no two texts look alike."""
     return Escaped(_SPACES.sub(lambda found: r"\x20" * len(found.group()), _escape(text)))
 
 
 def likeness(text: str) -> str:
-    """Return what is the same for texts that people take for one.
+    """Return a value that is equal for texts which people would confuse.
 
-    They differ in case, white space, characters without ink, or in how Unicode writes a letter.
+    Such texts differ in case, white space, invisible characters, or the Unicode form of a letter.
     """
     decomposed = unicodedata.normalize("NFKD", text).casefold()
     return "".join(one for one in decomposed if not one.isspace() and _is_seen(one))
@@ -56,7 +56,7 @@ def likeness(text: str) -> str:
 def json_text(
     value: object, *, indent: int | None = None, default: Callable[[object], object] | None = None
 ) -> str:
-    """Return a value as JSON in printable ASCII, which no terminal obeys either."""
+    """Return a value as JSON in printable ASCII, which is safe for a terminal, too."""
     return json.dumps(value, indent=indent, default=default).replace("\x7f", r"\u007f")
 
 

@@ -1,4 +1,4 @@
-"""Which database a connection string and libpq's variables lead to, for people's eyes."""
+"""Describes, for people, the database that a connection string and libpq's variables lead to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .errors import SettingsError
 if TYPE_CHECKING:
     from typing import Self
 
-# Options of other programs that people give to libpq; other words may be pieces of a password.
+# Options of other programs that users pass to libpq; any other word may be part of a password.
 _FOREIGN: Final = {
     *("pool_size", "max_overflow", "pool_timeout", "pool_recycle", "pool_pre_ping", "echo"),
     *("schema", "pgbouncer", "connection_limit", "sslaccept", "charset", "ssl", "sslmode"),
@@ -36,12 +36,12 @@ _NO_SCHEMA: Final = (
 
 
 def given_dsn(dsn: str | None = None) -> str:
-    """Return a connection string, by default that of TOKEN_TRACKING_DSN, without outer space."""
+    """Return a connection string, by default TOKEN_TRACKING_DSN, without outer space."""
     return (dsn if dsn is not None else os.environ.get("TOKEN_TRACKING_DSN", "")).strip()
 
 
 def dsn_problem(dsn: str) -> str | None:
-    """Say why libpq cannot read a connection string, without any piece of a password."""
+    """Return why libpq cannot parse a connection string, without any part of a password."""
     try:
         conninfo_to_dict(dsn)
     except psycopg.Error as error:
@@ -64,11 +64,11 @@ def _quoted_if_foreign(found: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a connection goes; never its password.
+    """The target of a connection, without its password.
 
-    A password that was not percent-encoded can end up in any part of a URL: `is_clear` is False
-    where a part looks like that, and then none is shown. `service` names one that libpq does not
-    find: then nothing else is known.
+    A password that was not percent-encoded can end up in any part of a URL: if a part looks like
+    that, `is_clear` is False and no part is shown. `service` is the name of a service that libpq
+    cannot find; nothing else is known then.
     """
 
     host: str = ""
@@ -82,12 +82,12 @@ class Target:
         """Return the target of a connection string, by default that of TOKEN_TRACKING_DSN.
 
         Raises:
-            SettingsError: it cannot be read.
+            SettingsError: it cannot be parsed.
 
         """
         given = given_dsn(dsn)
         if problem := dsn_problem(given):
-            message = f"TOKEN_TRACKING_DSN is no connection string: {problem}"
+            message = f"TOKEN_TRACKING_DSN is not a valid connection string: {problem}"
             raise SettingsError(message)
         options = conninfo_to_dict(given)
         read = _resolved(given)
@@ -103,14 +103,14 @@ class Target:
 
     @property
     def is_clear(self) -> bool:
-        """Say whether no part can hold a piece of a password."""
+        """Return whether no part can contain a part of a password."""
         parts = (self.host, self.user, self.database, self.service)
         port_is_number = all(part.isdecimal() for part in self.port.split(",")) or not self.port
         return port_is_number and all(_HARMLESS.fullmatch(part) for part in parts)
 
     @property
     def folder_name(self) -> str:
-        """Return a file name that is the same for the same server and database, for any user."""
+        """Return a file name that depends on server and database, but not on the user."""
         name = self.database or self.service
         server = "\n".join((self.host, self.port, name))
         clean = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:40]
@@ -125,7 +125,7 @@ class Target:
         return f"database {self.database} at {place}:{self.port} as user {self.user}"
 
     def explain(self, error: psycopg.Error) -> str:
-        """Say in one sentence what went wrong there, without any value of a row."""
+        """Describe an error in one sentence, without values of rows."""
         if isinstance(error, _NO_SCHEMA):
             return f"{self} has no token_tracking_raw schema: run token-tracking schema apply"
         said = error.diag.message_primary
@@ -137,18 +137,18 @@ class Target:
         return f"{self} cannot be reached: {said}"
 
     def said(self, error: psycopg.Error) -> str | None:
-        """Return what libpq says of a connection that failed; None where it may show a password."""
+        """Return libpq's message of a failed connection; None if it may show a password."""
         if not isinstance(error, psycopg.OperationalError) or not self.is_clear:
             return None
         return _one_line(str(error))
 
 
 def _resolved(dsn: str) -> dict[str, str]:
-    """Return what libpq makes of a string, its variables and service files; nothing if it cannot.
+    """Return libpq's options from a string, its variables and service files; empty if invalid.
 
-    libpq tells that of a connection alone. This one fails before it begins, for its sslmode.
+    libpq reveals them only for a connection. This one fails before it connects, due to its sslmode.
     """
-    never = make_conninfo(dsn, sslmode=_NEVER, password=_NEVER)  # which also leaves .pgpass unread
+    never = make_conninfo(dsn, sslmode=_NEVER, password=_NEVER)  # the password: skip .pgpass
     connection = PGconn.connect_start(never.encode())
     try:
         return {
@@ -161,7 +161,7 @@ def _resolved(dsn: str) -> dict[str, str]:
 
 
 def differing_databases() -> str | None:
-    """Say that TOKEN_TRACKING_DSN and libpq's variables lead to two databases, where they do."""
+    """Return a warning if TOKEN_TRACKING_DSN and libpq's variables lead to different databases."""
     ingest, others = Target.of(), Target.of("")
     if ingest.folder_name == others.folder_name:
         return None
@@ -172,7 +172,7 @@ def differing_databases() -> str | None:
 
 
 def _one_line(text: str) -> str:
-    """Return what libpq says of its last attempt, without its advice."""
+    """Return libpq's message about its last attempt, without its advice."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     failures = [line for line in lines if "failed" in line or "error" in line] or lines[:1]
     said = failures[-1] if failures else "no reason given"

@@ -1,4 +1,4 @@
-"""The tracker: records usage from one process; `default` has the one that services share."""
+"""The tracker that records one process's usage; `default` holds the one that services share."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 logger = SafeLogger(__name__)
 
 _CLOSE_SECONDS: Final = 10.0
-_TURN_SECONDS: Final = 0.001  # of a loop, at once
+_TURN_SECONDS: Final = 0.001  # that `track_many` holds an event loop before it yields
 _FAULT: Final = Answer(Outcome.REFUSED, "a fault in token_tracking, see the log")
 _UNAWAITED: Final = Answer(
     Outcome.REFUSED,
@@ -72,7 +72,7 @@ async def _settled(entry: Answer | Future) -> Answer:
 
 
 async def _all_settled(entries: Sequence[Answer | Future]) -> list[Answer]:
-    # Those of one batch are answered together: after the first, hardly one is waited for.
+    # A batch is answered at once: after its first entry, most others are done already.
     return [
         entry
         if isinstance(entry, Answer)
@@ -86,7 +86,7 @@ async def _all_settled(entries: Sequence[Answer | Future]) -> list[Answer]:
 def _in_sync(
     method: Callable[Concatenate[UsageTracker, P], Coroutine[object, object, R]],
 ) -> Callable[Concatenate[UsageTracker, P], R]:
-    """Make the twin for code without event loop: its futures block, so it is never suspended."""
+    """Make the synchronous version of a method: its futures block, so it is never suspended."""
 
     @wraps(method)
     def twin(self: UsageTracker, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -104,12 +104,14 @@ def _in_sync(
 
 @dataclass(frozen=True, slots=True)
 class TrackerStats:
-    """How the calls so far ended, each in exactly one of the first eight, and what waits now.
+    """Counts of finished calls by outcome, and of requests that are still waiting.
 
-    `flushed` tells, by outcome, what became later of what was spooled, in this process's time:
-    also of what another process had left. Of what still is in this process's spool, `early` is
-    ahead of the database's clock, and `locked` waits for a lock that another transaction holds, or
-    behind what does: both as of the last attempt.
+    Each finished call counts in exactly one of the first eight fields. `flushed` counts, by
+    outcome, the requests that this process sent after their call had returned: its own spooled
+    requests and those that another process left behind. `early` and `locked` count requests in
+    this process's spool, as of the last attempt to send them: `early` ones are ahead of the
+    database's clock, `locked` ones wait for a lock that another transaction holds, or behind a
+    request that does.
     """
 
     recorded: int
@@ -127,10 +129,10 @@ class TrackerStats:
 
 
 class UsageTracker:
-    """Records usage from one process through one connection and one thread of its own.
+    """Records the usage of one process through one connection and a background thread.
 
     Use it as a context manager, async or plain, or call `start` and `aclose` (or `close`). Settings
-    are arguments, `TOKEN_TRACKING_*` or defaults, in this order; see `TrackerSettings`. One tracker
+    come from arguments, then `TOKEN_TRACKING_*`, then defaults; see `TrackerSettings`. One tracker
     serves any number of event loops and threads.
 
     Raises:
@@ -156,7 +158,7 @@ class UsageTracker:
         settings: TrackerSettings | None = None,
     ) -> None:
         if settings is None and not is_in_task():
-            import_module(".target", __package__)  # with which settings check dsn
+            import_module(".target", __package__)  # the settings use it to check dsn
         if settings is not None and fallback is not None:
             settings = replace(settings, fallback=fallback)  # pyright: ignore[reportArgumentType]
         self.settings: TrackerSettings = settings or load_settings(
@@ -177,31 +179,35 @@ class UsageTracker:
         )
         self.new_future: Callable[[], Future | None] = new_future
         self.let_others_run: Callable[[], Awaitable[None]] = next_turn
-        # The same tracker, but who calls its methods blocks where a task would be suspended.
+        # The same tracker, whose methods block the calling thread instead of suspending a task.
         self.blocking = object.__new__(UsageTracker)
-        self.blocking.__dict__.update(self.__dict__)  # by hand, for `copy` imports even at the end
+        self.blocking.__dict__.update(self.__dict__)  # `copy` would import, at exit too
         self.blocking.new_future = BlockingFuture
         self.blocking.let_others_run = _no_turn
-        # Whoever forgets to close it keeps neither its threads nor its connection.
-        if can_start_threads():  # later there is nothing to drop
+        # A tracker that is never closed must not leak its threads and its connection.
+        if can_start_threads():  # at exit there are no threads to stop
             weakref.finalize(self, self._writer.drop).atexit = False
 
     def start(self) -> Self:
         """Import the driver and connect now rather than at the first call.
 
-        A database that cannot be reached is logged, not raised: the service starts without it.
+        If the database cannot be reached, the error is logged and not raised, so that the service
+        starts without it.
         """
         if self.settings.enabled:
             self._writer.start()
         return self
 
     def close(self, timeout: float = _CLOSE_SECONDS) -> None:
-        """Write what waits and stop; later calls answer False, unlike after the process's end."""
+        """Write all waiting requests and stop; later calls return False.
+
+        A tracker that the exit of the process closes still records later calls.
+        """
         if not self._writer.close(timeout):
             logger.error("%d event(s) still wait after %.1f s", self._writer.waiting(), timeout)
 
     async def aclose(self, timeout: float = _CLOSE_SECONDS) -> None:  # noqa: ASYNC109
-        """Do as `close`, without holding the event loop."""
+        """Close the tracker like `close`, without blocking the event loop."""
         await _apart(partial(self.close, timeout))
 
     def __enter__(self) -> Self:
@@ -228,7 +234,7 @@ class UsageTracker:
         await self.aclose()
 
     def stats(self) -> TrackerStats:
-        """Return how the calls so far ended and how many wait."""
+        """Return the counts of finished calls and of waiting requests."""
         ended = self._writer.outcomes()
         aside = self._writer.set_aside()
         return TrackerStats(
@@ -263,31 +269,33 @@ class UsageTracker:
         output_tokens: int | None = None,
         occurred_at: datetime | None = None,
     ) -> bool:
-        """Record one LLM or embedding call of a tenant and say whether it is durable.
+        """Record one LLM or embedding call of a tenant; return whether it is durable.
 
-        True: committed in PostgreSQL, now or by an earlier equal call with this key, or on local
-        disk, from where it goes to PostgreSQL when that can take it. False: refused (the reason is
-        logged, the payload kept as a rejection or conflict), or not known to be durable. Never
-        raises because of tracking, unless the tracker has `on_error="raise"`.
+        True: the event is committed in PostgreSQL, now or by an earlier equal call with this key,
+        or it is on local disk and will be sent when PostgreSQL is available. False: the event was
+        refused (the reason is logged, the payload kept as a rejection or conflict), or it is not
+        known to be durable. Tracking errors are never raised unless the tracker has
+        `on_error="raise"`.
 
         Args:
             tenant_id: the requester; ids are text of 1 to 255 characters or `UUID`.
-            tokens: tokens to count, an integral number of any type. 0 or None means the sum of its
-                parts; without parts there is nothing to count, and the answer is True. Given, at
-                least the sum of its parts.
+            tokens: tokens to count, an integral number of any type, at least the sum of
+                `input_tokens` and `output_tokens`. 0 or None means that sum; if neither is given,
+                there is nothing to count and the result is True.
             model: name of the model.
             agent_id: the agent that made the call; its owner at that time pays.
             conversation_id: kept with the event.
             collection_id: kept with the event.
-            token_type: a `TokenType` or its text; another text counts as unknown.
-            operation: an `Operation` or its text; another text counts as unknown.
-            metadata: a JSON object of at most 16 KiB, 8 deep. It never costs the event: what JSON
-                has not becomes text, and of what is larger the beginnings are kept.
-            idempotency_key: the caller's name for this call, the same at every retry of it and for
+            token_type: a `TokenType` or its text; any other text counts as unknown.
+            operation: an `Operation` or its text; any other text counts as unknown.
+            metadata: a JSON object of at most 16 KiB, nested at most 8 deep. Bad metadata never
+                causes the event to be refused: values that JSON cannot represent become text, and
+                larger values are truncated.
+            idempotency_key: the caller's name for this call, the same for every retry of it and for
                 no other call; without one, each call is an event of its own.
             input_tokens: prompt tokens, a part of `tokens`.
             output_tokens: completion tokens, a part of `tokens`.
-            occurred_at: when it happened (aware); default now.
+            occurred_at: when the call happened (aware); default now.
 
         Example:
             >>> await track_token_usage("acme", 42, "gpt-4o", operation="chat")  # doctest: +SKIP
@@ -310,29 +318,29 @@ class UsageTracker:
             "occurred_at": occurred_at,
         }
         entry = self._submit(call_request, fields)
-        # The usual one without a coroutine more.
+        # Await the usual future directly: one coroutine less per call.
         return self._told(
             await entry if isinstance(entry, asyncio.Future) else await _settled(entry)
         )
 
     async def track_many(self, events: Iterable[UsageEvent | Mapping[str, object]]) -> list[bool]:
-        """Record many events and say of each, in order, whether it is durable.
+        """Record many events; return for each, in order, whether it is durable.
 
-        A dictionary has the fields of `UsageEvent`. Events are taken from the iterable as they can
-        be sent, so memory stays bounded for any number of them. With `on_error="raise"` all are
-        sent, too; then the error of the first that would be False is raised, and its `told` is the
-        list.
+        A dictionary has the fields of `UsageEvent`. The iterable is consumed only as fast as events
+        can be sent, so memory use is bounded for any number of them. With `on_error="raise"`, all
+        events are still sent; then the error of the first failed one is raised, with the list of
+        results as its `told`.
         """
         answers: list[Answer] = []
         sent: list[Answer | Future] = []
         turn = time.perf_counter()
-        # What is no iterable is one event that is none: refused and kept, not raised.
+        # A non-iterable argument counts as one invalid event: reject and keep it, do not raise.
         for event in events if hasattr(type(events), "__iter__") else [events]:
             if time.perf_counter() - turn > _TURN_SECONDS:
                 await self.let_others_run()
                 turn = time.perf_counter()
             sent.append(self._submit(event_request, event))
-            # Two batches under way: one is written while the next one is made.
+            # Two batches in flight: one is written while the next one is built.
             if len(sent) == 2 * MAX_BATCH:
                 answers += await _all_settled(sent[:MAX_BATCH])
                 del sent[:MAX_BATCH]
@@ -345,9 +353,9 @@ class UsageTracker:
         return told
 
     async def void_usage(self, tenant_id: str | UUID, idempotency_key: str, reason: str) -> bool:
-        """Take an event out of all totals, whether it is there already or arrives later.
+        """Exclude an event from all totals, whether it is recorded already or arrives later.
 
-        The event itself stays recorded. A second void of the same event changes nothing.
+        The event itself stays recorded. Voiding the same event again has no effect.
 
         Example:
             >>> await void_usage("acme", "op-17", "test traffic")  # doctest: +SKIP
@@ -362,11 +370,12 @@ class UsageTracker:
         owner_tenant_id: str | UUID | None,
         valid_from: datetime | None = None,
     ) -> bool:
-        """Record who owns an agent, and so pays for its calls, from an instant (default: now) on.
+        """Record which tenant owns an agent, and pays for its calls, from `valid_from` on.
 
-        It holds until the agent's next such instant; None ends the ownership. Another owner for an
-        instant that is known already corrects it. Of several, the last to reach the database
-        counts: one that waited in the spool comes after those that were recorded meanwhile.
+        `valid_from` defaults to now. The ownership lasts until the agent's next `valid_from`; an
+        owner of None ends it. A second owner for the same `valid_from` corrects the first. Of
+        several corrections, the last to reach the database counts: one that waited in the spool
+        comes after those that were recorded in the meantime.
 
         Example:
             >>> await record_agent_owner("agent-7", "acme")  # doctest: +SKIP
@@ -384,7 +393,7 @@ class UsageTracker:
         return self._told(await _settled(self._submit(build, *given)))
 
     def _submit(self, build: Callable[[*Ts], Request | Answer], *given: *Ts) -> Answer | Future:
-        """Queue what `build` makes; the answer at once, where there is nothing to wait for."""
+        """Queue the request that `build` makes; return its answer, or a future of it."""
         if not self.settings.enabled:
             return self._ended(NO_OP)
         try:
@@ -398,7 +407,7 @@ class UsageTracker:
             refused = self._writer.submit(request)
             if refused is not None:
                 return self._ended(refused)
-            # Where nobody waits, it is counted by what becomes of it, like a cancelled call.
+            # A call that nobody can await is counted by its later outcome, like a cancelled one.
             return _UNAWAITED if request.future is None else request.future
         except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
             complaints.log(
@@ -426,7 +435,7 @@ class UsageTracker:
 
     @staticmethod
     def _error(answer: Answer) -> TokenTrackingError | None:
-        """Return what the answer is to a tracker that raises; None where it is True."""
+        """Return the error to raise for an answer; None if the answer counts as True."""
         if answer.outcome in _TRUE or (
             answer.outcome is Outcome.FALLBACK and answer.reason is None
         ):
@@ -441,18 +450,18 @@ class UsageTracker:
         return NotDurableError(reason)
 
     def spool_folder(self) -> Path:
-        """Return the folder of what waits on local disk for this tracker's database."""
+        """Return the folder that holds the spooled requests for this tracker's database."""
         return spool_folder_of(self.settings).path
 
 
 async def _apart(work: Callable[[], object]) -> None:
-    """Do it on a thread of its own and wait for its end, which its own bounds bring."""
+    """Run `work` on its own thread and await its end; `work` bounds its own duration."""
     future = new_future()
 
     def step() -> bool:
         try:
             work()
-        except Exception as error:  # noqa: BLE001  # who waits goes on
+        except Exception as error:  # noqa: BLE001  # the waiting task must go on
             logger.error("%s at start or end:\n%s", type(error).__name__, where(error))
         request = RejectionRequest(b"", "")
         request.future = future

@@ -80,7 +80,7 @@ print(track_token_usage_sync("acme", 42))
     [
         ("no_such_module:track", "no_such_module:track cannot be imported, ModuleNotFoundError"),
         ("billing_of_before:gone", "billing_of_before:gone cannot be imported, AttributeError"),
-        ("billing_of_before:count", "billing_of_before:count is no function"),
+        ("billing_of_before:count", "billing_of_before:count is not a function"),
         ("common.tracking:track_token_usage", "is token_tracking's own: name the implementation"),
     ],
 )

@@ -94,7 +94,7 @@ def test_load_with_bad_rows_says_where_and_exits_with_3(database: Database, tmp_
     ended = run("load", good, bad, "--set", "tenant_id=acme", env=database.env)
     assert ended.code == 3
     assert numbers(ended) == [9, 2, 0, 0, 7]
-    assert f"{bad}, line 2: rejection: tokens: text that is no integer" in ended.err
+    assert f"{bad}, line 2: rejection: tokens: text that is not an integer" in ended.err
     assert "2 more" in ended.err
     assert database.value(COUNT) == 2
 
@@ -201,7 +201,7 @@ def test_a_missing_column_is_one_sentence(database: Database, tmp_path: Path):
         ({"TOKEN_TRACKING_DSN": "postgresql://u:x@heim@127.0.0.1:1/d"}, "TOKEN_TRACKING_DSN"),
         (
             {"TOKEN_TRACKING_DSN": "password=geheim dbname"},
-            "TOKEN_TRACKING_DSN is no connection string",
+            "TOKEN_TRACKING_DSN is not a valid connection string",
         ),
     ],
 )

@@ -195,19 +195,19 @@ def test_an_empty_total_is_no_number(database, write):
 @pytest.mark.parametrize(
     ("field", "cell", "reason"),
     [
-        ("tokens", "12.5", "tokens: text that is no integer"),
-        ("tokens", "1e3", "tokens: text that is no integer"),
-        ("tokens", "1_000", "tokens: text that is no integer"),
-        ("tokens", "\uff11\uff12", "tokens: text that is no integer"),
-        ("tokens", "true", "tokens: text that is no integer"),
+        ("tokens", "12.5", "tokens: text that is not an integer"),
+        ("tokens", "1e3", "tokens: text that is not an integer"),
+        ("tokens", "1_000", "tokens: text that is not an integer"),
+        ("tokens", "\uff11\uff12", "tokens: text that is not an integer"),
+        ("tokens", "true", "tokens: text that is not an integer"),
         ("tokens", "-5", "tokens: a negative number"),
         ("tokens", "1099511627777", "tokens: a number above the limit"),
         ("tokens", "9" * 5000, "tokens: a number above the limit"),
-        ("output_tokens", "0x10", "output_tokens: text that is no integer"),
-        ("metadata", "{", "metadata: text that is no JSON"),
+        ("output_tokens", "0x10", "output_tokens: text that is not an integer"),
+        ("metadata", "{", "metadata: text that is not JSON"),
         ("metadata", "[1]", "metadata: an array; must be an object"),
         ("metadata", '{"a": NaN}', "metadata: NaN or infinity"),
-        ("metadata", "[" * 100_000, "metadata: text that is no JSON"),
+        ("metadata", "[" * 100_000, "metadata: text that is not JSON"),
         ("metadata", '{"a": "\\ud800"}', "metadata: text with NUL or half of a surrogate pair"),
         ("occurred_at", "yesterday", "occurred_at: not a valid time"),
         ("occurred_at", "2025-02-30 10:00", "occurred_at: not a valid date"),
@@ -457,7 +457,7 @@ def test_a_file_that_cannot_be_loaded_stops_all_before_the_first_row(
     [
         ("/nowhere/usage.csv", "/nowhere/usage.csv cannot be read: no such file or directory"),
         ("/etc", "/etc is a folder"),
-        ("/etc/hostname", "its suffix is none of .csv, .jsonl"),
+        ("/etc/hostname", "its suffix is not one of .csv, .jsonl"),
         ("-", "standard input has no suffix"),
     ],
 )
@@ -476,8 +476,8 @@ def test_a_file_that_the_system_refuses():
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("tokens", "'tokens' is no field=..."),
-        ("token=a", "'token' is no field of an event"),
+        ("tokens", "'tokens' is not of the form field=..."),
+        ("token=a", "'token' is not a field of an event"),
         ("tokens=a,tokens=b", "tokens is given twice"),
         ("tokens=a,input_tokens=a", "column 'a' is given twice"),
         ("tokens=", "tokens is given nothing"),
@@ -492,11 +492,11 @@ def test_columns_that_contradict_each_other(option, message):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("tenant_id=a,gpt-4o", "'gpt-4o' is no field=..."),
-        ("modle=a", "'modle' is no field of an event"),
+        ("tenant_id=a,gpt-4o", "'gpt-4o' is not of the form field=..."),
+        ("modle=a", "'modle' is not a field of an event"),
         ("model=a,model=b", "model is given twice"),
-        ("tokens=1.5", "tokens: text that is no integer"),
-        ("metadata={", "metadata: text that is no JSON"),
+        ("tokens=1.5", "tokens: text that is not an integer"),
+        ("metadata={", "metadata: text that is not JSON"),
         ("idempotency_key=a", "the same for every row"),
     ],
 )
@@ -541,7 +541,7 @@ def test_times(text, zone, expected):
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "../etc/passwd", "", "/etc/localtime"])
 def test_a_time_zone_that_nobody_knows(name):
-    with pytest.raises(LoadError, match="is no time zone"):
+    with pytest.raises(LoadError, match="is not a time zone"):
         zone_of(name)
     assert zone_of("utc") is UTC
     assert zone_of("Europe/Berlin") == ZoneInfo("Europe/Berlin")

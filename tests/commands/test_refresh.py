@@ -448,4 +448,7 @@ def test_a_wrong_duration_is_an_error_of_its_option():
     result = CliRunner().invoke(app, ["refresh", "--every", "5"], env={"COLUMNS": "200"})
     assert result.exit_code == 2
     assert "--every" in result.output
-    assert "'5' is no duration: write a number and its unit, as 500ms, 5s or 1m" in result.output
+    assert (
+        "'5' is not a duration: write a number and its unit, such as 500ms, 5s or 1m"
+        in result.output
+    )

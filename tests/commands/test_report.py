@@ -734,14 +734,14 @@ def test_the_last_validation_is_told_where_it_is_given(built: Built, tmp_path: P
     file.write_text('{"success": 1}')
     ended = report(built.env, "--out", tmp_path / "x.html", "--validation", file)
     assert ended.code == 1
-    assert ended.err.startswith(f"Error: {file} is no result of token-tracking validate")
+    assert ended.err.startswith(f"Error: {file} is not a result of token-tracking validate")
 
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--month", "2026-13"), 2, "'2026-13' is no month; one is written as 2026-03"),
-        (("--month", "March"), 2, "'March' is no month"),
+        (("--month", "2026-13"), 2, "'2026-13' is not a month; write it as 2026-03"),
+        (("--month", "March"), 2, "'March' is not a month"),
         (("--month", "2024-01"), 1, "no usage in 2024-01; there is from 2025-01 to 2026-04"),
         (("--tenant", "acme", "--month", "2025-01"), 1, "no usage that 'acme' pays for in 2025-01"),
         (("--tenant", "acne"), 1, "unknown tenant 'acne': it pays for no usage; there is 'acme'"),

@@ -1,4 +1,4 @@
-"""The command line `token-tracking`: one file a command, imported when it runs."""
+"""The command line `token-tracking`: one file per command, imported when the command runs."""
 
 from .app import main
 

@@ -1,4 +1,4 @@
-"""`python -m token_tracking.cli`: the command line without its script."""
+"""`python -m token_tracking.cli`: runs the command line without its script."""
 
 from .app import main
 

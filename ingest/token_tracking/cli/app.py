@@ -1,4 +1,4 @@
-"""The command line `token-tracking`: its commands, and how each failure is told."""
+"""The command line `token-tracking`: its commands, and how failures are reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Commands(TyperGroup):
-    """All commands; what they say of a wrong use can show an argument, such as a file's name."""
+    """All commands. Escapes usage errors, which may show an argument such as a file name."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401  # as typer's
         with _escaped_complaints():
@@ -44,7 +44,7 @@ def _escaped_complaints() -> Generator[None]:
     try:
         yield
     except Exception as error:
-        # The class is not among those that typer exports.
+        # typer does not export the class of this error.
         said = vars(error).get("message")
         if hasattr(error, "format_message") and isinstance(said, str):
             vars(error)["message"] = escaped(said, keep="\\")
@@ -76,23 +76,25 @@ app.command("validate")(validate_command)
 
 
 def main() -> None:
-    """Run the command line; whatever fails is one sentence and a non-zero exit."""
+    """Run the command line; report any failure in one sentence and with a non-zero exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without the table's lines, or a name
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal may lack characters of a table or a name
     try:
         app()
     except TokenTrackingError as error:
         _fail(str(error), *getattr(error, "__notes__", ()))
     except OSError as error:
         _fail(f"{error.filename or 'the system'}: {error.strerror or error}")
-    except Exception as error:  # noqa: BLE001  # told below
+    except Exception as error:  # noqa: BLE001  # reported below
         if _was_interrupted(error):
             sys.exit(INTERRUPTED)
         import psycopg
 
         if not isinstance(error, psycopg.Error):
-            # A fault of ours, told in full; but the text of an error can hold somebody's data.
+            # A bug in this package: show the traceback, but no messages, which may contain data.
             import traceback
 
             _fail("a fault in token-tracking", *traceback.format_exc().split("\n"))
@@ -102,7 +104,7 @@ def main() -> None:
 
 
 def _was_interrupted(error: BaseException) -> bool:
-    """Say whether it is of Ctrl-C, of which some libraries make another error as they load."""
+    """Return whether Ctrl-C caused an error; some libraries replace it while they load."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__cause__ or cause.__context__
@@ -136,4 +138,4 @@ def options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Take the options that belong to no command."""
+    """Handle the options that belong to no command."""

@@ -1,4 +1,4 @@
-"""The command `token-tracking compare`: for the weeks in which two systems count side by side."""
+"""The command `token-tracking compare`, for the weeks in which two systems run side by side."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def compare_command(
         str,
         typer.Option(help="The older daily table, as schema.table.", show_default=False),
     ],
-    tenant: Annotated[str, typer.Option(help="Its column of who pays.")] = "tenant_id",
+    tenant: Annotated[str, typer.Option(help="Its column of the payer.")] = "tenant_id",
     day: Annotated[str, typer.Option(help="Its column of the day.")] = "usage_date",
     tokens: Annotated[str, typer.Option(help="Its column of tokens.")] = "tokens",
     since: Annotated[
@@ -31,12 +31,12 @@ def compare_command(
     schema: SchemaOption = SCHEMA,
     output: TableFormatOption = TableFormat.TABLE,
 ) -> None:
-    """Compare an older daily table with ours: each tenant and day with other tokens.
+    """Compare an older daily table with the marts: show each tenant and day that differs.
 
-    Both are in the database of libpq's variables. No row and a row of no tokens are equal. Rows of
-    the older table without a day are in no period: they are always counted, in lines of their own.
+    Both are in the database of libpq's variables. A missing row equals a row of 0 tokens. Rows of
+    the older table without a day belong to no period: they are always included, on separate lines.
 
-    Exit codes: 0 all equal; 1 something differs, or the two cannot be compared; 2 a wrong use; 3
+    Exit codes: 0 all equal; 1 something differs, or the two cannot be compared; 2 wrong usage; 3
     there is nothing to compare.
 
     token-tracking compare --daily billing.daily_usage --day date --tokens total_tokens
@@ -53,7 +53,7 @@ def compare_command(
     first, end = _day("since", since), _day("until", until)
     with psycopg.connect("") as connection:
         connection.read_only = True
-        # A snapshot each statement, younger than its locks, whatever the role's default is.
+        # Take a new snapshot for each statement, after its locks, whatever the role's default is.
         connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         days = list(compared(connection, OldTable(daily, tenant, day, tokens), schema, first, end))
     terminal = Terminal()
@@ -104,7 +104,7 @@ def _number(tokens: Decimal | None) -> str:
 
 
 def _shown(tokens: Decimal | int) -> Decimal | int:
-    """Return whole tokens without the zeros of the column's type."""
+    """Return whole tokens without the trailing zeros of the column's type."""
     return int(tokens) if tokens % 1 == 0 else tokens
 
 

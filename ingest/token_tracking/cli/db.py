@@ -1,4 +1,4 @@
-"""The commands `token-tracking db`: the embedded server by itself."""
+"""The commands `token-tracking db`, which control the embedded server."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import typer
 from .options import DATABASE, FOLDER, DatabaseOption, FolderOption
 
 db_app = typer.Typer(
-    no_args_is_help=True, help="The embedded PostgreSQL server, to try things without another one."
+    no_args_is_help=True, help="The embedded PostgreSQL server, for trials without another server."
 )
 
 
 @db_app.command("start")
 def db_start(folder: FolderOption = FOLDER, database: DatabaseOption = DATABASE) -> None:
-    """Start the server and make the database, where that was not done before; print its URL."""
+    """Start the server and create the database if necessary; print the database's URL."""
     from ..embedded.databases import create_database, forget_other_databases, server_in
     from .terminal import Terminal
 
@@ -31,7 +31,7 @@ def db_start(folder: FolderOption = FOLDER, database: DatabaseOption = DATABASE)
 
 @db_app.command("stop")
 def db_stop(folder: FolderOption = FOLDER) -> None:
-    """Stop the server; its databases stay."""
+    """Stop the server; its databases are kept."""
     from ..embedded.databases import server_in
     from .terminal import Terminal
 
@@ -49,7 +49,7 @@ def db_url(
 ) -> None:
     r"""Print the URL of the running server's database, for psql or TOKEN_TRACKING_DSN.
 
-    For dbt and everything else: eval "$({ours} db url --env)"
+    For dbt and all other programs: eval "$({ours} db url --env)"
     """
     import shlex
 

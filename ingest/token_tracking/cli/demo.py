@@ -1,4 +1,4 @@
-"""The command `token-tracking demo`: the whole story on an embedded server."""
+"""The command `token-tracking demo`: a complete demonstration on an embedded server."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def demo_command(
     folder: FolderOption = FOLDER,
     size: Annotated[float, typer.Option(hidden=True, min=0.001, max=100)] = 1.0,
 ) -> None:
-    """See the whole story on an embedded server: from calls to daily and monthly totals.
+    """Run a complete demonstration on an embedded server: from calls to daily and monthly totals.
 
-    The first run sends ninety days of usage of a platform that does not exist, and builds the
-    totals. Later runs only show them. It needs no database, and touches none that you have.
+    The first run sends ninety days of usage of a fictitious platform and builds the totals. Later
+    runs only show them. It needs no database of yours, and does not touch any.
     """
     import time
 
@@ -136,7 +136,7 @@ def _show_way_on(demo: Demo, warehouse: Warehouse, folder: Path, terminal: Termi
 
 
 def _typed(program: str) -> str:
-    """Return what to type for a program of this environment, which need not be activated."""
+    """Return the command for a program of this environment, which need not be activated."""
     import os
     import sys
     from pathlib import Path

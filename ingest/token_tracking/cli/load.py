@@ -1,4 +1,4 @@
-"""The command `token-tracking load`: usage from files, and taking such a load back."""
+"""The command `token-tracking load`: loads usage from files, or undoes such a load."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_command(
         list[str] | None,
         typer.Option(
             help="The CSV column of each field: occurred_at=TIMESTAMP,input_tokens=ContextTokens. "
-            "Columns named like a field need no mention.",
+            "Columns named like a field need not be listed.",
             show_default=False,
         ),
     ] = None,
@@ -43,25 +43,25 @@ def load_command(
     timezone: Annotated[
         str,
         typer.Option(
-            help="Time zone of times without UTC offset, as Europe/Berlin. A time that the clocks "
-            "show twice is the first of the two, one that they skip is an hour later."
+            help="Time zone of times without UTC offset, such as Europe/Berlin. A local time that "
+            "occurs twice is the first of the two, one that is skipped is an hour later."
         ),
     ] = "UTC",
     file_format: Annotated[
         str | None,
         typer.Option(
-            "--format", help="csv or jsonl, where the suffix does not say.", show_default=False
+            "--format", help="csv or jsonl, if the suffix does not tell.", show_default=False
         ),
     ] = None,
     source: Annotated[
         str,
-        typer.Option(help="Name of where the files come from: equal rows of two sources are two."),
+        typer.Option(help="Name of the files' origin: equal rows of two sources count twice."),
     ] = "",
     nulls: Annotated[
         list[str] | None,
         typer.Option(
             "--null",
-            help="Text of an empty cell, as NULL or \\N; may be given more than once. Without it, "
+            help="Text that means an empty cell, such as NULL or \\N; may be repeated. Without it, "
             "NULL, None, nan, N/A and \\N are refused as ids, models and labels; with it, any "
             "other text is a name.",
             show_default=False,
@@ -71,8 +71,8 @@ def load_command(
         bool | None,
         typer.Option(
             "--complete/--growing",
-            help="Whether a last line without line end is a row, or just not written yet. Without "
-            "either it is not read, and the exit code is 3.",
+            help="Whether a last line without a line end is a row, or is still being written. "
+            "Without either option it is not read, and the exit code is 3.",
             show_default=False,
         ),
     ] = None,
@@ -87,7 +87,7 @@ def load_command(
     undo: Annotated[
         bool,
         typer.Option(
-            "--undo", help="Take a load of these files, with the same options, out of all totals."
+            "--undo", help="Undo a load of these files with the same options: void its events."
         ),
     ] = False,
     dry_run: Annotated[
@@ -98,16 +98,17 @@ def load_command(
         str, typer.Option(help="With --undo: why, as kept in usage_voids.", show_default=False)
     ] = "",
 ) -> None:
-    """Record usage from files, each row once: load a file again, or as it grows, at any time.
+    """Record usage from files, each row once: a file can be loaded again, or as it grows.
 
-    A row without idempotency_key is known by its values and, among equal rows, its ordinal. Rows
-    that cannot be usage events are kept in usage_event_rejections, and the others are recorded.
+    A row without idempotency_key is identified by its values and, among equal rows, its ordinal.
+    Rows that are not valid usage events are kept in usage_event_rejections; the others are
+    recorded.
 
-    Exit codes: 0 all rows are in; 1 failed, or stopped at a row that is recorded under another key:
-    what was reported is in; 3 done, but rows were refused, contradict recorded ones, are recorded
-    with another time, or the last line has no end; 130 interrupted, what was reported is in. With
-    --undo: 3 is that rows are recorded in another way than these options say, or a last line has no
-    end.
+    Exit codes: 0 all rows are recorded; 1 failed, or stopped at a row that is recorded under
+    another key: the reported rows are recorded; 3 done, but rows were refused, contradict recorded
+    ones or are recorded with another time, or a last line has no end; 130 interrupted, the reported
+    rows are recorded. With --undo: 3 if rows are recorded differently than these options say, or a
+    last line has no end.
     """
     from ..loading.cells import columns_of, constants_of, zone_of
     from ..loading.load import Load
@@ -122,7 +123,7 @@ def load_command(
         message = f"{file_format!r} is neither csv nor jsonl"
         raise typer.BadParameter(message, param_hint="--format")
     if alike not in {None, *Alike}:
-        message = f"{alike!r} is none of stop, skip and record"
+        message = f"{alike!r} is not one of stop, skip and record"
         raise typer.BadParameter(message, param_hint="--alike")
     if not undo and (dry_run or yes or reason):
         message = "--dry-run, --yes and --reason belong to --undo"
@@ -137,7 +138,7 @@ def load_command(
         is_whole=complete is True,
     )
     sources = [Source.of(path, Format(file_format) if file_format else None) for path in files]
-    Target.of()  # a broken connection string is said before anything is read
+    Target.of()  # report an invalid connection string before reading any file
     if undo:
         from ..loading.undo import Undo
 
@@ -313,7 +314,7 @@ def _print_load(load: Load, terminal: Terminal) -> None:
 
 
 def _warn_of(file: FileReport, terminal: Terminal) -> None:
-    """Tell what is right by the keys and may be wrong even so."""
+    """Warn of rows that are right by their keys and may be wrong nevertheless."""
     if file.unread is not None:
         terminal.warn(
             f"{file.name}, line {file.unread}: the last line has no line end, or an open quote: "

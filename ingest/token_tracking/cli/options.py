@@ -1,4 +1,4 @@
-"""What several commands have in common: options, formats, exit codes."""
+"""Options, formats and exit codes shared by several commands."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ import typer
 from ..marts.schema_name import schema_name
 
 FAILED: Final = 1
-NOT_ALL_WELL: Final = 3  # done, with something left to look at; or nothing to do it with
+NOT_ALL_WELL: Final = 3  # done, but something needs attention; or there was nothing to do
 INTERRUPTED: Final = 130
 
 FOLDER: Final = Path(".token-tracking")
 DATABASE: Final = "token_tracking"
 SCHEMA: Final = "token_tracking"
 
-FolderOption = Annotated[
-    Path, typer.Option("--folder", help="Where the embedded server keeps everything.")
-]
+FolderOption = Annotated[Path, typer.Option("--folder", help="Folder of the embedded server.")]
 DatabaseOption = Annotated[str, typer.Option("--database", help="Name of the database.")]
 SchemaOption = Annotated[
     str,
@@ -31,7 +29,7 @@ SchemaOption = Annotated[
 
 
 class TableFormat(StrEnum):
-    """How a result is printed."""
+    """The output format of a result."""
 
     TABLE = "table"
     JSON = "json"

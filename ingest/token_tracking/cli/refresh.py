@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LineFormat(StrEnum):
-    """How what happens is told."""
+    """The output format of progress lines."""
 
     TEXT = "text"
     JSON = "json"
@@ -29,36 +29,37 @@ class LineFormat(StrEnum):
 
 def refresh_command(
     every: Annotated[
-        str, typer.Option(help="How often to look for something new: 500ms, 5s, 1m.")
+        str, typer.Option(help="How often to look for changes: 500ms, 5s, 1m.")
     ] = "5s",
     once: Annotated[
-        bool, typer.Option("--once", help="Build once and end; exit code 1 where that fails.")
+        bool,
+        typer.Option("--once", help="Build once and exit, with exit code 1 if the build fails."),
     ] = False,
     grace: Annotated[
         str,
         typer.Option(
-            help="How long a build under way may go on after SIGTERM; then it is rolled back."
+            help="How long a running build may continue after SIGTERM; then it is rolled back."
         ),
     ] = "10s",
     variables: Annotated[
         str | None,
-        typer.Option("--vars", help="As dbt's own, for every build.", show_default=False),
+        typer.Option("--vars", help="dbt's --vars, for every build.", show_default=False),
     ] = None,
     output: Annotated[
-        LineFormat, typer.Option("--format", help="Lines for people, or a JSON object a line.")
+        LineFormat, typer.Option("--format", help="Lines for people, or one JSON object per line.")
     ] = LineFormat.TEXT,
 ) -> None:
-    """Keep the totals fresh: dbt stays in memory, and builds when there is something new.
+    """Keep the totals fresh: dbt stays in memory and builds whenever something has changed.
 
-    Something new is a recorded event, void or owner that the totals have not seen, another file of
-    the project, other label aliases or views, a total that is behind. Looking costs milliseconds.
-    It builds the models, at first and when the project has changed the seed, too; never tests:
-    these are for `dbt build`, now and then.
+    It builds after a new event, void or owner, a changed file of the project, changed label aliases
+    or views, or if a total is behind. Looking for changes costs milliseconds. It builds the models,
+    and also the seed at first and when the project has changed; it never runs tests: run `dbt
+    build` for these now and then.
 
-    Each build is told in a line with its lag: how old the oldest event was that it brought in. An
-    unreachable database or a failing model is told and tried again, at longer and longer intervals
-    up to half a minute. SIGTERM or Ctrl-C ends it with exit code 0; a second one does so at once.
-    Two of them at a time do no harm. The database is that of libpq's variables.
+    Each build is reported on a line with its lag, the age of the oldest event that it added. An
+    unreachable database or a failing model is reported and retried, at growing intervals of up to
+    half a minute. SIGTERM or Ctrl-C ends the command with exit code 0; a second signal ends it at
+    once. Two instances may run at the same time. The database is the one of libpq's variables.
     """
     from pathlib import Path
     from tempfile import TemporaryDirectory
@@ -124,7 +125,7 @@ def _seconds(text: str, option: str, *, least: float) -> float:
 
 
 class _Teller(ABC):
-    """Writes a line for each thing that happens."""
+    """Writes a line for each event of the refresh."""
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal

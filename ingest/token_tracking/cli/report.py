@@ -16,7 +16,7 @@ def report_command(
     month: Annotated[
         str | None,
         typer.Option(
-            help="The month, as 2026-03; by default the latest with usage.", show_default=False
+            help="The month, such as 2026-03; default: the latest with usage.", show_default=False
         ),
     ] = None,
     tenant: Annotated[
@@ -30,16 +30,16 @@ def report_command(
     validation: Annotated[
         Path | None,
         typer.Option(
-            help="What `token-tracking validate --format json` printed, to be told in the report.",
+            help="Output of `token-tracking validate --format json`, to include in the report.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Write the usage of a month into one HTML file that needs no network: charts, tables, proof.
+    """Write the usage of a month to one HTML file that needs no network: charts, tables, proof.
 
-    The figures are those of the marts in the database of libpq's variables, all of one moment. Days
-    and months are those of the billing time zone. A role that may read the marts is enough; what it
-    may not read of the raw events, the report says.
+    The figures come from the marts in the database of libpq's variables, all in one snapshot. Days
+    and months are those of the billing time zone. A role that may read the marts is sufficient; the
+    report says which raw data the role may not read.
 
     token-tracking report --out usage.html --month 2026-03
     """
@@ -88,5 +88,5 @@ def _first_day(month: str) -> date:
     try:
         return datetime.strptime(month, "%Y-%m").date()  # noqa: DTZ007  # a month has no zone
     except ValueError as error:
-        message = f"{month!r} is no month; one is written as 2026-03"
+        message = f"{month!r} is not a month; write it as 2026-03"
         raise typer.BadParameter(message, param_hint="--month") from error

@@ -1,4 +1,4 @@
-"""The commands `token-tracking schema`: the raw schema that events are recorded in."""
+"""The commands `token-tracking schema`, for the raw schema in which events are recorded."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import typer
 from ..marts.schema_name import schema_name
 from .options import SCHEMA
 
-schema_app = typer.Typer(no_args_is_help=True, help="The raw schema that events are recorded in.")
+schema_app = typer.Typer(no_args_is_help=True, help="The raw schema, in which events are recorded.")
 
 
 @schema_app.command("apply")
 def schema_apply(
     roles: Annotated[
-        bool, typer.Option("--roles", help="Make the group roles, too; see docs/roles.md.")
+        bool, typer.Option("--roles", help="Also create the group roles; see docs/roles.md.")
     ] = False,
     role_prefix: Annotated[
         str,
         typer.Option(
             envvar="TOKEN_TRACKING_ROLE_PREFIX",
-            help="What the names begin with of the roles owner, writer, transformer, analyst and "
+            help="Prefix of the names of the roles owner, writer, transformer, analyst and "
             "tenant_reader. dbt reads the variable.",
         ),
     ] = "token_tracking_",
@@ -32,11 +32,11 @@ def schema_apply(
         ),
     ] = SCHEMA,
 ) -> None:
-    """Create the raw schema, or bring an older one to this version. Doing it again is harmless.
+    """Create the raw schema, or upgrade an older one to this version; it is safe to repeat.
 
-    With --roles it makes five roles that nobody can log in as, gives each the rights that it needs,
-    and takes every right in the raw schema from all others, also what was granted by name: it says
-    from whom. It needs no superuser: CREATEROLE and CREATE on the database are enough.
+    With --roles it also creates five NOLOGIN roles, grants each the privileges that it needs, and
+    revokes all privileges in the raw schema from all other roles, including individual grants: it
+    prints from whom. It needs no superuser: CREATEROLE and CREATE on the database are sufficient.
     """
     from ..client.connection import Connection
     from ..raw.roles import Roles

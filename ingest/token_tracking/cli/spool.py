@@ -1,4 +1,4 @@
-"""The commands `token-tracking spool`: what waits on local disk, and sending it."""
+"""The commands `token-tracking spool`, which show the local spool and send it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _FLUSH_SECONDS = 30.0
 
 spool_app = typer.Typer(
     no_args_is_help=True,
-    help="What waits on local disk while PostgreSQL cannot answer. Running services bring it in by "
-    "themselves, also what ended ones left.",
+    help="The local spool: requests kept on disk while PostgreSQL is not available. Running "
+    "services send it by themselves, including what ended processes left.",
 )
 
 
 @spool_app.command("status")
 def spool_status() -> None:
-    """Show what waits in the spool's folder, one line a process, and in folders beside it."""
+    """Show the requests in the spool folder, one line per process, and in its sibling folders."""
     from rich.table import Table
 
     from ..client.spool.spool import spool_files
@@ -88,16 +88,16 @@ def spool_flush(
         list[str] | None,
         typer.Argument(
             metavar="[FOLDER]...",
-            help="Other folders, as status names them, whose events are for this database, too: "
-            "nobody can tell that but you.",
+            help="Other folders, as named by status, whose events are also for this database: only "
+            "you can know that.",
         ),
     ] = None,
 ) -> None:
-    """Send what ended processes left in the spool to the database; it can be done again.
+    """Send the requests that ended processes left in the spool; it is safe to repeat.
 
-    Also what they left under other ways to the same database: another host, port or pooler. Files
-    of running processes are left to them. Exit status 3 where something still waits, or a copy of a
-    file that lacked acknowledged requests is still there.
+    This includes requests spooled for the same database under another host, port or pooler. Files
+    of running processes are left to these. Exit status 3 if requests are still waiting, or a copy
+    of a file that lacked acknowledged requests still exists.
     """
     from ..client.connection import Connection
     from ..client.recovery import same_database
@@ -149,7 +149,7 @@ def spool_flush(
 
 
 def _tell_damaged(files: Sequence[SpoolFile]) -> None:
-    """Warn of what the disk has changed in files, or lost from them."""
+    """Warn of requests that the disk has changed or lost."""
     from ..client.spool.damage import missing_text
     from .terminal import Terminal
 
@@ -164,7 +164,7 @@ def _tell_damaged(files: Sequence[SpoolFile]) -> None:
 
 
 def _tell_copies(folder: Path) -> bool:
-    """Warn of copies of files that lacked acknowledged requests; say whether there are any."""
+    """Warn of copies of files that lacked acknowledged requests; return whether there are any."""
     from ..client.spool.damage import kept_aside
     from .terminal import Terminal
 
@@ -198,7 +198,7 @@ def _named(folder: SpoolFolder, name: str) -> SpoolFolder:
 
 
 def _figures(files: Sequence[SpoolFile]) -> tuple[str, str, str]:
-    """Return since when how many requests wait, and in how many KiB."""
+    """Return the oldest request's time, the number of waiting requests and their size in KiB."""
     from datetime import UTC, datetime
 
     oldest = [file.oldest for file in files if file.oldest is not None]

@@ -1,8 +1,8 @@
-"""Where commands write: results to standard output, everything else to standard error.
+"""The output of commands: results to standard output, everything else to standard error.
 
-All output of all commands goes through this module. Ids, labels, file names and what a database
-says are other people's texts: a line or a cell of a table is shown `escaped`, so that none of them
-can command the terminal, look like another one or begin a line of its own.
+All output of all commands goes through this module. Ids, labels, file names and database messages
+are untrusted text: each line or table cell is shown `escaped`, so that no text can control the
+terminal, look like another one or start a new line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WIDTH_WITHOUT_TERMINAL = 140
 
 
 class _SafeConsole(Console):
-    """Writes what it is given `escaped`: before it is laid out where that is a `str`."""
+    """Escapes all output; a `str` is escaped before the layout."""
 
     def render_str(self, text: str, **options: object) -> Text:
         return super().render_str(escaped(text), **options)  # pyright: ignore[reportArgumentType]
@@ -36,7 +36,7 @@ class _SafeConsole(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        # Whatever was no `str`; the line ends are of our own.
+        # Renderables other than `str`; their line ends come from rich.
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
@@ -53,13 +53,13 @@ def _console(*, stderr: bool) -> Console:
 
 @dataclass(frozen=True)
 class Terminal:
-    """The two streams of a command; plain text where they are no terminal."""
+    """The two output streams of a command; plain text if a stream is not a terminal."""
 
     out: Console = field(default_factory=lambda: _console(stderr=False))
     err: Console = field(default_factory=lambda: _console(stderr=True))
 
     def steps(self) -> Progress:
-        """Return a bar of steps done, gone when they are; invisible where there is no terminal."""
+        """Return a progress bar, removed at the end, and invisible without a terminal."""
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -79,7 +79,7 @@ class Terminal:
         )
 
     def result(self, *lines: str) -> None:
-        """Print what the command was asked for, so that another program can read it."""
+        """Print the command's result, which another program can read."""
         for line in lines:
             self.out.print(line, soft_wrap=True)
 
@@ -94,19 +94,19 @@ class Terminal:
         indent: int | None = None,
         default: Callable[[object], object] | None = None,
     ) -> None:
-        """Print a result as JSON, whose own escapes it has instead of ours."""
+        """Print a result as JSON, with JSON's own escapes."""
         self.out.print(Text(json_text(value, indent=indent, default=default)), soft_wrap=True)
 
     def say(self, *lines: str) -> None:
-        """Tell people something that is no result."""
+        """Print a message that is not a result."""
         for line in lines:
             self.err.print(line, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Tell people what they should know and may have missed."""
+        """Print a warning."""
         self.err.print(f"Warning: {text}", style="yellow", soft_wrap=True)
 
     def fail(self, text: str, *more: str) -> None:
-        """Say in one sentence why the command did not do what it was told; `more` are lines."""
+        """Print in one sentence why the command failed; `more` are further lines."""
         for line in (f"Error: {text}", *more):
             self.err.print(line, style="red", soft_wrap=True)

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 def validate_command(
     out: Annotated[
-        Path, typer.Option(help="Folder for the Data Docs; those of an earlier run there go.")
+        Path, typer.Option(help="Folder for the Data Docs; replaces those of an earlier run.")
     ] = Path(".token-tracking/data-docs"),
     output: TableFormatOption = TableFormat.TABLE,
     schema: SchemaOption = SCHEMA,
 ) -> None:
-    """Check raw events and marts from outside of dbt, and say what is wrong (Great Expectations).
+    """Check raw events and marts independently of dbt, with Great Expectations.
 
-    It reads one moment of the database of libpq's variables, and needs only usage on both schemas
-    and select on their tables; with the group roles set up, as a member of token_tracking_analyst
-    that may also read token_tracking_raw and label_aliases, or of token_tracking_transformer.
-    Services and builds can go on meanwhile.
+    It reads one snapshot of the database of libpq's variables, and needs only USAGE on both schemas
+    and SELECT on their tables; if the group roles are set up, run it as a member of
+    token_tracking_analyst that may also read token_tracking_raw and label_aliases, or of
+    token_tracking_transformer. Services and builds can continue meanwhile.
 
-    Exit codes: 0 all holds, but for warnings; 1 something does not hold, or cannot be checked;
-    3 there is nothing to check: no events, or no totals of them.
+    Exit codes: 0 everything holds except for warnings; 1 something does not hold, or cannot be
+    checked; 3 there is nothing to check: no events, or no totals of them.
     """
     from ..errors import NothingToCheckError
     from ..target import differing_databases

@@ -1,4 +1,4 @@
-"""From a call's arguments to the request that is sent, or the refusal that is kept instead."""
+"""Turns a call's arguments into the request to send, or into the rejection to keep instead."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OUT_OF_CONTEXT: Final = (
     "; no usage_context reaches this call: it does not where one half of a plain def dependency, "
     "a generator's step or an executor's thread runs in another context"
 )
-_changed: Final[set[str]] = set()  # what was told about metadata
+_changed: Final[set[str]] = set()  # changes of metadata that were logged already
 _MOST_CHANGED: Final = 50
 
 
@@ -47,12 +47,12 @@ def event_request(event: object) -> Request | Answer:
     if isinstance(event, Mapping):
         fields = _in_context(fields_of(cast("Mapping[str, object]", event)))
     elif hasattr(event, "model_dump"):
-        # A finished event: filled from a context, it would be another one outside of it.
+        # A complete event must not depend on the context in which it is sent.
         fields = cast("UsageEvent", event).model_dump()
     else:
         reason = f"event: {kind_of(event)}; must be an object"
         return RejectionRequest(keepable(event), reason)
-    # Checked first: a misspelt field must not pass for an event without tokens.
+    # Checked first: a misspelt field must not look like an event without tokens.
     request = _request(fields)
     refused = isinstance(request, RejectionRequest) and request.reason != NO_TOKENS
     return request if refused or not _counts_nothing(fields) else NO_OP
@@ -73,8 +73,8 @@ def _is_zero(tokens: object) -> bool:
     if tokens is None or type(tokens) in {int, bool}:
         return tokens is None or (tokens == 0 and tokens is not False)
     try:
-        return bool(tokens == 0)  # a number of another kind
-    except Exception:  # noqa: BLE001  # of a value's own method: the rules refuse it
+        return bool(tokens == 0)  # a number of another type
+    except Exception:  # noqa: BLE001  # raised by the value's own method: the rules reject it
         return False
 
 
@@ -87,7 +87,7 @@ def _in_context(fields: dict[str, object]) -> dict[str, object]:
 
 
 def _request(fields: dict[str, object]) -> Request:
-    # Fixed before anything can fail, so that a refused call is kept once, however often it is sent.
+    # Set the key before anything can fail, so that a rejected call is kept once despite retries.
     if fields.get("idempotency_key") is None:
         fields["idempotency_key"] = new_event_key()
     now = datetime.now(UTC)
@@ -113,7 +113,7 @@ def _request(fields: dict[str, object]) -> Request:
 
 
 def old_arguments(fields: Mapping[str, object]) -> dict[str, object]:
-    """Return the ten arguments as the caller gave them; the tokens' sum where it gave parts."""
+    """Return the call's ten original arguments; `tokens` is the sum if only parts were given."""
     parts = (fields.get("input_tokens"), fields.get("output_tokens"))
     return {
         "tenant_id": fields.get("tenant_id"),
@@ -159,7 +159,7 @@ def owner_request(agent_id: object, owner_tenant_id: object, valid_from: object)
 
 
 def _kept(kind: str, given: Mapping[str, object]) -> bytes:
-    # The name of this call, so that it is kept once, however often it is sent.
+    # Identifies this call, so that it is kept once despite retries.
     return keepable({kind: given, "call_id": new_event_key()})
 
 

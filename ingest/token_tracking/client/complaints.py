@@ -1,6 +1,6 @@
-"""Log lines about single calls, few enough to be read: a broken caller must not fill the disk.
+"""Rate-limited log lines about single calls: a broken caller must not fill the disk.
 
-Nothing is hidden: each such call is counted in the statistics, and refused payloads are kept.
+No call is lost sight of: the statistics count each one, and refused payloads are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PER_SECOND = 1.0
 
 
 class Complaints:
-    """Lets a burst of lines through, then one a second; that one tells how many it left out."""
+    """Logs a burst of lines, then at most one a second with the number of lines left out."""
 
     def __init__(self) -> None:
         self._room = BURST
@@ -27,7 +27,7 @@ class Complaints:
         self._left_out = 0
 
     def log(self, logger: SafeLogger, level: int, message: str, *arguments: object) -> None:
-        """Log at `level` while there is room, else at DEBUG."""
+        """Log at `level` within the rate limit, else at DEBUG."""
         now = time.monotonic()
         self._room = min(BURST, self._room + (now - self._at) * PER_SECOND)
         self._at = now
@@ -46,6 +46,6 @@ complaints = Complaints()
 
 
 def where(error: BaseException) -> Lines:
-    """Say where in the code an error was raised; its message and the code may show a value."""
+    """Return the error's traceback without messages and source lines, which may show a value."""
     frames = traceback.extract_tb(error.__traceback__)
     return Lines(tuple(f"  {one.filename}, line {one.lineno}, in {one.name}" for one in frames))

@@ -1,4 +1,4 @@
-"""The connection to PostgreSQL: found like libpq does, and never waiting longer than it may."""
+"""The connection to PostgreSQL: configured like any libpq connection, with bounded waits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Row = tuple[object, ...]
 Kind = Literal["conflict", "rejection", "early"]
 
-# What is ours when nobody says otherwise.
+# Connection parameters that apply unless the user sets them.
 _DEFAULTS: dict[str, str | int | None] = {
     "fallback_application_name": "token-tracking",
     "keepalives_idle": 15,
@@ -42,12 +42,12 @@ _DEFAULTS: dict[str, str | int | None] = {
 }
 _CLOCK_STEP_SECONDS = 1.0
 _CANCEL_SECONDS = 1.0
-# Where the server says that it has committed, but that somebody ended its wait for the standby.
+# The server function that warns of a commit whose wait for the standby was cancelled.
 _WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 
-# A statement that we gave up must not stay behind on the server, waiting for a lock. The bound is
-# set within the statement, for it alone: the session may be a pooler's, and so somebody else's in a
-# moment. In an argument it is set before the call; a CTE would take five times as long.
+# An abandoned statement must not keep waiting for a lock on the server. lock_timeout is set within
+# the statement and for it alone, since a pooler may give the session to another client afterwards.
+# As part of an argument it is set before the call; a CTE would take five times as long.
 _BATCH = """
     select *
     from token_tracking_raw.track_token_usage_batch(
@@ -80,9 +80,9 @@ _OWNER = """
         %s, %s::timestamptz, %s::uuid
     )
 """
-# How a schema of before says it, which does not know of early events and keeps a rejection.
+# The reason of an older schema, which keeps early events as rejections.
 _EARLY_REASON = "occurred_at: a time in the future"
-# The counter is never set back where it is the same database: what is behind is a copy, or lost.
+# A database's transaction counter never goes back: one that is behind is a copy or lost data.
 _IDENTITY = """
     select
         format('%s/%s/%s', control.system_identifier, pg_database.oid, pg_database.datname),
@@ -95,7 +95,7 @@ _IDENTITY = """
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why one event of a batch does not count: its zero-based index, None for the whole batch."""
+    """Why an event of a batch does not count. `index` is zero-based, None for the whole batch."""
 
     index: int | None
     kind: Kind
@@ -104,9 +104,9 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What became of the events of one batch; the five counts add up to their number.
+    """The result of one batch; the five counts add up to the number of its events.
 
-    Early ones are ahead of the server's clock: it kept nothing of them, they can be sent again.
+    Early events are ahead of the server's clock: the server stored nothing, so they can be resent.
     """
 
     recorded: int
@@ -118,15 +118,15 @@ class BatchResult:
 
 
 def _completed(conninfo: str, patience: float | None) -> str:
-    """Add our defaults for what neither the connection string nor libpq's variables say."""
+    """Add defaults for the parameters that neither the string nor libpq's variables set."""
     given = conninfo_to_dict(conninfo)
     wanted = _DEFAULTS.copy()
     if patience is not None and not os.environ.get("PGCONNECT_TIMEOUT"):
         wanted["connect_timeout"] = max(2, round(patience))
     hosts = str(given.get("host") or os.environ.get("PGHOST", ""))
     if "," in hosts and not os.environ.get("PGTARGETSESSIONATTRS"):
-        wanted["target_session_attrs"] = "read-write"  # after a failover, one that writes
-    # Whatever PGCLIENTENCODING or the database says, we speak UTF-8.
+        wanted["target_session_attrs"] = "read-write"  # find the new primary after a failover
+    # Always UTF-8, whatever PGCLIENTENCODING or the database's encoding is.
     return make_conninfo(conninfo, **{**wanted, **given, "client_encoding": "utf8"})
 
 
@@ -137,21 +137,21 @@ def _problem(entry: dict[str, object]) -> Problem:
 
 
 def _clock_since_boot() -> float:
-    """Return what stays the same until somebody sets this machine's clock, or it was asleep."""
+    """Return a value that is constant until this machine's clock is set or the machine sleeps."""
     return time.time() - time.monotonic()
 
 
 class Connection(psycopg.Connection[Row]):
-    """A connection whose every wait ends: a server gone silent answers no timeout of its own.
+    """A connection that bounds every wait itself, as an unresponsive server enforces no timeout.
 
-    `patience` is the most that one statement may take, in seconds; past it the wait raises, and the
-    connection is good for nothing but `close()`. `lock_timeout` is the most that it may wait for
-    one lock, in milliseconds; past it the statement fails, and the connection is as good as before.
+    `patience` is the maximum duration of a statement in seconds: after that the wait raises an
+    error, and the connection can only be closed. `lock_timeout` is the maximum wait for one lock in
+    milliseconds: after that the statement fails, and the connection stays usable.
     """
 
     patience: float | None = None
     lock_timeout: int = 5000
-    # Seconds that this machine's clock is ahead of the server's, as far as the connection shows.
+    # Seconds by which this machine's clock is ahead of the server's, as last measured.
     clock_ahead: float = 0.0
     compared_at: float = 0.0
     _clock_at_comparison: float = 0.0
@@ -159,13 +159,13 @@ class Connection(psycopg.Connection[Row]):
 
     @classmethod
     def open(cls, dsn: str | None = None, *, patience: float | None = None) -> Self:
-        """Connect in autocommit mode; `patience` bounds the attempt, too (seconds, at least 2).
+        """Connect in autocommit mode; `patience` (seconds) also bounds the attempt, at 2 or more.
 
-        Without `dsn` the setting TOKEN_TRACKING_DSN decides, then libpq's variables.
+        `dsn` defaults to the setting TOKEN_TRACKING_DSN, then to libpq's variables.
 
         Raises:
-            SettingsError: the connection string cannot be read.
-            psycopg.OperationalError: there is no connection to be had.
+            SettingsError: the connection string cannot be parsed.
+            psycopg.OperationalError: the connection failed.
 
         """
         given = given_dsn(dsn)
@@ -173,8 +173,8 @@ class Connection(psycopg.Connection[Row]):
             error = SettingsError(f"setting dsn (TOKEN_TRACKING_DSN): {problem}")
             error.add_note(str(error))
             raise error
-        # Nothing is set in the session or prepared on the server: poolers hand the next statement
-        # to another one, and this one to somebody else.
+        # No session settings and no prepared statements: a pooler may run the next statement in
+        # another session, and give this session to another client.
         try:
             database = cls.connect(
                 _completed(given, patience),
@@ -196,10 +196,10 @@ class Connection(psycopg.Connection[Row]):
         return database
 
     def identity(self) -> tuple[str, int]:
-        """Return what names this database, however it is reached, and how far its counter is.
+        """Return the database's identity, whatever way leads to it, and its transaction counter.
 
-        A standby that takes over has the same name; so has a copy of the whole cluster's files. A
-        database restored from a dump has another one. Empty where the server does not tell.
+        A promoted standby has the same identity, and so has a copy of the cluster's files. A
+        database restored from a dump has a new one. Empty if the server does not reveal it.
         """
         try:
             name, transaction = cast("tuple[str, int]", self.execute(_IDENTITY).fetchone())
@@ -210,33 +210,33 @@ class Connection(psycopg.Connection[Row]):
         return name, transaction
 
     def is_idle(self) -> bool:
-        """Say whether the connection is whole and nothing is under way on it."""
+        """Return whether the connection is usable and no statement is in progress."""
         return self.pgconn.transaction_status == TransactionStatus.IDLE
 
     def abandon(self) -> None:
-        """Close it, and end what the server may still be doing for it.
+        """Cancel the statement in progress and close the connection.
 
-        A backend that waits for a synchronous standby sees no client go: without this each attempt
-        would leave one more behind.
+        A backend that waits for a synchronous standby does not notice that its client is gone:
+        without the cancel, each attempt would leave one more backend behind.
         """
-        if capabilities.has_cancel_safe():  # the older way could hang
+        if capabilities.has_cancel_safe():  # the older cancel could hang
             with contextlib.suppress(Exception):
                 self.cancel_safe(timeout=_CANCEL_SECONDS)
         self.close()
 
     def clock_was_set(self) -> bool:
-        """Say whether `latest_occurrence` has to ask the server for its time again."""
+        """Return whether `latest_occurrence` has to ask the server for its time again."""
         return abs(_clock_since_boot() - self._clock_at_comparison) > _CLOCK_STEP_SECONDS
 
     def latest_occurrence(self) -> bytes:
-        """Return the latest `occurred_at` that the server takes by its own clock, in ISO 8601."""
+        """Return the latest `occurred_at` that the server accepts by its clock, in ISO 8601."""
         if self.clock_was_set():
             self.compare_clocks()
-        ahead = timedelta(seconds=self.clock_ahead + 1)  # and a second for what that leaves out
+        ahead = timedelta(seconds=self.clock_ahead + 1)  # plus one second of tolerance
         return (datetime.now(UTC) - ahead + CLOCK_TOLERANCE).isoformat().encode()
 
     def compare_clocks(self) -> None:
-        """Ask the server for its time; `compared_at` is when, by the monotonic clock."""
+        """Ask the server for its time; set `compared_at` to now by the monotonic clock."""
         row = self.execute("select extract(epoch from clock_timestamp())::float8").fetchone()
         self.clock_ahead = time.time() - cast("float", cast("Row", row)[0])
         self._clock_at_comparison = _clock_since_boot()
@@ -246,8 +246,8 @@ class Connection(psycopg.Connection[Row]):
         """Wait as psycopg does, for `patience` at most.
 
         Raises:
-            psycopg.errors.TransactionResolutionUnknown: it is committed, but the wait for the
-                synchronous standby was cancelled: a failover may lose it.
+            psycopg.errors.TransactionResolutionUnknown: the statement is committed, but the wait
+                for the synchronous standby was cancelled: a failover may lose it.
 
         """
         result = super().wait(gen, interval, timeout if timeout is not None else self.patience)
@@ -257,7 +257,7 @@ class Connection(psycopg.Connection[Row]):
         return result
 
     def _note(self, notice: Diagnostic) -> None:
-        # A warning beside an answer that reads like any other one.
+        # The result itself looks like any other: only this warning tells.
         if notice.source_function == _WAIT_FOR_STANDBY:
             self._is_only_local = True
 
@@ -267,7 +267,7 @@ class Connection(psycopg.Connection[Row]):
         return self.end_of_record()
 
     def begin_to_record(self, payload: bytes) -> None:
-        """Do as `record`, but do not wait: `end_of_record` is what has to be called next."""
+        """Start `record` without waiting; the next call must be `end_of_record`."""
         self.pgconn.send_query_params(
             _BATCH.encode(),
             [payload, b"%d" % self.lock_timeout],
@@ -275,10 +275,10 @@ class Connection(psycopg.Connection[Row]):
         )
 
     def end_of_record(self) -> BatchResult:
-        """Wait for the commit of what `begin_to_record` sent, and say what became of its events.
+        """Wait until the batch of `begin_to_record` is committed, and return its result.
 
         Raises:
-            psycopg.Error: it failed, or its outcome is not known.
+            psycopg.Error: the batch failed, or its outcome is unknown.
 
         """
         results = self.wait(generators.execute(self.pgconn))
@@ -294,27 +294,27 @@ class Connection(psycopg.Connection[Row]):
         return BatchResult(recorded, duplicates, conflicts, rejected - early, early, problems)
 
     def reject(self, payload: bytes, reason: str) -> None:
-        """Keep a payload that was refused before it became an event."""
+        """Store a payload that was refused before it became an event."""
         self.execute(_REJECT, (self._lock_timeout(), payload.decode(), reason))
 
     def reject_all(self, refused: Sequence[tuple[bytes, str]]) -> None:
-        """Keep many payloads that were refused, in one order for all writers."""
+        """Store many refused payloads, in the order that all writers share."""
         ordered = sorted(refused)
         payloads = [payload.decode() for payload, _ in ordered]
         reasons = [reason for _, reason in ordered]
         self.execute(_REJECT_ALL, (self._lock_timeout(), payloads, reasons))
 
     def void(self, tenant_id: str, idempotency_key: str, reason: str) -> bool:
-        """Take an event out of all totals; False where the procedure refuses the input."""
+        """Exclude an event from all totals; return False if the procedure rejects the input."""
         given = (self._lock_timeout(), tenant_id, idempotency_key, reason)
         return self._truth(self.execute(_VOID, given))
 
     def record_owner(
         self, agent_id: str, owner_tenant_id: str | None, valid_from: str, call_id: str
     ) -> bool:
-        """Record an agent's owner from an instant; False where the procedure refuses the input.
+        """Record an agent's owner from an instant; return False if the procedure rejects the input.
 
-        A call that is known by its id, a UUID, changes nothing.
+        A call whose id (a UUID) is recorded already has no effect.
         """
         given = (self._lock_timeout(), agent_id, owner_tenant_id, valid_from, call_id)
         return self._truth(self.execute(_OWNER, given))

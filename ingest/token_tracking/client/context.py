@@ -1,4 +1,4 @@
-"""Arguments that a whole request has in common, kept in context variables."""
+"""Arguments shared by all calls of a request, kept in context variables."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _NOTHING: Final[Mapping[str, str | UUID]] = {}
 
 
 class _Block:
-    """One block: what it gives, and the block around it.
+    """One block: the arguments that it fills in, and the enclosing block.
 
-    `is_left` where its end ran elsewhere, in another context or under a block that began after it:
-    then its beginning cannot be undone, and it gives nothing any more, in no context.
+    `is_left` is set if the block's end ran in another context, or inside a block that began later.
+    Its beginning cannot be undone then, so from there on it fills in nothing, in any context.
     """
 
     __slots__ = ("gives", "is_left", "outer")
@@ -28,7 +28,7 @@ class _Block:
         self.gives = gives
         self.outer = outer
         self.is_left = False
-        # No chain of what gives nothing, where one context outlives many requests.
+        # Skip ended blocks: a context that outlives many requests must not collect a chain of them.
         inner = self
         while inner is not None:
             while inner.outer is not None and inner.outer.is_left:
@@ -48,14 +48,15 @@ def usage_context(
     conversation_id: str | UUID | None = None,
     collection_id: str | UUID | None = None,
 ) -> Generator[None]:
-    """Fill these arguments of every call inside the block where the call itself gives none.
+    """Provide default arguments for every call inside the block.
 
-    Follows the current task and thread like any context variable; an inner block adds to the outer
-    one. It ends where it began. Around a `yield` that need not be so: FastAPI runs the two halves
-    of a plain `def` dependency in two contexts, and a generator's steps run where its consumer is.
-    The end never raises, and afterwards the block gives nothing to anybody; but calls that run in
-    another context than its beginning never see it. Use an async dependency or a middleware, or
-    give the ids to the call itself.
+    A call's own argument takes precedence, and an inner block adds to the outer one. The block
+    follows the current task and thread like any context variable, so it should end in the context
+    in which it began. Around a `yield` this may not hold: FastAPI runs the two halves of a plain
+    `def` dependency in two contexts, and a generator runs in its consumer's context. Leaving the
+    block never raises, and a block that was left provides nothing; but calls that run in another
+    context than the block's beginning never see it. Use an async dependency or a middleware
+    instead, or pass the ids to the call itself.
 
     Example:
         >>> with usage_context(tenant_id="acme", conversation_id="c-7"):
@@ -83,13 +84,13 @@ def _undone(block: _Block, token: Token[_Block | None]) -> bool:
         return False
     try:
         _context.reset(token)
-    except (RuntimeError, ValueError):  # a copy of the context in which it began
+    except (RuntimeError, ValueError):  # ended in a copy of the context in which it began
         return False
     return True
 
 
 def current_context() -> Mapping[str, str | UUID]:
-    """Return what the blocks around this call fill in."""
+    """Return the arguments that the enclosing blocks fill in."""
     block = _context.get()
     if block is None:
         return _NOTHING
@@ -102,5 +103,5 @@ def current_context() -> Mapping[str, str | UUID]:
 
 
 def is_used() -> bool:
-    """Say whether this process has entered such a block."""
+    """Return whether this process has entered such a block."""
     return bool(_used)

@@ -1,4 +1,4 @@
-"""Sending a batch of requests: in order, resumable; what is poison or waits harms no other one."""
+"""Sends a batch of requests in order, resumably; isolates poison requests and those that wait."""
 
 from __future__ import annotations
 
@@ -28,22 +28,23 @@ if TYPE_CHECKING:
 
 logger = SafeLogger(__name__)
 
-# More in one statement gains nothing, and would hold locks and the loop for longer.
+# A larger statement is no faster per event, and would hold locks and the loop for longer.
 MAX_BATCH = 500
 MAX_BATCH_BYTES = 1024 * 1024
 
-# Milliseconds that a statement waits for a lock: long enough for writers that share keys and
-# commit; and while it is known that something is held.
+# Milliseconds that a statement waits for a lock: long enough for other writers of the same keys to
+# commit. The short one applies once a lock is known to be held.
 _LOCK_TIMEOUT = 250
 _SHORT_LOCK_TIMEOUT = 50
-_SHORTEST_LOCK_TIMEOUT = 10  # where many are held
-# What waits is cut into so many parts: each level costs one wait, and a part that does not wait is
-# a few milliseconds.
+_SHORTEST_LOCK_TIMEOUT = 10  # once many locks are held
+# Number of parts into which a waiting batch is cut: each level costs one lock timeout, and a part
+# that does not wait takes a few milliseconds.
 _PARTS = 8
-# So many wait alone, and nothing of their kind gets through: it is not about single keys.
+# If so many keys wait one by one and no request of their kind gets through, the lock is not about
+# single keys.
 _MOST_WAITS = 4
-_MOST_WAITS_OF_RETRIES = 40  # which nobody waits for
-_LEAST_SECONDS = 0.02  # for one more statement
+_MOST_WAITS_OF_RETRIES = 40  # no caller waits for a retry
+_LEAST_SECONDS = 0.02  # left before the deadline, to start one more statement
 _COMPARE_AGAIN_SECONDS = 1.0
 _CANCELED = "57014"
 
@@ -54,7 +55,7 @@ _SPOOLED = Answer(Outcome.SPOOLED)
 def in_slices(
     requests: Iterable[Request], count: int = MAX_BATCH, most_bytes: int = MAX_BATCH_BYTES
 ) -> Iterator[list[Request]]:
-    """Cut requests into lists of at most `count`, and of `most_bytes` where more than one."""
+    """Split requests into lists of at most `count` requests and, unless single, `most_bytes`."""
     part: list[Request] = []
     size = 0
     for request in requests:
@@ -68,7 +69,7 @@ def in_slices(
 
 
 class Fault(Enum):
-    """What an error says about a statement and about the next one."""
+    """What an error means for the failed statement and for the next one."""
 
     UNKNOWN = "the connection is lost, or waited for too long: it may be committed"
     PASSING = "rolled back for others' sake: the same statement can succeed at once"
@@ -78,17 +79,17 @@ class Fault(Enum):
 
 
 def fault_of(error: BaseException, database: Connection | None) -> Fault:
-    """Say what an error means for the statement that it stopped."""
+    """Classify an error by what it means for the failed statement."""
     state = getattr(error, "sqlstate", None)
     if database is None or isinstance(error, MemoryError):
         return Fault.OUTAGE
     if state is None:
-        # The driver itself refused a value where the connection is none the worse for it.
+        # If the connection is still idle, the driver itself rejected a value.
         return Fault.POISON if database.is_idle() else Fault.UNKNOWN
-    # The last words of a server or of a pooler that goes away can come before or after a commit.
+    # A server or pooler that shuts down may send its last error before or after the commit.
     if database.broken or state[:2] == "08" or state[:3] == "57P":
         return Fault.UNKNOWN
-    # 23505: the procedures handle each key that a statement sees; this one came in between.
+    # 23505: the procedures handle every visible duplicate; this key was committed concurrently.
     if state in {"40001", "40P01", "23505"}:
         return Fault.PASSING
     if state in {"55P03", "57014"}:
@@ -97,7 +98,7 @@ def fault_of(error: BaseException, database: Connection | None) -> Fault:
 
 
 def cause_of(error: BaseException) -> str:
-    """Name an error by class and SQLSTATE: its own text may show a host, a user or a value."""
+    """Return an error's class and SQLSTATE: its message may show a host, a user or a value."""
     state = getattr(error, "sqlstate", None)
     return f"{type(error).__name__} {state}" if state else type(error).__name__
 
@@ -113,17 +114,17 @@ _MEANINGS = {
 
 
 def explained(error: BaseException) -> str:
-    """Name an error as `cause_of` does, and what to look at where one setting is to blame."""
+    """Return `cause_of` the error, with a hint if one setting explains it."""
     meaning = _MEANINGS.get(getattr(error, "sqlstate", None) or "")
     return f"{cause_of(error)}: {meaning}" if meaning else cause_of(error)
 
 
 class Delivery:
-    """The progress of one batch. `send` may be called until nothing is pending.
+    """The progress of one batch; call `send` until nothing is pending.
 
-    What waits for a lock of another transaction is set aside, and its key is put into `held`; what
-    has the same key goes behind it. A delivery that `retries` tries them again, key by key, when
-    they are due.
+    A request that waits for another transaction's lock is set aside and its key added to `held`;
+    later requests with the same key queue behind it. A delivery that `retries` sends the requests
+    of held keys again, key by key, when they are due.
     """
 
     def __init__(
@@ -133,12 +134,12 @@ class Delivery:
         self._held = HeldKeys() if held is None else held
         self._retries = retries
         self._aside: list[Request] = []
-        # By kind: how many waited alone, and whether anything was written.
+        # By kind: how many requests waited on their own, and whether any request was written.
         self._waited: Counter[str] = Counter()
         self._through: set[str] = set()
         self._knows_of_waits = False
         self._table_is_free = False
-        # Events first, all in one statement; whatever else there is goes one by one.
+        # Events go first, in one statement; all other requests go one by one.
         self._events: list[Sequence[EventRequest]] = []
         events = [request for request in everything if type(request) is EventRequest]
         if events:
@@ -154,25 +155,25 @@ class Delivery:
         self.attempts = 0
 
     def pending(self) -> list[Request]:
-        """Return what has no answer yet, those of one key in their order."""
-        # The last part is the next one.
+        """Return the unanswered requests, those of one key in their order."""
+        # The last part is sent next.
         events = (event for part in reversed(self._events) for event in part)
         return [*self._aside, *events, *self._rejections, *self._others, *self._early]
 
     def set_aside(self) -> list[Request]:
-        """Return what waits for a lock, or behind what does."""
+        """Return the requests that wait for a lock, or behind one that does."""
         return self._aside
 
     def early(self) -> list[EventRequest]:
-        """Return what is ahead of the server's clock."""
+        """Return the events that are ahead of the server's clock."""
         return self._early
 
     def has_untried(self) -> bool:
-        """Say whether something is pending that was neither set aside nor is early."""
+        """Return whether a pending request is neither set aside nor early."""
         return bool(self._events or self._rejections or self._others)
 
     def take_as_kept(self) -> None:
-        """Answer what is pending: it is in the spool. A refused call stays one."""
+        """Answer the pending requests as spooled; a refused call is still answered as refused."""
         for request in self.pending():
             refused = isinstance(request, RejectionRequest)
             answer = Answer(Outcome.REJECTED, request.reason) if refused else _SPOOLED
@@ -182,7 +183,7 @@ class Delivery:
         self._aside = []
 
     def log_answers(self) -> None:
-        """Log how each request ended: at DEBUG, and above where somebody must mend a call."""
+        """Log each request's outcome: at DEBUG, or higher if a caller has to be fixed."""
         if self.outcomes[Outcome.CONFLICT] or self.outcomes[Outcome.REJECTED]:
             for _, answer in self.answered:
                 if answer.outcome in {Outcome.CONFLICT, Outcome.REJECTED}:
@@ -203,18 +204,18 @@ class Delivery:
         meanwhile: Callable[[], object] = lambda: None,
         until: float = inf,
     ) -> None:
-        """Send what is pending; after an error, what was committed before it keeps its answer.
+        """Send the pending requests; those committed before an error keep their answer.
 
-        `meanwhile` is called while the server works on events, or before what may take long.
-        `until` is when the search for what waits for a lock has to end, by the monotonic clock:
-        what was not tried by then stays pending.
+        `meanwhile` is called while the server works on events, or before anything slow. `until` is
+        the deadline, by the monotonic clock, of the search for requests that wait for a lock: those
+        not tried by then stay pending.
 
         An event that is ahead of the server's clock stays pending: one of the two clocks is wrong,
-        and what was accepted is not refused for that.
+        and an accepted event is not refused for that.
 
         Raises:
-            psycopg.Error: see `fault_of`; poison is isolated here and never raised, nor is what
-                waits, unless everything does.
+            psycopg.Error: see `fault_of`. Poison is isolated here and never raised; a lock wait is
+                raised only if every request waits.
 
         """
         self.attempts += 1
@@ -299,7 +300,7 @@ class Delivery:
             self._others.pop(0)
 
     def _send_rejections(self, database: Connection) -> None:
-        """Write all that were refused before at once: who calls badly does so often."""
+        """Write all earlier refused payloads in one statement: a faulty caller makes many."""
         if self._held and any(one.lock_key() in self._held for one in self._rejections):
             self._others = [*self._rejections, *self._others]
             self._rejections = []
@@ -325,7 +326,7 @@ class Delivery:
         for number, part in enumerate(self._events):
             if early := [event for event in part if event.occurred_at() > latest]:
                 if time.monotonic() - database.compared_at > _COMPARE_AGAIN_SECONDS:
-                    database.compare_clocks()  # the server's may have been set
+                    database.compare_clocks()  # the server's clock may have been set
                     self._hold_back(database)
                     return
                 logger.debug("held back %d event(s) ahead of the server's clock", len(early))
@@ -334,7 +335,7 @@ class Delivery:
         self._events = [part for part in self._events if part]
 
     def _part_from_held(self) -> None:
-        """Leave events of held keys out of what is sent together: each key is a part of its own."""
+        """Separate the events of held keys from the common batch, one part for each key."""
         if not self._held:
             return
         together: list[Sequence[EventRequest]] = []
@@ -352,7 +353,7 @@ class Delivery:
         self._events = [*reversed(alone), *together]
 
     def _goes_behind(self, same: Sequence[Request]) -> bool:
-        """Set these aside where others with their one key were, and say so."""
+        """Set requests of one key aside if others with the key are; return whether it did."""
         if not self._held or same[0].order != same[-1].order:
             return False
         key = same[0].lock_key()
@@ -362,7 +363,7 @@ class Delivery:
         return True
 
     def _leave_held(self) -> None:
-        """Set aside what is left of held keys, so that these stay known."""
+        """Set the unsent parts of held keys aside, so that their keys stay in `held`."""
         left, self._events = self._events, []
         for part in left:
             key = part[0].lock_key()
@@ -388,7 +389,7 @@ class Delivery:
         return self._waited[kind] >= most and kind not in self._through
 
     def _bound_waits(self, database: Connection) -> bool:
-        """Bound how long the next statement waits for a lock; say whether that is a short time."""
+        """Set the next statement's lock timeout; return whether it is a short one."""
         most = _SHORT_LOCK_TIMEOUT if self._knows_of_waits else _LOCK_TIMEOUT
         if self._waited.total() >= _MOST_WAITS:
             most = _SHORTEST_LOCK_TIMEOUT
@@ -404,20 +405,20 @@ class Delivery:
         error: Exception,
         waited_briefly: bool,
     ) -> None:
-        """Cut what waited into parts; the events of one key are set aside.
+        """Split a part that waited for a lock; set it aside if it holds a single key.
 
-        The parts come behind all other ones, as what does not wait goes first within a call's time.
-        A retry goes to the bottom of one part after the other: what it has learnt when its time is
-        over, the next one need not find out again.
+        The new parts go last, so that events which need not wait are sent within the call's time. A
+        retry works through one part completely before the next instead: what it has learnt when its
+        time is over, the next retry need not find out again.
 
         Raises:
-            psycopg.Error: every batch waits, or takes longer than it may.
+            psycopg.Error: every batch waits, or exceeds its time limit.
 
         """
         self._knows_of_waits = True
         if not self._table_is_free:
             self._bound_waits(database)
-            database.record(b"[]")  # which needs the locks of any batch, and no row's
+            database.record(b"[]")  # takes the table locks of any batch, and no row locks
             self._table_is_free = True
         if part[0].order == part[-1].order:
             if self._put_off(part, error, waited_briefly):
@@ -429,7 +430,7 @@ class Delivery:
         while start < len(part):
             end = start + size
             while end < len(part) and part[end].order == part[end - 1].order:
-                end += 1  # the first one of a key counts, so they stay together
+                end += 1  # keep a key together: its first event counts
             parts.append(part[start:end])
             start = end
         rest = self._events[:-1]
@@ -437,10 +438,10 @@ class Delivery:
         self._events = [*rest, *parts] if self._retries else [*parts, *rest]
 
     def _put_off(self, same: Sequence[Request], error: Exception, waited_briefly: bool) -> bool:
-        """Set aside what waits for a lock; False where it has to be tried again to know that."""
+        """Set requests that wait for a lock aside; return False if another try must confirm it."""
         if getattr(error, "sqlstate", None) == _CANCELED:
             if waited_briefly:
-                raise error  # the wait for a lock would have ended before
+                raise error  # the lock timeout would have ended it earlier
             return False
         self._held.put_off(same[0].lock_key())
         self._aside += same
@@ -451,7 +452,7 @@ class Delivery:
         try:
             return act()
         except BaseException as error:
-            # What the server did not say, but memory or a log handler, may come after a commit.
+            # An error that is not the server's (memory, a log handler) may follow the commit.
             state = getattr(error, "sqlstate", None)
             if state is None or fault_of(error, database) is Fault.UNKNOWN:
                 for request in requests:
@@ -461,7 +462,7 @@ class Delivery:
     def _record(
         self, database: Connection, events: Sequence[EventRequest], meanwhile: Callable[[], object]
     ) -> int:
-        """Record the events; return how many of them are ahead of the server's clock."""
+        """Record the events; return how many are ahead of the server's clock."""
         started = time.perf_counter()
         database.begin_to_record(b"[" + b",".join([event.payload for event in events]) + b"]")
         meanwhile()
@@ -499,7 +500,7 @@ class Delivery:
             if result.problems
             else [(event, _RECORDED) for event in events]
         )
-        # The procedure counts what is new and what was known; to its caller both are durable.
+        # The procedure counts new and known events; both are durable for their caller.
         ended = Counter(
             {
                 Outcome.RECORDED: result.recorded,
@@ -508,14 +509,14 @@ class Delivery:
                 Outcome.REJECTED: result.rejected,
             }
         )
-        # From here on nothing fails: they are answered, counted and not pending, or nothing of it.
+        # Nothing below can fail: the events are answered, counted and removed, or none of these.
         self.answered += answers
         self.outcomes.update(ended)
         self._early += early
         self._events.pop()
 
     def _refuse(self, database: Connection, request: Request, error: Exception) -> None:
-        """Keep it as a rejection; where not even that can be written, it is refused."""
+        """Store the request as a rejection; refuse it if even that cannot be written."""
         cause = cause_of(error)
         reason = f"{request.kind}: the database refuses it, {cause}; must be what a row can hold"
         answer = Answer(Outcome.REJECTED, reason)
@@ -525,7 +526,7 @@ class Delivery:
             except Exception as second:
                 if fault_of(second, database) is not Fault.POISON:
                     raise
-                # No JSON that the server reads, as what is nested too deep: its text.
+                # JSON that the server cannot parse, such as too deep nesting: store it as text.
                 text = keepable(request.payload.decode("utf-8", "replace"))
                 self._try(database, [request], lambda: database.reject(text, reason))
         except Exception as second:

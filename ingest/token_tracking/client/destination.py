@@ -1,4 +1,4 @@
-"""Where the events of a tracker go: its database, and the spool folder for that database."""
+"""Where a tracker's events go: its database, and the spool folder for that database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def spool_folder_of(settings: TrackerSettings) -> SpoolFolder:
-    """Return the folder of what waits on local disk for the database of these settings."""
+    """Return the spool folder for the database of these settings."""
     if settings.spool_dir is not None:
         return SpoolFolder(settings.spool_dir)
     with forks.postponed:

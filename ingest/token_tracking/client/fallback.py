@@ -1,4 +1,4 @@
-"""An existing implementation that takes events when nothing else can, on a thread of its own."""
+"""Calls an existing implementation, on its own thread, when nothing else can take an event."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOT_CALLED: Final = Answer(Outcome.REFUSED, "the fallback could not be called i
 
 
 class Fallback:
-    """Calls the function at most once an event; its truth value is the answer."""
+    """Calls the function at most once for each event; its truth value is the answer."""
 
     def __init__(
         self,
@@ -46,18 +46,18 @@ class Fallback:
         self._called: Request | None = None
         self._runner: asyncio.Runner | None = None
         self._closing = False
-        # A function that is told by its place is looked for before it is needed, and by this
-        # thread: no call waits for an import.
+        # A function given by name is imported on this thread and before it is needed, so that no
+        # call waits for the import.
         self._is_looked_for = not isinstance(function, NamedFunction)
         self._worker = Worker("token-tracking-fallback", self._step)
 
     def look_for_function(self) -> None:
-        """Have it told now, and not in an outage, that there is no such function."""
+        """Import the function now, so that a missing one is reported before an outage."""
         if not self._is_looked_for:
             self._worker.start()
 
     def call(self, request: Request) -> bool:
-        """Queue the request's own arguments for the function; False where it cannot keep up."""
+        """Queue the request's arguments for the function; return False if it cannot keep up."""
         if (
             request.original is None
             or self._closing
@@ -70,11 +70,11 @@ class Fallback:
         return True
 
     def waiting(self) -> int:
-        """Return how many requests wait for their call."""
+        """Return how many requests wait for the function."""
         return len(self._queue)
 
     def tell_late(self, due: float) -> float:
-        """Answer whoever has waited since `due`; return since when the next one waits."""
+        """Answer all calls that have waited since `due`; return when the next one began to wait."""
         told: list[tuple[Request, Answer]] = []
         with self._taking:
             if self._called is not None and self._called.since <= due:
@@ -90,7 +90,7 @@ class Fallback:
         return min((request.since for request in waits), default=float("inf"))
 
     def close(self, timeout: float) -> bool:
-        """Let the queued calls end; False where `timeout` seconds were not enough."""
+        """Finish the queued calls; return False if that takes more than `timeout` seconds."""
         self._closing = True
         self._worker.ring()
         return self._worker.join(timeout)
@@ -132,8 +132,8 @@ class Fallback:
         try:
             if self._runner is None:
                 self._runner = asyncio.Runner()
-            self._runner.get_loop()  # before the call: without a loop there is none to be made
-        except Exception as error:  # noqa: BLE001  # no file descriptors are left, perhaps
+            self._runner.get_loop()  # before the call, which needs a loop
+        except Exception as error:  # noqa: BLE001  # such as no file descriptors left
             logger.error("the fallback cannot be called: %s", type(error).__name__)
             self._runner = None
             self._count(Outcome.REFUSED)
@@ -144,7 +144,7 @@ class Fallback:
             if inspect.isawaitable(result):
                 result = self._runner.run(_awaited(result))
             return Answer(Outcome.FALLBACK, None if result else "the fallback answered False")
-        except BaseException as error:  # noqa: BLE001  # it was called and must not be again
+        except BaseException as error:  # noqa: BLE001  # it was called, and must not be called again
             if not isinstance(error, Exception):
                 self._end_runner()  # whatever state its loop is in
             complaints.log(

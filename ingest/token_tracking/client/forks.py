@@ -1,9 +1,9 @@
-"""What a fork must not cut in two: imports, SQLite, log lines.
+"""Sections that a fork must not interrupt: imports, SQLite, log lines.
 
-A child inherits the locks of these as they are, held by threads that it does not have. So a
-fork is postponed until such a section ends, but not for long: a dead disk or a full pipe can take
-its time. A section waits for forks alone, never for another section: a disk that hangs holds nobody
-but the thread that writes to it.
+A child inherits their locks in the held state, without the threads that would release them. So a
+fork is postponed until such a section ends, but only briefly: a dead disk or a full pipe can take
+long. A section waits for forks only, never for another section: a disk that hangs blocks only the
+thread that writes to it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _LOOK_SECONDS = 0.0005
 
 
 class PostponedForks:
-    """Sections that a fork waits for, a second at most, and that wait as long for a fork.
+    """Sections that postpone a fork by at most a second, and that wait as long for a fork.
 
     Sections may be nested and may fork themselves. Each thread changes only its own count, so there
-    is no lock that a signal handler could run into.
+    is no lock on which a signal handler could deadlock.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class PostponedForks:
         depth = self._inside.get(me, 0)
         until = time.monotonic() + BRIEF_SECONDS
         while True:
-            # Counted before it looks, as a fork closes the door before it counts.
+            # Count first, then check for a fork: a fork closes the door first, then counts.
             self._inside[me] = depth + 1
             left = until - time.monotonic()
             if depth or self._forker == me or left <= 0 or not self._forking.locked():
@@ -50,7 +50,7 @@ class PostponedForks:
             del self._inside[me]
 
     def before(self) -> bool:
-        """Close the door and wait until nobody else is inside; say whether it could be closed."""
+        """Close the door and wait until no other thread is inside; return whether it is closed."""
         me = threading.get_ident()
         until = time.monotonic() + BRIEF_SECONDS
         closed = self._forking.acquire(timeout=BRIEF_SECONDS)
@@ -66,7 +66,7 @@ class PostponedForks:
         self._forking.release()
 
     def after_in_child(self) -> None:
-        """Forget the threads of the parent: who could not be waited for never comes out here."""
+        """Forget the parent's threads: those still inside do not exist in the child."""
         me = threading.get_ident()
         self._inside = {me: self._inside[me]} if me in self._inside else {}
         self._forking = threading.Lock()

@@ -1,4 +1,4 @@
-"""What waits for locks of other transactions, known by the key that it waits for."""
+"""The keys whose requests wait for locks of other transactions."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class _Wait:
 class HeldKeys:
     """The keys whose requests are set aside; shared by the threads that send.
 
-    A key is here for as long as a request with it waits in the spool: who comes later goes behind
-    it, so that requests of one key keep their order. One thread goes through what waits, in passes.
+    A key is held while a request with it waits in the spool: later requests queue behind that one,
+    so that the requests of one key keep their order. One thread retries all of them, in passes.
     """
 
     def __init__(self) -> None:
@@ -41,13 +41,13 @@ class HeldKeys:
         return key in self._waits
 
     def is_due(self, key: str) -> bool:
-        """Say whether the key, one of these, is to be tried now, in this pass."""
+        """Return whether to try this held key now, in this pass."""
         with self._changing:
             wait = self._waits.get(key)
             return wait is None or (key not in self._blocked and wait.due <= time.monotonic())
 
     def put_off(self, key: str) -> None:
-        """Take note that a request with this key was tried, and waited."""
+        """Note that a request with this key was tried and had to wait."""
         with self._changing:
             known = self._waits.get(key)
             pause = _FIRST_PAUSE if known is None else min(_LONGEST_PAUSE, 2 * known.pause)
@@ -55,7 +55,7 @@ class HeldKeys:
             self._blocked.add(key)
 
     def keep(self, keys: Iterable[str]) -> None:
-        """Take note that requests with these keys are behind others, or in the spool by now."""
+        """Note that requests with these keys are queued behind others, or are in the spool."""
         with self._changing:
             for key in keys:
                 wait = self._waits.setdefault(key, _Wait(0.0, _FIRST_PAUSE, self._pass))
@@ -63,25 +63,25 @@ class HeldKeys:
                 self._blocked.add(key)
 
     def got_through(self) -> None:
-        """Take note that something waited no longer: what was held with it is tried at once."""
+        """Note that a held request got through: the others are due at once."""
         with self._changing:
             for wait in self._waits.values():
                 wait.due = 0.0
 
     def seconds_until_due(self) -> float | None:
-        """Return when the next one is to be tried; None where nothing waits."""
+        """Return the seconds until the next retry; None if no key is held."""
         with self._changing:
             dues = [wait.due for wait in self._waits.values()]
         return max(0.0, min(dues) - time.monotonic()) if dues else None
 
     def begin_pass(self) -> None:
-        """Begin to go through all that waits."""
+        """Begin a pass through all waiting requests."""
         with self._changing:
             self._pass += 1
             self._blocked.clear()
 
     def end_pass(self) -> None:
-        """Forget the keys of which the pass that ends, or anybody meanwhile, has set none aside."""
+        """End the pass: forget the keys of which no request was set aside since its beginning."""
         with self._changing:
             self._waits = {
                 key: wait for key, wait in self._waits.items() if wait.pass_ == self._pass

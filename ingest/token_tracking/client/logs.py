@@ -1,11 +1,11 @@
-"""Loggers that harm nobody: no handler's error comes out, and a fork cuts no line in two.
+"""Loggers that never raise a handler's error, and whose lines a fork does not interrupt.
 
-What is logged can show a caller's text, such as a label: it is `escaped`, so that it ends no line
-and commands no terminal.
+A logged text may come from a caller, such as a label: it is `escaped`, so that it cannot end the
+line or control a terminal.
 
-The lock of a stream such as stderr is not renewed in a child; who forks while another thread writes
-to it has a child that hangs at its first line. And a handler may hang: a full pipe, a dead host. So
-a caller's lines are handed to a thread that writes them, and waited for only briefly.
+Python does not renew the lock of a stream such as stderr in a child: if a process forks while
+another thread writes to it, the child hangs at its first line. A handler may hang, too: a full
+pipe, a dead host. So a thread writes a caller's lines, and the caller waits for it only briefly.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from .runtimes import is_ending, is_in_task, start_thread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LOOP_SECONDS: Final = 0.002  # that a loop waits for a line
+_LOOP_SECONDS: Final = 0.002  # that an event loop waits for a line
 _CALL_SECONDS: Final = 0.2
 _LOOK_SECONDS: Final = 0.0005
-_MOST_LINES: Final = 1000  # that wait while a handler hangs; of more, the last ones
+_MOST_LINES: Final = 1000  # queued while a handler hangs; older ones are dropped
 
 
 class _OfThread(threading.local):
-    # Whether it writes lines itself: nobody is held by a thread of ours that a handler holds.
+    # Whether this thread writes lines itself: set for threads that a hanging handler may block.
     writes = False
 
 
@@ -44,7 +44,7 @@ this_thread: Final = _OfThread()
 
 
 class Speaker:
-    """Writes lines on a thread that lives while there are some."""
+    """Writes lines on a thread that runs while lines are queued."""
 
     def __init__(self) -> None:
         self._lines: deque[tuple[Callable[[], object], threading.Lock]] = deque(maxlen=_MOST_LINES)
@@ -53,7 +53,7 @@ class Speaker:
         self._hangs = False
 
     def say(self, line: Callable[[], object]) -> None:
-        """Have the line written; wait for that briefly, and not at all where the last one hangs."""
+        """Queue the line; wait for it briefly, or not at all while the previous one hangs."""
         written = threading.Lock()
         written.acquire()
         self._lines.append((line, written))
@@ -75,26 +75,26 @@ class Speaker:
         if start_thread("token-tracking-log", self._run) is not None:
             return True
         if not is_ending():
-            return False  # the system is full: they wait for the next line
+            return False  # no thread to be had: the lines wait for the next one
         self._run()
         return True
 
     def _run(self) -> None:
-        # Taken by who writes, and not by who has that thread started: an exception of a signal's
-        # handler in there would leave it taken by nobody.
+        # The writing thread takes the seat itself: if its starter took it, an exception from a
+        # signal handler could leave it taken with no thread running.
         if not self._seat.acquire(blocking=False):
             return
         try:
             self._write()
         finally:
             self._seat.release()
-        self._start()  # what came in between
+        self._start()  # for lines queued in the meantime
 
     def _write(self) -> None:
         self._thread = threading.get_ident()
         while self._lines:
             line, written = self._lines.popleft()
-            # A handler that raises must end neither a thread of ours nor somebody's call.
+            # A handler that raises must not end this thread or a caller's call.
             with suppress(Exception), forks.postponed:
                 line()
             self._hangs = False
@@ -107,7 +107,7 @@ speaker = Speaker()
 
 @dataclass(frozen=True)
 class Lines:
-    """An argument of several lines, of which none is a caller's text."""
+    """A log argument of several lines, none of which holds a caller's text."""
 
     lines: tuple[str, ...]
 
@@ -120,7 +120,7 @@ def _shown(argument: object) -> object:
 
 
 class SafeLogger:
-    """Logs as the module's logger does."""
+    """Logs to the module's logger."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
@@ -147,7 +147,7 @@ class SafeLogger:
             return
         with suppress(Exception):
             logger = self._logger
-            # Made here: it names this thread, this task and the line that logs.
+            # Create the record here: it names this thread, this task and the logging line.
             shown = tuple(map(_shown, arguments))
             file, line, function, _ = logger.findCaller(stacklevel=3)
             record = logger.makeRecord(
@@ -162,7 +162,7 @@ class SafeLogger:
 
 def _after_fork_in_child() -> None:
     global speaker  # noqa: PLW0603
-    speaker = Speaker()  # its thread, and what it had to say, are the parent's
+    speaker = Speaker()  # the old one's thread and lines belong to the parent
 
 
 def _finish() -> None:

@@ -1,4 +1,4 @@
-"""The thread that makes connections and brings in what was spooled; the writer never waits."""
+"""The thread that connects and sends spooled requests, so that the writer never waits for it."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ logger = SafeLogger(__name__)
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
-_LOOK_SECONDS = 30.0  # between two looks for what others left, or for early events whose time came
-_LONGEST_SILENCE = 1.0  # of a flush, at the end of a process
-_FLUSH_SECONDS = 30.0  # nobody waits for a flush
+_LOOK_SECONDS = 30.0  # between two searches for orphaned files and for early events that are due
+_LONGEST_SILENCE = 1.0  # without progress of a flush, at the end of a process
+_FLUSH_SECONDS = 30.0  # for one statement of a flush: no caller waits for it
 _WRONG_CLOCK_SECONDS = 60.0
 _MOST_UNCERTAIN = 10 * MAX_BATCH
 _PROBE_LOCK_TIMEOUT = 250  # milliseconds, for a lock that all of a table's writers need
@@ -52,14 +52,14 @@ _SECONDS_TO_FIND_WHAT_WAITS = 1.0  # for a lock, in one batch of a flush
 
 @dataclass(slots=True)
 class Aside:
-    """How much of what is spooled is not to be sent now: two numbers of `TrackerStats`."""
+    """How many spooled requests cannot be sent now: two numbers of `TrackerStats`."""
 
     early: int = 0
     locked: int = 0
     untried: bool = False
 
     def add(self, delivery: Delivery) -> None:
-        """Count what a delivery has set aside."""
+        """Count the requests that a delivery has set aside."""
         self.early += len(delivery.early())
         self.locked += len(delivery.set_aside())
         self.untried = self.untried or delivery.has_untried()
@@ -74,7 +74,7 @@ class UncertainRequests:
         self._last = 0
 
     def append(self, requests: Sequence[Request]) -> int:
-        """Add the requests; return how many of the oldest were dropped for them."""
+        """Add the requests; return how many of the oldest were dropped to make room."""
         with self._changing:
             for request in requests:
                 self._last += 1
@@ -85,7 +85,7 @@ class UncertainRequests:
         return len(dropped)
 
     def oldest(self, count: int, most_bytes: int, after: int = 0) -> list[tuple[int, Request]]:
-        """Do as `Spool.oldest`."""
+        """Return the oldest requests; see `Spool.oldest`."""
         with self._changing:
             kept = [(number, one) for number, one in self._kept.items() if number > after]
         for first in in_slices([one for _, one in kept], count, most_bytes):
@@ -93,26 +93,26 @@ class UncertainRequests:
         return []
 
     def forget(self, numbers: Sequence[int], through: int = 0) -> None:  # noqa: ARG002
-        """Do as `Spool.forget`."""
+        """Remove these requests; see `Spool.forget`."""
         with self._changing:
             for number in numbers:
                 self._kept.pop(number, None)
 
     def is_empty(self) -> bool:
-        """Say whether nothing waits."""
+        """Return whether no request waits."""
         return not self._kept
 
     def drop(self) -> int:
-        """Forget all; return how many that were."""
+        """Remove all requests; return how many there were."""
         with self._changing:
             dropped, self._kept = len(self._kept), {}
         return dropped
 
 
 class Recovery:
-    """Connects where the writer has no connection, and sends what waits in spools and memory.
+    """Connects if the writer has no connection, and sends the requests in spools and in memory.
 
-    `is_down` is True from a known failure until a connection was made that works.
+    `is_down` is True from a known failure until a new connection works.
     """
 
     def __init__(
@@ -129,18 +129,18 @@ class Recovery:
         self._fresh: Connection | None = None
         self._wanted = False
         self._uncertain = UncertainRequests()
-        # Files of ours that the writer does not write to any more.
+        # This process's files that the writer no longer writes to.
         self._left: list[Spool] = []
         self._waits = False
         self._added = False
         self.held = HeldKeys()
-        # What was set aside, as of the last pass; and since it began.
+        # What was set aside: as of the last pass, and since that pass began.
         self._aside = Aside()
         self._set_aside_since = Aside()
         self._spooled_since = False
         self._cause: str | None = None
         self._look_at = 0.0
-        # Of the database that answered last, and the transaction that it had reached.
+        # The identity of the database that answered last, and its transaction counter then.
         self._identity = ("", 0)
         self._pause = _FIRST_PAUSE
         self._stuck = False
@@ -150,7 +150,7 @@ class Recovery:
         self.is_down = False
 
     def connection(self, deadline: float) -> Connection | None:
-        """Return a new connection; None where there is none by the deadline or it is known so."""
+        """Return a new connection; None if there is none by the deadline or the server is down."""
         with self._changed:
             if self._fresh is None:
                 self._wanted = True
@@ -164,7 +164,7 @@ class Recovery:
             return fresh
 
     def failed(self, error: BaseException | None = None) -> None:
-        """Take note that PostgreSQL cannot answer now: nobody waits for it until it can."""
+        """Note that PostgreSQL cannot answer now: no call waits for it until it answers again."""
         with self._changed:
             self.is_down = True
             self._wanted = True
@@ -177,21 +177,21 @@ class Recovery:
             )
 
     def _is_news(self, error: BaseException | None) -> bool:
-        """Say whether an outage is to be told: when it begins, and when a setting explains it."""
+        """Return whether to log an outage: when it begins, and when a setting explains it."""
         cause = "" if error is None else explained(error)
         known, self._cause = self._cause, cause or self._cause or ""
         return known is None or (cause != known and ": " in cause)
 
     def spooled(self, left: Spool | None = None, delivery: Delivery | None = None) -> None:
-        """Take note that something waits in the writer's spool, or in a file that it has left.
+        """Note that requests wait in the writer's spool, or in a file that it no longer writes to.
 
-        `delivery` is whose pending requests these are, where that is known.
+        `delivery` is the one whose pending requests these are, if known.
         """
         with self._changed:
             before = self._aside
             if left is not None:
                 self._left.append(left)
-            # What is set aside is not tried at once: a pass more would find that out again.
+            # Do not retry set-aside requests at once: another pass would only set them aside again.
             if delivery is None or delivery.has_untried() or not self._waits:
                 self._added = True
             self._waits = self._spooled_since = True
@@ -205,7 +205,7 @@ class Recovery:
         self._say_aside(before)
 
     def set_aside(self) -> Aside:
-        """Return how much of what waits is set aside, as of the last pass through it."""
+        """Return how many waiting requests are set aside, as of the last pass."""
         with self._changed:
             return self._aside
 
@@ -233,23 +233,23 @@ class Recovery:
             logger.info("no event is ahead of the database's clock any more")
 
     def keep_sending(self, requests: Sequence[Request]) -> None:
-        """Send again what may be recorded and could not be spooled."""
+        """Resend requests that may be recorded and could not be spooled."""
         if dropped := self._uncertain.append(requests):
             logger.error("%d request(s) of unknown outcome are not sent again: too many", dropped)
         self.spooled()
 
     def count_flushed(self, outcomes: Counter[Outcome]) -> None:
-        """Count what became of requests after their call had its answer."""
+        """Count the outcomes of requests that were sent after their call had returned."""
         with self._changed:
             self._flushed.update(outcomes)
             self._changed.notify_all()
 
     def flushed(self) -> Counter[Outcome]:
-        """Return what became of requests after their call had its answer."""
-        return self._flushed.copy()  # at once, whoever counts
+        """Return the outcomes of requests that were sent after their call had returned."""
+        return self._flushed.copy()  # atomic, so without a lock
 
     def wait_until_flushed(self, deadline: float) -> None:
-        """Wait while what waits is being brought in, and something comes of it."""
+        """Wait while spooled requests are being sent and the flush makes progress."""
 
         def is_over() -> bool:
             return not self._waits or self._stuck or self.is_down or not self._worker.runs()
@@ -264,9 +264,9 @@ class Recovery:
                 )
 
     def stop(self, timeout: float, left: Spool | None) -> None:
-        """End the thread, waiting for `timeout` seconds; what waits in the spool stays there.
+        """End the thread, waiting up to `timeout` seconds; spooled requests stay in the spool.
 
-        The writer's spool is given up when the thread has ended, however long that takes.
+        The writer's spool is closed when the thread has ended, however long that takes.
         """
         with self._changed:
             if left is not None:
@@ -290,7 +290,7 @@ class Recovery:
         if not failed:
             try:
                 self._bring_in()
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is tried again
+            except Exception as error:  # noqa: BLE001  # retried after any error
                 logger.debug("not flushed: %s", cause_of(error))
                 failed = True
         with self._changed:
@@ -298,7 +298,7 @@ class Recovery:
             if self._stuck:
                 self._changed.notify_all()
                 seconds = self._pause * random.uniform(0.5, 1)  # noqa: S311
-                # What is too early for the server comes in when its time has come.
+                # Early events need no short pause: they are sent once their time has come.
                 longest = _LONGEST_PAUSE if failed else _LOOK_SECONDS
                 self._pause = min(longest, self._pause * 2)
                 if not failed:
@@ -317,7 +317,7 @@ class Recovery:
         return False
 
     def _seconds_until_due(self) -> float:
-        """Return when what waits for locks is to be tried again."""
+        """Return the seconds until the requests that wait for locks are retried."""
         if self._aside.untried:
             return _FIRST_PAUSE
         due = self.held.seconds_until_due()
@@ -328,7 +328,7 @@ class Recovery:
             return True
         try:
             database = self._probed()
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is tried again
+        except Exception as error:  # noqa: BLE001  # retried after any error
             logger.debug("not connected: %s", cause_of(error))
             with self._changed:
                 self.is_down = True
@@ -355,7 +355,7 @@ class Recovery:
         return True
 
     def _probed(self) -> Connection:
-        """Return a connection that takes events: also those that wait, where some do."""
+        """Return a connection that was tested with a batch; with a waiting one, if there is any."""
         database = self._connect()
         try:
             database.lock_timeout = _PROBE_LOCK_TIMEOUT
@@ -381,16 +381,16 @@ class Recovery:
         return database
 
     def _identify(self, database: Connection) -> None:
-        """Take note of which database this way leads to, for what waits under other ways to it."""
+        """Note which database was reached, to find requests spooled for it under another DSN."""
         self._identity = database.identity()
         if self._identity[0]:
             self._folder().belongs_to(*self._identity)
 
     def _bring_in(self) -> None:
-        """Send what waits, in whatever it waits.
+        """Send all waiting requests, from memory and from every spool file.
 
         Raises:
-            psycopg.Error: the database cannot take it now.
+            psycopg.Error: the database cannot take them now.
 
         """
         with self._changed:
@@ -445,7 +445,7 @@ class Recovery:
             try:
                 done = spool.is_empty()
             except SpoolError:
-                done = True  # nothing more comes out of it here
+                done = True  # this process can read nothing more from it
             if done:
                 self._left.remove(spool)
                 spool.close()
@@ -480,7 +480,7 @@ class Recovery:
                 logger.info("%d spooled request(s) are in PostgreSQL now", total)
 
     def _tell(self, message: str, about: str | None = None) -> None:
-        """Log what a person should act on, once, however often it is found."""
+        """Log once a problem that a person should act on, however often it is found."""
         if (about or message) not in self._told:
             self._told.add(about or message)
             logger.error("%s", message)
@@ -495,7 +495,7 @@ class Recovery:
 
 
 def same_database(folder: SpoolFolder, identity: str, transaction: int) -> Iterator[SpoolFolder]:
-    """Yield what waits for a database by other ways to it, where nobody goes these ways now."""
+    """Yield folders for the same database under another DSN that no running process uses."""
     for other in folder.of_same_database(identity, transaction):
         if not is_in_use(other):
             yield other
@@ -507,14 +507,14 @@ def flush(
     held: HeldKeys | None = None,
     aside: Aside | None = None,
 ) -> Iterator[Counter[Outcome]]:
-    """Bring what waits into PostgreSQL, the oldest batch first; yield what became of each batch.
+    """Send waiting requests to PostgreSQL, the oldest batch first; yield each batch's outcomes.
 
-    What is ahead of the server's clock is passed by, and stays; so does what waits for a lock of
-    another transaction, whose key is put into `held`, and what cannot be written, not even as a
-    rejection. The first two are counted in `aside`.
+    Requests of three kinds are skipped and stay: events ahead of the server's clock, requests that
+    wait for another transaction's lock (their key is added to `held`), and requests that cannot be
+    written even as a rejection. The first two kinds are counted in `aside`.
 
     Raises:
-        psycopg.Error: what was not committed, or is not known to be, still waits.
+        psycopg.Error: requests not committed, or not known to be, are still waiting.
         SpoolError: the file cannot be read.
 
     """
@@ -528,7 +528,7 @@ def flush(
         if aside is not None:
             aside.add(delivery)
         refused = [one for one, answer in delivery.answered if answer.outcome is Outcome.REFUSED]
-        del delivery.outcomes[Outcome.REFUSED]  # it is tried again
+        del delivery.outcomes[Outcome.REFUSED]  # it is retried
         stays = set(map(id, [*delivery.pending(), *refused]))
         whole = whole and not stays
         sent = [number for number, request in batch if id(request) not in stays]

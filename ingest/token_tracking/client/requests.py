@@ -1,4 +1,4 @@
-"""What a tracker writes: events, refused payloads, voids, owners; and how each of them ends."""
+"""The requests that a tracker writes (events, rejections, voids, owners) and their outcomes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OCCURRED_AT: Final = b'"occurred_at":"'
 
 
 class Outcome(StrEnum):
-    """How one call ended; exactly one of these."""
+    """How a call ended; each call has exactly one outcome."""
 
     RECORDED = "recorded"
     DUPLICATE = "duplicate"
@@ -40,7 +40,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a call is told. `reason` is None where the answer is True."""
+    """The answer to a call. `reason` is None if the call returns True."""
 
     outcome: Outcome
     reason: str | None = None
@@ -52,9 +52,9 @@ FORKED: Final = Answer(
 
 
 class BlockingFuture:
-    """An answer that a thread without event loop waits for; it is given once.
+    """A future for a thread without an event loop; it is set once.
 
-    There is no lock that a signal's handler, which calls while this thread waits, could meet.
+    It has no lock on which a signal handler that calls while this thread waits could deadlock.
     """
 
     __slots__ = ("_answer", "_given")
@@ -65,11 +65,11 @@ class BlockingFuture:
         self._given.acquire()
 
     def done(self) -> bool:
-        """Say whether the answer is there."""
+        """Return whether the answer is set."""
         return self._answer is not None
 
     def set_result(self, answer: Answer) -> None:
-        """Give the answer."""
+        """Set the answer."""
         self._answer = answer
         self._given.release()
 
@@ -85,7 +85,7 @@ class BlockingFuture:
         return self._answer
 
     def give_up(self) -> None:
-        """Answer for the parent process, which alone has the thread that would."""
+        """Answer in a forked child: the thread that would answer exists only in the parent."""
         self._answer = self._answer or FORKED
         if self._given.locked():
             self._given.release()
@@ -95,19 +95,19 @@ _waited_for: Final[set[BlockingFuture]] = set()
 
 
 def _after_fork_in_child() -> None:
-    # A signal's handler forked, and the call that it interrupted goes on in the child, too.
+    # A signal handler forked: the call that it interrupted continues in the child, too.
     for future in tuple(_waited_for):
         future.give_up()
 
 
 class Request:
-    """One thing to write. Its key and times are fixed, so it can be sent any number of times.
+    """One write. Its key and times are fixed, so it can be sent any number of times.
 
-    `order` is its place among others: all writers send in the same order. `future` gets the answer;
-    it belongs to a waiting task's loop or to a waiting thread, and is None where nobody waits.
-    `original` are the arguments of the call, kept only where a fallback may need them. `since` is
-    when the call was made, by the monotonic clock. `uncertain` from the first attempt on that may
-    have committed it without our knowing.
+    `order` is the sort key that all writers send by. `future` receives the answer; it belongs to a
+    waiting task's loop or to a waiting thread, and is None if neither waits. `original` holds the
+    call's arguments, kept only if a fallback may need them. `since` is the time of the call by the
+    monotonic clock. `uncertain` is True once an attempt may have committed the request without
+    reporting it.
     """
 
     __slots__ = ("future", "order", "original", "payload", "since", "uncertain")
@@ -122,42 +122,42 @@ class Request:
         self.uncertain = False
 
     def lock_key(self) -> str:
-        """Return the name of the row that it may have to wait for: equal ones keep their order."""
+        """Return the name of the row that it locks: requests with equal keys keep their order."""
         return json.dumps((self.kind, *self.order))
 
 
 class EventRequest(Request):
-    """An accepted usage event, as the JSON text that the procedure takes; sent with many others."""
+    """An accepted usage event as the JSON text that the procedure takes; sent in batches."""
 
     __slots__ = ()
     kind = "event"
 
     def occurred_at(self) -> bytes:
-        """Return the event's time: ISO 8601 in UTC, so its order as text is its order in time."""
-        # The last field: metadata before it may hold the same mark.
+        """Return the event's time in ISO 8601 and UTC, which as text sorts by time."""
+        # Search from the end, as metadata may contain the same text: it is the last field.
         at = self.payload.rfind(_OCCURRED_AT)
         return self.payload[at + len(_OCCURRED_AT) : -2] if at >= 0 else b""
 
 
 class SingleRequest(Request, ABC):
-    """A request that is written by itself."""
+    """A request that is written in a statement of its own."""
 
     __slots__ = ()
 
     @abstractmethod
     def send(self, database: Connection) -> Answer:
-        """Write it."""
+        """Write the request."""
 
 
 class RejectionRequest(SingleRequest):
-    """A refused payload, to be kept: `payload` is its JSON text."""
+    """A refused payload to store: `payload` is its JSON text."""
 
     __slots__ = ("reason",)
     kind = "rejection"
 
     def __init__(self, payload: bytes, reason: str) -> None:
         super().__init__(("", ""), payload)
-        # It may quote a name that the caller made up.
+        # The reason may quote an arbitrary name given by the caller.
         self.reason = reason.replace("\0", "?").encode(errors="replace").decode()
 
     def lock_key(self) -> str:
@@ -169,7 +169,7 @@ class RejectionRequest(SingleRequest):
 
 
 class VoidRequest(SingleRequest):
-    """An event to be taken out of all totals."""
+    """Excludes an event from all totals."""
 
     __slots__ = ()
     kind = "void"
@@ -184,7 +184,7 @@ class VoidRequest(SingleRequest):
 
 
 class OwnerRequest(SingleRequest):
-    """An agent's owner from an instant on; sent again, it is known by the id of its call."""
+    """Records an agent's owner from an instant on; the call's id identifies a retry."""
 
     __slots__ = ()
     kind = "owner"
@@ -195,7 +195,7 @@ class OwnerRequest(SingleRequest):
         return cls((agent_id, valid_from), _array(agent_id, owner_tenant_id, valid_from, call_id))
 
     def lock_key(self) -> str:
-        return json.dumps((self.kind, self.order[0]))  # one writer an agent at a time
+        return json.dumps((self.kind, self.order[0]))  # one writer per agent at a time
 
     def send(self, database: Connection) -> Answer:
         agent_id, owner, valid_from, call_id = cast(
@@ -205,14 +205,14 @@ class OwnerRequest(SingleRequest):
 
 
 def restored(kind: str, first: str, second: str, payload: bytes) -> Request:
-    """Return the request that was kept in this form."""
+    """Rebuild the request from the form in which `kept_form` stores it."""
     if kind == RejectionRequest.kind:
         return RejectionRequest(payload, first)
     return _KINDS[kind]((first, second), payload)
 
 
 def kept_form(request: Request) -> tuple[str, str, str, bytes]:
-    """Return what `restored` makes the request from."""
+    """Return the form from which `restored` rebuilds the request."""
     if isinstance(request, RejectionRequest):
         return request.kind, request.reason, "", request.payload
     return request.kind, *request.order, request.payload

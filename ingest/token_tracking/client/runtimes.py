@@ -1,6 +1,6 @@
-"""Which library runs the calling task, and how such a task waits for an answer.
+"""Finds out which library runs the calling task, and how that task waits for an answer.
 
-asyncio and trio are known, trio without being needed: a program that runs it has imported it.
+asyncio and trio are supported. trio is no dependency: a program that runs it has imported it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TrioFuture:
-    """An answer that a task of trio waits for; any thread gives it."""
+    """A future for a trio task; any thread may set it."""
 
     __slots__ = ("_answer", "_event", "_run_over", "_tell")
 
@@ -30,18 +30,18 @@ class TrioFuture:
         self._run_over: type[Exception] = trio.RunFinishedError
 
     def done(self) -> bool:
-        """Say whether the answer is there."""
+        """Return whether the answer is set."""
         return self._answer is not None
 
     def set_result(self, answer: Answer) -> None:
-        """Give the answer."""
+        """Set the answer."""
         self._answer = answer
         with suppress(self._run_over):
             self._tell(self._event.set)
 
     def result(self) -> Answer:
-        """Return the answer, which is there."""
-        assert self._answer is not None  # noqa: S101  # asked for when it is done
+        """Return the answer, which must be set."""
+        assert self._answer is not None  # noqa: S101  # called only when done
         return self._answer
 
     def __await__(self) -> Generator[object, object, Answer]:
@@ -50,7 +50,7 @@ class TrioFuture:
 
 
 def new_future() -> Future | None:
-    """Return what the calling task waits for; None where nobody can be told how it would wait."""
+    """Return a future for the calling task; None if neither asyncio nor trio runs it."""
     if (trio := _running_trio()) is not None:
         return TrioFuture(trio)
     try:
@@ -60,7 +60,7 @@ def new_future() -> Future | None:
 
 
 async def next_turn() -> None:
-    """Let the other tasks run."""
+    """Yield to the other tasks of the loop."""
     if (trio := _running_trio()) is not None:
         await trio.lowlevel.checkpoint()
     elif is_in_task():
@@ -68,7 +68,7 @@ async def next_turn() -> None:
 
 
 def is_in_task() -> bool:
-    """Say whether this thread runs a loop, which must not be held."""
+    """Return whether this thread runs an event loop, which must not be blocked."""
     with suppress(RuntimeError):
         asyncio.get_running_loop()
         return True
@@ -79,17 +79,17 @@ _told_so: Final[list[str]] = []
 
 
 def is_ending() -> bool:
-    """Say whether the interpreter shuts down, from its exit handlers on."""
+    """Return whether the interpreter shuts down; True from its exit handlers on."""
     return sys.is_finalizing() or not threading.main_thread().is_alive() or bool(_told_so)
 
 
 def can_start_threads() -> bool:
-    """Say whether it is safe to try: past the exit handlers, starting one would wait for ever."""
+    """Return whether a thread can be started: after the exit handlers it would block forever."""
     return not sys.is_finalizing()
 
 
 def start_thread(name: str, target: Callable[[], None]) -> threading.Thread | None:
-    """Start a daemon thread; None where the interpreter shuts down or the system is full."""
+    """Start a daemon thread; None if the interpreter shuts down or no thread can be started."""
     if not can_start_threads():
         return None
     thread = threading.Thread(target=target, name=name, daemon=True)
@@ -106,12 +106,12 @@ def _running_trio() -> ModuleType | None:
     trio = sys.modules.get("trio")
     if trio is None:
         return None
-    # Each of the two can run on top of the other one: the task decides, and not the loop.
+    # Each library can run on top of the other one, so look at the task and not at the loop.
     with suppress(RuntimeError):
         if asyncio.current_task() is not None:
             return None
     try:
         trio.lowlevel.current_task()
-    except (AttributeError, RuntimeError):  # it is still being imported, or does not run here
+    except (AttributeError, RuntimeError):  # still being imported, or not running in this thread
         return None
     return trio

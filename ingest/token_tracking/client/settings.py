@@ -1,6 +1,7 @@
 """Settings of a tracker: arguments first, then `TOKEN_TRACKING_*`, then defaults.
 
-Checked by hand: the first call makes the default tracker, and must not wait for an import.
+Checked without pydantic: the first call creates the default tracker and must not wait for an
+import.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _FALSE: Final = frozenset({"0", "false", "f", "no", "n", "off"})
 
 
 class _BadValueError(ValueError):
-    """A value that breaks a rule, in words that show nothing secret."""
+    """An invalid value, described without showing a secret."""
 
 
 class SecretText:
-    """Text that no representation shows."""
+    """Text that `repr` and `str` hide."""
 
     __slots__ = ("_text",)
 
@@ -53,7 +54,7 @@ class SecretText:
 
 @dataclass(frozen=True)
 class NamedFunction:
-    """A function that is told by its place, and imported by the thread that is to call it."""
+    """A function given by its import path; the thread that calls it imports it."""
 
     module: str
     name: str
@@ -62,7 +63,7 @@ class NamedFunction:
         """Return the function.
 
         Raises:
-            SettingsError: it is not there, or leads back here.
+            SettingsError: it does not exist, or is token_tracking's own.
 
         """
         try:
@@ -72,9 +73,9 @@ class NamedFunction:
         except Exception as error:
             raise self._error(f"cannot be imported, {type(error).__name__}") from error
         if not callable(found):
-            raise self._error("is no function")
+            raise self._error("is not a function")
         if getattr(found, "__module__", "").split(".")[0] == "token_tracking":
-            raise self._error("is token_tracking's own: name the implementation of before")
+            raise self._error("is token_tracking's own: name the earlier implementation")
         return found
 
     def _error(self, why: str) -> SettingsError:
@@ -84,23 +85,24 @@ class NamedFunction:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackerSettings:
-    """What a tracker can be told; each field is also read from `TOKEN_TRACKING_<FIELD>`.
+    """The settings of a tracker; each field is also read from `TOKEN_TRACKING_<FIELD>`.
 
-    Each may be given as text, too.
+    Each value may also be given as text.
 
     Args:
-        enabled: False: every call is a no-op that returns True.
+        enabled: if False, every call is a no-op that returns True.
         dsn: libpq connection string or URL; default: libpq's PG* variables.
-        max_wait: seconds that a call waits at most.
-        spool_dir: folder of what waits on local disk, for one database only; default: one for each
+        max_wait: maximum time that a call waits, in seconds.
+        spool_dir: folder of the local spool, for one database only; default: one folder for each
             database, in the user's state folder.
-        spool_max_bytes: most bytes on disk for one process's spool.
-        on_error: "raise": raise what a call would answer with False.
-        fallback: a function, or where it is as "package.module:function", which takes what neither
-            database nor disk can; sync or async, with the ten original keyword arguments.
+        spool_max_bytes: maximum size of one process's spool on disk, in bytes.
+        on_error: "raise": raise an error instead of returning False.
+        fallback: a function, or its import path as "package.module:function", that is called if
+            neither database nor disk can take an event; sync or async, with the ten original
+            keyword arguments.
 
     Raises:
-        SettingsError: a value breaks a rule; the message names the setting, never its value.
+        SettingsError: a value is invalid; the message names the setting, never its value.
 
     """
 
@@ -140,8 +142,8 @@ def _secret(value: object) -> SecretText:
 
 def _dsn(value: object) -> SecretText:
     given = _secret(value).get_secret_value().strip()
-    # Checked by the driver where it is there already: no call waits for its import. Otherwise the
-    # thread that connects checks.
+    # Check with the driver only if it is imported already: no call may wait for its import. If not,
+    # the connecting thread checks.
     find_problem = getattr(sys.modules.get("token_tracking.target"), "dsn_problem", None)
     if find_problem is not None and (problem := find_problem(given)):
         raise _BadValueError(problem)
@@ -208,10 +210,10 @@ _RULES: Final = {
 
 
 def load_settings(**given: object) -> TrackerSettings:
-    """Return the settings from arguments (None is as good as absent) and the environment.
+    """Return the settings from arguments (None means not given) and the environment.
 
     Raises:
-        SettingsError: a value breaks a rule; the message names the setting, never its value.
+        SettingsError: a value is invalid; the message names the setting, never its value.
 
     """
     values: dict[str, object] = {}
@@ -220,5 +222,5 @@ def load_settings(**given: object) -> TrackerSettings:
             values[field.name] = text
     values |= {name: value for name, value in given.items() if value is not None}
     if str(values.get("enabled")).strip().lower() in _FALSE:
-        return TrackerSettings(enabled=False)  # which needs no other setting, right or wrong
+        return TrackerSettings(enabled=False)  # ignores all other settings, valid or not
     return TrackerSettings(**values)  # pyright: ignore[reportArgumentType]  # checked in there

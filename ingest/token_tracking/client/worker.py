@@ -1,4 +1,4 @@
-"""A thread of ours: it outlives whatever goes wrong in it, and is started anew where it did not."""
+"""A worker thread that survives exceptions and restarts if it dies."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _PAUSE_SECONDS: Final = 0.01
 
 
 class Worker:
-    """Does one step after the other on a daemon thread, until a step says that it was the last.
+    """Runs `step` repeatedly on a daemon thread until it returns False.
 
-    No method takes a lock that somebody else can hold for long, so all of them may be called from a
-    signal's handler that interrupts another one of them.
+    No method takes a lock that another thread can hold for long, so all of them may be called from
+    a signal handler that interrupts another one of them.
     """
 
     def __init__(self, name: str, step: Callable[[], bool], *, writes_lines: bool = True) -> None:
         self._name = name
         self._step = step
-        # Whether a log handler may hold this thread.
+        # Whether a hanging log handler may block this thread.
         self._writes_lines = writes_lines
-        # Raw locks. The seat is taken by the thread itself: an exception of a signal's handler, in
-        # who starts it, cannot leave it taken by nobody. The bell is rung by others.
+        # Raw locks. The thread itself takes the seat: an exception from a signal handler in its
+        # starter cannot leave it taken with no thread running. Other threads ring the bell.
         self._seat = threading.Lock()
         self._bell = threading.Lock()
         self._bell.acquire()
@@ -41,31 +41,32 @@ class Worker:
         self.runs: Callable[[], bool] = self._seat.locked
 
     def start(self) -> bool:
-        """Make sure that the thread runs; False where there is none to be had."""
+        """Make sure that the thread runs; return False if no thread can be started."""
         if not can_start_threads():
-            return False  # nor does one that has started run any more
+            return False  # a thread that was started does not run any more either
         if self._seat.locked():
             return True
         thread = start_thread(self._name, self._run)
         if thread is None:
             return self._seat.locked()
-        # Until it is who runs, or another one was quicker: `join` is to know whom to wait for.
+        # Wait until it runs, or has ended since another thread was first: `join` needs to know
+        # which thread to wait for.
         while self._thread is not thread and thread.is_alive():
             time.sleep(0)
         return True
 
     def ring(self) -> None:
-        """Let the step that waits go on, or the next one that would."""
+        """Wake up the waiting step, or the next one that would wait."""
         if self._bell.locked():
-            with contextlib.suppress(RuntimeError):  # another one rang
+            with contextlib.suppress(RuntimeError):  # another thread rang
                 self._bell.release()
 
     def wait(self, timeout: float = -1) -> None:
-        """Wait, in a step, until somebody rings, for `timeout` seconds at most."""
+        """Wait, within a step, for `ring` or for at most `timeout` seconds."""
         self._bell.acquire(timeout=timeout)
 
     def join(self, timeout: float) -> bool:
-        """Wait for the end of the last step; False where it did not come in time."""
+        """Wait for the end of the last step; return False if `timeout` seconds were not enough."""
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
@@ -74,7 +75,7 @@ class Worker:
 
     def _run(self) -> None:
         if not self._seat.acquire(blocking=False):
-            return  # another one was quicker
+            return  # another thread was first
         self._thread = threading.current_thread()
         this_thread.writes = self._writes_lines
         try:
@@ -86,7 +87,7 @@ class Worker:
     def _has_more(self) -> bool:
         try:
             return self._step()
-        except BaseException as error:  # noqa: BLE001  # without the thread, later calls would wait
+        except BaseException as error:  # noqa: BLE001  # if the thread died, later calls would wait
             complaints.log(
                 logger,
                 logging.ERROR,

@@ -1,4 +1,4 @@
-"""The one thread of a process that writes: it takes what has queued up and commits it together."""
+"""The tracker's writer thread: it takes all queued requests and commits them as one batch."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ if TYPE_CHECKING:
 
 logger = SafeLogger(__name__)
 
-# Of the bounded wait, what is left for the spool when PostgreSQL did not answer: a fifth, and as
-# much as it takes to make its file on a busy machine, but never more than half.
+# Share of the bounded wait that is reserved for the spool if PostgreSQL does not answer: a fifth,
+# at least what creating its file takes on a busy machine, but never more than half.
 _SPOOL_SHARE: Final = 0.2
 _SPOOL_SECONDS: Final = 0.5
-# With more than this waiting, the database cannot keep up: the spool takes it, in one commit.
+# If more requests wait, the database cannot keep up: they are spooled in one commit.
 _MOST_WAITING: Final = 5 * MAX_BATCH
 _MOST_BYTES_AT_ONCE: Final = 8 * 2**20
-# With more than this in memory, nobody keeps up: calls are refused at once.
+# With more bytes in memory, neither database nor disk keeps up: calls are refused at once.
 _MOST_BYTES: Final = 64 * 2**20
-# Neither does anybody where a call has waited for so many times its bound: the disk hangs.
+# The same holds once a call has waited for this many times its bound: the disk hangs.
 _STUCK_AFTER: Final = 2
 _BYTES_BESIDE_PAYLOAD: Final = 1024
 _EXIT_SECONDS: Final = 10.0
 _RECOVERY_END_SECONDS: Final = 1.0
-# Of answers given at once, so many that the loop runs all their tasks in a few milliseconds.
+# Answers set in one turn: so few that the loop runs all their tasks in a few milliseconds.
 _ANSWERS_AT_ONCE: Final = 16
 _CLOSED: Final = Answer(Outcome.REFUSED, "the tracker is closed")
 _FULL: Final = Answer(Outcome.REFUSED, "too much waits: neither database nor disk keeps up")
@@ -67,14 +67,14 @@ LATE: Final = Answer(Outcome.REFUSED, "no answer within the bounded wait, it is 
 
 
 class Writer:
-    """Writes requests on a thread of its own; never blocks who submits one.
+    """Writes requests on its own thread; `submit` never blocks.
 
-    A request leaves the queue when its fate is known: committed, refused, or on disk in the spool.
-    Who waits for longer than the bounded wait is told False by another thread, which does nothing
-    else: so whatever holds the writer, a disk that hangs or a log handler, holds no caller.
+    A request leaves the queue when its outcome is known: committed, refused, or spooled to disk. A
+    watch thread, which does nothing else, returns False to calls that exceed the bounded wait: so
+    whatever blocks the writer, such as a disk or a log handler that hangs, blocks no caller.
 
-    What callers hold no thread of ours waits for, and the other way round: a signal's handler that
-    calls in the middle of the call that it interrupts gets its answer.
+    These threads never wait for a lock that callers hold, nor callers for one of theirs: so a
+    signal handler that makes a call gets its answer even if it interrupts another call.
     """
 
     def __init__(
@@ -94,13 +94,13 @@ class Writer:
         self._known_folder: SpoolFolder | None = None
         self._spool_max_bytes = spool_max_bytes
         self._fallback_function = fallback
-        # Whether a request must carry the arguments of its call.
+        # Whether a request must carry its call's original arguments.
         self.keeps_originals: Final = fallback is not None
         self._set_up()
         _writers.add(self)
 
     def _set_up(self) -> None:
-        # Callers append, the writer's thread alone takes out.
+        # Callers append; only the writer's thread removes.
         self._queue: deque[Request] = deque()
         self._bytes_in = 0
         self._bytes_out = 0
@@ -116,12 +116,12 @@ class Writer:
         self._dropped = False
         self._close_by = 0.0
         self._database: Connection | None = None
-        # What is committed and still in the queue: settled while the server has the next batch.
+        # Committed but still in the queue: settled while the server works on the next batch.
         self._committed: tuple[list[Request], Delivery] | None = None
         self._spool: Spool | None = None
         self._spool_fails = False
         self._recovery = Recovery(self._connect, self._spool_folder, lambda: self._spool)
-        # Of our threads alone: who decides what a call is told, and counts it.
+        # Held by the tracker's own threads only, to decide a call's answer and to count it.
         self._settling = threading.Lock()
         self._outcomes: Counter[Outcome] = Counter()
         self._late: set[Request] = set()
@@ -134,14 +134,14 @@ class Writer:
         )
 
     def start(self) -> None:
-        """Start the thread and wait, for the bounded wait at most, until it has a connection."""
+        """Start the thread and wait until it has tried to connect, at most for the bounded wait."""
         with self._submitting:
             if self._closing or not self._start_threads():
                 return
         self._tried.wait(self._max_wait)
 
     def submit(self, request: Request) -> Answer | None:
-        """Queue the request, or return at once why it cannot be taken."""
+        """Queue the request and return None, or return its answer if it cannot be queued."""
         size = len(request.payload) + _BYTES_BESIDE_PAYLOAD
         request.since = now = time.monotonic()
         with self._submitting:
@@ -163,7 +163,7 @@ class Writer:
             return self._write_at_end(request)
         if refused is _CLOSED:
             return refused
-        # It was never sent.
+        # The request was never sent, so the fallback cannot count it twice.
         return None if self._fallback is not None and self._fallback.call(request) else refused
 
     def count(self, outcome: Outcome) -> None:
@@ -172,27 +172,27 @@ class Writer:
             self._refused[outcome] += 1
 
     def outcomes(self) -> Counter[Outcome]:
-        """Return how many requests ended in which way, before and without the spool's flushes."""
+        """Return the number of calls by outcome, not counting what flushes did later."""
         with self._submitting:
             total = self._outcomes.copy()
             total.update(self._refused)
             return total
 
     def flushed(self) -> Counter[Outcome]:
-        """Return what became of requests after their call had ended: from spool or memory."""
+        """Return the outcomes of requests sent, from spool or memory, after their call returned."""
         return self._recovery.flushed()
 
     def set_aside(self) -> Aside:
-        """Return how much of what is spooled waits for a clock or for a lock."""
+        """Return how many spooled requests wait for a clock or for a lock."""
         return self._recovery.set_aside()
 
     def waiting(self) -> int:
-        """Return how many requests wait for their answer."""
+        """Return how many requests wait for an answer."""
         fallback = 0 if self._fallback is None else self._fallback.waiting()
         return len(self._queue) - len(self._late) + fallback
 
     def close(self, timeout: float) -> bool:
-        """Write or spool what waits and stop; False where `timeout` seconds were not enough."""
+        """Write or spool the queue and stop; return False if `timeout` seconds were not enough."""
         until = time.monotonic() + timeout
         with self._submitting:
             self._close_by = until
@@ -200,25 +200,25 @@ class Writer:
         self._ring()
         if not self._worker.join(timeout):
             return False
-        # What had to be spooled while the database was there goes there now.
+        # If the database is up, send what had to be spooled meanwhile.
         self._recovery.wait_until_flushed(until)
         spool, self._spool = self._spool, None
         left = max(0.1, until - time.monotonic())
-        # All is safe by now: what it still waits for, a dead host perhaps, is not worth more.
+        # Everything is durable by now: do not wait longer, for a dead host perhaps.
         self._recovery.stop(min(left, _RECOVERY_END_SECONDS), spool)
         has_ended = self._fallback is None or self._fallback.close(
             max(0.1, until - time.monotonic())
         )
         if self._fallback is not None and not has_ended:
-            logger.error("the fallback still runs: who waits for it is told so")
-            self._fallback.tell_late(float("inf"))  # from here on nobody watches their bound
+            logger.error("the fallback is still running: calls that wait for it are answered False")
+            self._fallback.tell_late(float("inf"))  # the watch thread stops next
         self._watching = False
         self._watch.ring()
         self._watch.join(max(0.1, until - time.monotonic()))
         return has_ended
 
     def end(self, timeout: float) -> bool:
-        """Do as `close`, at the end of the process: later calls are written where they are made."""
+        """Close at the end of the process: `LastWriter` writes the calls that come later."""
         with self._submitting:
             self._ended = self._ended or not self._closing
         return self.close(timeout)
@@ -234,7 +234,7 @@ class Writer:
         return self._last.write(request)
 
     def drop(self) -> None:
-        """Do as `close`, later and on the writer's own thread: nobody waits."""
+        """Have the writer's thread close everything, without waiting for it."""
         with self._submitting:
             self._dropped = True
             self._close_by = time.monotonic() + _EXIT_SECONDS
@@ -242,8 +242,8 @@ class Writer:
         self._ring()
 
     def start_anew_after_fork(self) -> None:
-        """Leave the parent all that is its own: threads, connection, spool, and what waits."""
-        # Never freed: closing the connection here would be the parent's loss.
+        """Start with a new state and leave threads, connection, spool and queue to the parent."""
+        # Never freed: closing the connection here would close the parent's.
         for inherited in (self._database, self._recovery):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
         closing, ended = self._closing, self._ended
@@ -253,7 +253,7 @@ class Writer:
     def _spool_folder(self) -> SpoolFolder:
         try:
             self._known_folder = self._find_spool_folder()
-        except SettingsError as error:  # no folder is that of a database which has no name
+        except SettingsError as error:  # a database without a name has no folder
             raise SpoolError(str(error)) from error
         except ImportError:  # past the exit handlers nothing can be imported
             if self._known_folder is None:
@@ -290,8 +290,8 @@ class Writer:
         return True
 
     def _next_batch(self) -> list[Request]:
-        # Looked at, not taken out: they leave the queue when their fate is known. A copy is made at
-        # once, whoever appends meanwhile.
+        # Not taken out: requests leave the queue when their outcome is known. `copy` is atomic, so
+        # callers may append meanwhile.
         waiting = self._queue.copy()
         for _ in self._committed[0] if self._committed else ():
             waiting.popleft()
@@ -315,7 +315,7 @@ class Writer:
             if cause is None:
                 delivery.take_as_kept()
             elif len(batch) > MAX_BATCH:
-                return  # to be tried in smaller parts
+                return  # retried in smaller parts
         except Exception as error:  # noqa: BLE001  # the callers get an answer
             logger.error("%s in the writer:\n%s", type(error).__name__, where(error))
             cause = "a fault in token_tracking, see the log"
@@ -326,12 +326,12 @@ class Writer:
     def _settle_committed(self) -> None:
         if self._committed is not None:
             batch, delivery = self._committed
-            # Logged while they are in the queue: what a handler takes is not their wait.
+            # Log while they are in the queue, so that their wait stays bounded if a handler hangs.
             delivery.log_answers()
             self._settle(batch, delivery)
 
     def _settle(self, batch: list[Request], delivery: Delivery, cause: str | None = None) -> None:
-        """Take the batch out of the queue; count and answer: `cause` is why pending ones failed."""
+        """Remove the batch from the queue, count and answer it; `cause` is why requests failed."""
         with self._settling:
             late = self._late.intersection(batch) if self._late else self._late
             others = self._late - late
@@ -345,7 +345,8 @@ class Writer:
         pending = delivery.pending()
         refused: list[Request] = []
         if pending:
-            # What may be committed the fallback would count twice, and late ones were told False.
+            # No fallback for a request that may be committed (it would count twice) or whose call
+            # was already answered False.
             refused = [
                 request
                 for request in pending
@@ -375,10 +376,10 @@ class Writer:
                 )
 
     def _count_apart(self, ended: Counter[Outcome], answers: list[Answer]) -> None:
-        """Move what these calls, told False before, came to from how calls ended to the flushed."""
+        """Recount calls that were already answered False as flushed outcomes, not call outcomes."""
         later: Counter[Outcome] = Counter()
         for answer in answers:
-            # A batch knows of how many it is, and not of which, that they were known before.
+            # A batch reports how many of its events were duplicates, but not which ones.
             outcome = answer.outcome if ended[answer.outcome] else Outcome.DUPLICATE
             ended[outcome] -= 1
             later[outcome] += 1
@@ -386,7 +387,7 @@ class Writer:
         self._recovery.count_flushed(later)
 
     def _tell_late(self) -> bool:
-        """Tell False to those whose bounded wait is over; sleep until the next one's is."""
+        """Answer False to calls whose bounded wait is over; sleep until the next one's is."""
         due = time.monotonic() - self._max_wait
         waits_since = due + self._max_wait
         late: list[Request] = []
@@ -413,7 +414,7 @@ class Writer:
             self._outcomes[outcome] += 1
 
     def _send(self, delivery: Delivery, deadline: float) -> None:
-        """Send until all is committed, the deadline is there, or nobody can answer."""
+        """Send until all is committed, the deadline has passed, or the database is down."""
         while True:
             if self._closing:
                 deadline = min(deadline, self._close_by - 0.1 * self._max_wait)
@@ -429,7 +430,7 @@ class Writer:
                 delivery.send(
                     self._database, lambda until=deadline: self._use_time(until), deadline
                 )
-            except Exception as error:  # noqa: BLE001  # whatever it is, the callers get an answer
+            except Exception as error:  # noqa: BLE001  # callers get an answer after any error
                 fault = fault_of(error, self._database)
                 self._settle_committed()
                 logger.debug(
@@ -438,12 +439,12 @@ class Writer:
                 if fault is not Fault.PASSING:
                     self._database.close()
                     self._database = None
-                # It says of a wait only that nothing else gets through.
+                # A lock wait is raised only if no other request gets through.
                 if fault in {Fault.OUTAGE, Fault.WAITING}:
                     self._recovery.failed(error)
                     return
                 pause = min(0.2, 0.005 * 2**delivery.attempts) * random.uniform(0.5, 1)  # noqa: S311
-                # One more attempt that the deadline cuts off would only make it uncertain.
+                # An attempt that the deadline cuts off would only make the outcome uncertain.
                 if time.monotonic() + pause >= deadline:
                     if fault is Fault.UNKNOWN:
                         self._recovery.failed(error)
@@ -453,13 +454,13 @@ class Writer:
                 return
 
     def _use_time(self, deadline: float) -> None:
-        """Settle what is committed while the server works, and wait for it no longer for that."""
+        """Settle the previous batch while the server works on this one."""
         self._settle_committed()
         if self._database is not None:
             self._database.patience = max(0.01, deadline - time.monotonic())
 
     def _spool_up(self, requests: list[Request], delivery: Delivery) -> str | None:
-        """Put the requests into the spool; return why that cannot be, None where they are there."""
+        """Spool the requests; return None, or the reason if they cannot be spooled."""
         cause = ""
         for _ in range(2):
             try:
@@ -483,11 +484,11 @@ class Writer:
             logger.error("%s", cause)
         self._spool_fails = True
         if delivery.set_aside():
-            self._recovery.spooled()  # so that a pass finds that none of their keys waits
+            self._recovery.spooled()  # a pass must find that none of their keys waits
         return cause
 
     def _left_spool(self, error: SpoolError) -> bool:
-        """Leave a file that is broken, gone, or full and drained; False where that is no help."""
+        """Stop using a file that is broken, gone, or full and drained; return False otherwise."""
         spool = self._spool
         if spool is None:
             return False
@@ -496,7 +497,7 @@ class Writer:
                 return False
             self._spool = None
             if spool.is_gone():
-                # Perhaps only this process can still read it.
+                # This process may be the only one that can still read it.
                 logger.error("%s: what waits in it goes to a new one", error)
                 self._spool = Spool.create(self._spool_folder(), self._spool_max_bytes)
                 spool.move_to(self._spool)
@@ -507,9 +508,10 @@ class Writer:
 
 
 class LastWriter:
-    """Writes one request after the other when the process ends and its writer is gone.
+    """Writes single requests while the process exits, after its writer has stopped.
 
-    On a thread, whose wait ends, while there are threads to be had; else on the caller's own.
+    Uses a thread, for which it waits a bounded time, while threads can be started; after that, the
+    caller's own thread.
     """
 
     def __init__(
@@ -521,11 +523,11 @@ class LastWriter:
         self._writing = threading.Lock()
         self._database: Connection | None = None
         self._is_down = False
-        # Never closed: with the process it becomes an orphan, which others adopt.
+        # Never closed: when the process ends, its file is an orphan that others adopt.
         self._spool: Spool | None = None
 
     def write(self, request: Request) -> Answer:
-        """Commit or spool it, and say which; within twice the bounded wait, if on a thread."""
+        """Commit or spool it, and return which; on a thread, within twice the bounded wait."""
         if not self._writing.acquire(timeout=self._max_wait):
             return _FULL
         answers: list[Answer] = []
@@ -533,7 +535,7 @@ class LastWriter:
         def step() -> bool:
             try:
                 answers.append(self._written(request))
-            except BaseException as error:  # noqa: BLE001  # past the end, anything can be gone
+            except BaseException as error:  # noqa: BLE001  # this late in the exit, anything may be torn down
                 cause = str(error) if isinstance(error, SpoolError) else type(error).__name__
                 reason = f"the process ends, and it cannot be written: {cause}"
                 answers.append(Answer(Outcome.REFUSED, reason))
@@ -566,17 +568,17 @@ class LastWriter:
                 self._database = self._connect()
             self._database.patience = self._max_wait / 2
             delivery.send(self._database)
-        except Exception as error:  # noqa: BLE001  # then to the spool, as all that follow
+        except Exception as error:  # noqa: BLE001  # spool it, and all later ones
             logger.debug("not sent at the end: %s", cause_of(error))
             self._is_down = True
 
 
 def deliver_answers(answered: Sequence[tuple[Request, Answer]]) -> None:
-    """Give the answers to those who wait: one wake-up a loop, however many tasks wait there."""
+    """Deliver the answers, with one wake-up for each event loop, however many tasks wait there."""
     try:
         _deliver(answered)
     except MemoryError:
-        for one in answered:  # which takes less
+        for one in answered:  # needs less memory
             _deliver([one])
 
 
@@ -603,10 +605,10 @@ def _deliver(answered: Sequence[tuple[Request, Answer]]) -> None:
 def _set_results(answers: Sequence[tuple[asyncio.Future[Answer], Answer]], start: int = 0) -> None:
     end = start + _ANSWERS_AT_ONCE
     for future, answer in answers[start:end]:
-        if not future.done():  # else its task was cancelled
+        if not future.done():  # done if its task was cancelled
             future.set_result(answer)
     if end < len(answers):
-        # Behind the tasks that these wake, and whatever else the loop has to do.
+        # Deliver the rest after the tasks that these wake, and after the loop's other work.
         answers[end][0].get_loop().call_soon(_set_results, answers, end)
 
 
@@ -624,7 +626,7 @@ _closes_at_end_of: int | None = None
 
 
 def _close_at_end_of_child() -> None:
-    """Close all writers when a child of `multiprocessing` ends: that runs no exit handlers."""
+    """Close all writers when a `multiprocessing` child ends, which runs no exit handlers."""
     global _closes_at_end_of  # noqa: PLW0603
     process = sys.modules.get("multiprocessing.process")
     if (

@@ -1,1 +1,1 @@
-"""The demo: what it makes up (`usage`), how it goes (`demo`) and what it shows (`tables`)."""
+"""The demo: its fictitious usage (`usage`), its steps (`demo`) and its output (`tables`)."""

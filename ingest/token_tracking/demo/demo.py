@@ -1,4 +1,4 @@
-"""The demo: ninety days of usage through the API into an embedded server, and dbt's totals."""
+"""The demo: sends ninety days of usage through the API to an embedded server, then runs dbt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DATABASE: Final = "demo"
 SEED: Final = 1789
-_MAX_WAIT: Final = 60.0  # seconds; a slow disk shall not spoil the story
+_MAX_WAIT: Final = 60.0  # seconds; a slow disk must not change the demo's results
 
 _STATE: Final = """
 create schema if not exists token_tracking_demo;
@@ -53,7 +53,7 @@ _TOTALS: Final = "select to_regclass('token_tracking.monthly_token_usage')::oid:
 
 @dataclass(frozen=True)
 class Story:
-    """What the first run fixed: every run after it is the same one."""
+    """The parameters that the first run fixed; all later runs use the same ones."""
 
     end_date: date
     seed: int
@@ -63,7 +63,7 @@ class Story:
 
 @dataclass(frozen=True)
 class Sent:
-    """How the calls of a run ended."""
+    """The outcomes of a run's calls."""
 
     recorded: int
     known: int
@@ -73,7 +73,7 @@ class Sent:
 
 @dataclass
 class _Told:
-    """What was sent: calls with their retries, and how many rows of each kind that has to make."""
+    """What was sent: calls with their retries, and the number of rows expected of each kind."""
 
     calls: int = 0
     contradictions: int = 0
@@ -89,10 +89,10 @@ class _Told:
 
 
 class Demo:
-    """The demo's database on a running server: made, filled and built as far as that is not done.
+    """The demo's database on a running server: creates, fills and builds what is missing.
 
-    Everything can be broken off at any point; the next run completes it. `folder` takes logs and
-    what dbt derives from the project.
+    Every step can be interrupted at any point; the next run completes it. `folder` receives logs
+    and dbt's target files.
     """
 
     def __init__(self, server: Server, folder: Path, *, database: str = DATABASE) -> None:
@@ -102,9 +102,9 @@ class Demo:
         self.url = server.url(database)
 
     def prepare(self, *, size: float = 1.0) -> Story:
-        """Make database and raw schema where they are missing, and return the story they hold.
+        """Create database and raw schema if they are missing; return the parameters stored there.
 
-        `size` is for a first run: 1.0 is about 130,000 events.
+        `size` applies to a first run: 1.0 is about 130,000 events.
         """
         create_database(self.server, self.database)
         with psycopg.connect(self.url) as connection:
@@ -124,11 +124,11 @@ class Demo:
         """Send the story's calls through the API.
 
         Args:
-            story: of `prepare`.
+            story: the result of `prepare`.
             on_progress: called after each day with the number of its calls, and of all days.
 
         Raises:
-            DemoError: calls that are in order were not taken.
+            DemoError: valid calls were not recorded.
 
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ class Demo:
     async def _send(self, story: Story, on_progress: Callable[[int, int], object]) -> _Told:
         owners = ownerships(story.end_date)
         told = _Told()
-        # A spool of its own: what another program left in the user's one is not for this database.
+        # Use a separate spool: requests in the user's spool are not for this database.
         async with UsageTracker(
             dsn=self.url, max_wait=_MAX_WAIT, spool_dir=self.folder / "spool"
         ) as tracker:
@@ -181,13 +181,13 @@ class Demo:
         """Return the dbt project, for the demo's database.
 
         Raises:
-            WarehouseError: there is none, or no dbt.
+            WarehouseError: there is no dbt project, or dbt is not installed.
 
         """
         return Warehouse.find(self.server.environment(self.database), self.folder / "dbt")
 
     def build(self, warehouse: Warehouse, on_progress: Callable[[int, int], object]) -> bool:
-        """Run `dbt build`, unless usage and project are those of the last one; say whether it ran.
+        """Run `dbt build` if usage or project changed since the last one; return whether it ran.
 
         Raises:
             WarehouseError: it failed.
@@ -221,7 +221,7 @@ class Demo:
 
 @contextmanager
 def _log_in(file: Path) -> Generator[Path]:
-    """Write the package's log to a file, not between the progress bars."""
+    """Write the package's log to a file, so that it does not disturb the progress bars."""
     log = logging.getLogger("token_tracking")
     handler = logging.FileHandler(file, mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -1,4 +1,4 @@
-"""What the demo shows in the end, as tables."""
+"""The tables that the demo shows at its end."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def months(rows: Rows) -> Table:
 
 
 def shared_agents(rows: Rows) -> Table:
-    """Return who used whose agent."""
+    """Return which tenant used which tenant's agent."""
     table = _table("Who used whose agent: its owner at that time pays")
     for name in ("agent", "used by", "paid by", "from", "to"):
         table.add_column(name)
@@ -90,7 +90,7 @@ def shared_agents(rows: Rows) -> Table:
 
 
 def doubtful(rows: Rows) -> Table:
-    """Return what was refused, or counts with a doubt."""
+    """Return the payloads that were refused, or that count but are doubtful."""
     table = _table("Refused or doubtful: nothing vanishes")
     table.add_column("what")
     table.add_column("why")

@@ -1,6 +1,6 @@
-"""Ninety days of usage of a platform that does not exist, the same for the same seed."""
+"""Ninety days of usage of a fictitious platform, the same for the same seed."""
 
-# ruff: noqa: S311  # chance here has to be repeatable, not secret
+# ruff: noqa: S311  # the random numbers must be repeatable, not secret
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ class Event(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Tenant:
-    """A customer of the platform; `calls` is what a normal working day brings at full size."""
+    """A customer of the platform; `calls` is the number of calls on a working day at full size."""
 
     name: str
     timezone: str
     calls: int
-    agents: Mapping[str, float]  # how often its agent calls go to each
+    agents: Mapping[str, float]  # share of its agent calls, by agent
 
 
 @dataclass(frozen=True)
 class Agent:
-    """An agent and who owns it; `sold_to` has it from the middle of the period on."""
+    """An agent and its owner; `sold_to` owns it from the middle of the period on."""
 
     name: str
     owner: str
@@ -132,7 +132,7 @@ AGENTS: Final = (
     Agent("shelf-planner", "sakura-retail"),
     Agent("clinic-notes", "ganga-health"),
     Agent("support-triage", "lunar-labs", sold_to="nordlicht-logistik"),
-    # prototype-x is used, but nobody has said who owns it.
+    # prototype-x is used, but its owner was never recorded.
 )
 SERVICES: Final = (
     Service("query", 0.40, "query", ("gpt-4o-mini", "gpt-4o"), 1400, 220, 0.7),
@@ -168,10 +168,10 @@ class Voided:
 
 @dataclass
 class Day:
-    """What services send on one day, in this order.
+    """The calls that services send on one day, in this order.
 
-    `calls` are new events, a few of them from two days before. `retries` are calls made again with
-    their key, `contradictions` reuse a key for another payload, `mistakes` break a rule.
+    `calls` are new events, a few of them from two days before. `retries` repeat a call with the
+    same key, `contradictions` reuse a key for another payload, `mistakes` break a rule.
     """
 
     date: date
@@ -183,7 +183,7 @@ class Day:
 
 
 def ownerships(end: date, days: int = DAYS) -> list[Ownership]:
-    """Return who owns the agents in the days before `end`."""
+    """Return the owners of the agents in the days before `end`."""
     begin = datetime.combine(end - timedelta(days=days + 1), time(), UTC)
     sale = datetime.combine(end - timedelta(days=days - days // 2), time(), UTC)
     return [
@@ -197,9 +197,9 @@ def days_of_usage(end: date, *, seed: int, size: float = 1.0, days: int = DAYS) 
 
     Args:
         end: no event is at or after its midnight in UTC.
-        seed: chooses all that chance decides.
+        seed: seed of the random numbers.
         size: 1.0 makes about 130,000 events in 90 days.
-        days: how many.
+        days: number of days.
 
     """
     midnight = datetime.combine(end, time(), UTC)
@@ -229,7 +229,7 @@ def days_of_usage(end: date, *, seed: int, size: float = 1.0, days: int = DAYS) 
 
 
 def _calls(tenant: Tenant, day: date, size: float, seed: int) -> Iterator[Event]:
-    # Of its own for each day and tenant: nothing shifts when another one changes.
+    # One generator for each day and tenant: a change of one does not affect the others.
     chance = random.Random(f"{seed} {day} {tenant.name}")
     expected = tenant.calls * size * _WEEKDAYS[day.weekday()] * chance.lognormvariate(0, 0.08)
     zone = ZoneInfo(tenant.timezone)
@@ -239,7 +239,7 @@ def _calls(tenant: Tenant, day: date, size: float, seed: int) -> Iterator[Event]
         chance.choices(range(24), _HOURS, k=math.floor(expected + chance.random()))
     ):
         service = chance.choices(SERVICES, shares)[0]
-        # Clocks of the tenant: its days begin and end, and change to summer time, by its own zone.
+        # The tenant's local time: its time zone defines its days and its summer time.
         at = datetime.combine(day, time(hour), zone) + timedelta(seconds=3600 * chance.random())
         event = _event(tenant, day, f"{service.name}-{number:05d}", service, at, chance)
         event["metadata"] = {
@@ -267,7 +267,7 @@ def _calls(tenant: Tenant, day: date, size: float, seed: int) -> Iterator[Event]
 def _ingestion(
     tenant: Tenant, day: date, size: float, zone: ZoneInfo, chance: random.Random
 ) -> Iterator[Event]:
-    """Return a night in which a customer's new documents are embedded, within ten minutes."""
+    """Yield the calls of a night that embeds a customer's new documents within ten minutes."""
     if tenant.calls < 100 or day.weekday() > 4 or chance.random() > 0.12:
         return
     start = datetime.combine(day, time(3, chance.randrange(50)), zone)
@@ -302,7 +302,7 @@ def _tokens(median: int, spread: float, chance: random.Random) -> int:
 
 
 def _add_mishaps(day: Day, number: int, chance: random.Random) -> None:
-    """Add what goes wrong on a platform, now and then."""
+    """Add the errors that happen on a platform now and then."""
     if not day.calls:
         return
     event = chance.choice(day.calls)

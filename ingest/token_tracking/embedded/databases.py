@@ -1,4 +1,4 @@
-"""The embedded server of this project's commands: its folder, its databases, its environment."""
+"""The embedded server that the commands use: its folder, its databases, its environment."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _OTHERS: Final = ("PG", "DBT_", "TOKEN_TRACKING_")
 
 
 def server_in(folder: Path) -> Server:
-    """Return the server that keeps its data below a folder; it may have to be started."""
+    """Return the server whose data is below a folder; it is not started."""
     return Server(folder / "postgres")
 
 
 def create_database(server: Server, name: str) -> bool:
-    """Create a database where there is none, and say whether there was none."""
+    """Create a database if it does not exist; return whether it was created."""
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         known = connection.execute("select from pg_database where datname = %s", (name,)).fetchone()
         if known is None:
@@ -32,7 +32,7 @@ def create_database(server: Server, name: str) -> bool:
 
 
 def forget_other_databases() -> list[str]:
-    """Take every setting that leads elsewhere out of this process; return the names of those."""
+    """Unset all variables that lead to other databases; return their names."""
     names = sorted(name for name in os.environ if name.startswith(_OTHERS))
     for name in names:
         del os.environ[name]
@@ -40,6 +40,6 @@ def forget_other_databases() -> list[str]:
 
 
 def environment(libpq: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with these libpq variables and no other such setting."""
+    """Return this process's environment with these libpq variables instead of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERS)}
     return kept | dict(libpq)

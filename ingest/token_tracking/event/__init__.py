@@ -1,1 +1,1 @@
-"""What a usage event is: its fields, rules, labels and keys; no driver."""
+"""What a usage event is: its fields, rules, labels and keys; imports no driver."""

@@ -1,7 +1,7 @@
-"""The one table of an event's fields: their names, kinds and limits, in the order of the wire.
+"""The one table of an event's fields: their names, kinds and limits, in wire order.
 
-Lists, checks, messages and columns elsewhere derive from it. The SQL side has its own, the columns
-of `usage_events`: that both agree is tested.
+Lists, checks, messages and columns elsewhere derive from it. SQL has its own table, the columns of
+`usage_events`; a test checks that both agree.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 class Field(NamedTuple):
     """One field of an event.
 
-    `least` is the fewest characters of a text. A part is included in `tokens`. A default holds
-    where a text is missing; without one, `tenant_id` is required and the others may be absent.
+    `least` is the minimum length of a text in characters. A part is included in `tokens`. The
+    default replaces a missing text; without a default, `tenant_id` is required and the other fields
+    are optional.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What is kept of a refused payload: JSON text of at most 64 KiB, whatever the payload is."""
+"""Refused payloads in the form in which they are stored: JSON text of at most 64 KiB."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MAX_KEPT_BYTES: Final = 64 * 1024
-# What each value of a refused payload costs beside its text, so that many short ones end, too.
+# Added to the cost of each value of a refused payload, to bound the number of short values, too.
 _KEPT_BESIDE_TEXT: Final = 16
 _KEPT_FIELDS: Final = 15
 _DEEPEST_KEPT: Final = 50
@@ -24,10 +24,10 @@ _SHORT_NAME: Final = 64
 
 
 def keepable(payload: object) -> bytes:
-    """Return a refused payload as JSON text, whatever it is: what JSON cannot say goes in as text.
+    """Return any refused payload as JSON text; values that JSON cannot represent become text.
 
-    Escaped, so that NUL and lone surrogates pass. Above 64 KiB it is cut, as the procedures do: the
-    first fields, of each long one the beginning as text.
+    The text is escaped, so that NUL and lone surrogates can be stored. Above 64 KiB it is truncated
+    like in the procedures: to the first fields, and each long field to its beginning as text.
     """
     room = _Room(MAX_KEPT_BYTES, all_or_nothing=True)
     plain = _plain(payload, room)
@@ -38,17 +38,17 @@ def keepable(payload: object) -> bytes:
 
 
 def fields_of(event: Mapping[str, object]) -> dict[str, object]:
-    """Return an event's fields as a dictionary of their own; not all, where there is no end."""
+    """Return a copy of an event's fields; not all of them if the mapping is endless."""
     most = MAX_KEPT_BYTES // _KEPT_BESIDE_TEXT
     kind = type(event)
     if kind is dict and len(event) <= most:
-        return dict(event)  # the usual one
+        return dict(event)  # the usual case
     members = dict[str, object].items(event) if isinstance(event, dict) else event.items()
     return dict(islice(members, most))
 
 
 class _Room:
-    """How many characters of a refused payload are still kept, and whether some were not."""
+    """How many more characters of a refused payload fit, and whether some did not."""
 
     __slots__ = ("all_or_nothing", "is_cut", "left")
 
@@ -72,7 +72,7 @@ class _Room:
 
 def _plain(value: object, room: _Room, depth: int = 0) -> object:
     room.left -= _KEPT_BESIDE_TEXT
-    kind = type(value)  # asking for a class takes long, and there can be thousands
+    kind = type(value)  # isinstance is slow, and there can be thousands of values
     if value is None or kind is bool:
         return value
     if kind is str:
@@ -100,7 +100,7 @@ def _plain(value: object, room: _Room, depth: int = 0) -> object:
                     return None
                 return _plain_items(items, room, depth)
         return room.beginning(text_of(value))
-    except Exception as error:  # noqa: BLE001  # of a value's own methods; the rest is kept
+    except Exception as error:  # noqa: BLE001  # raised by the value's own methods; keep the rest
         return f"{kind_of(cast('object', value))}: {type(error).__name__}"
 
 
@@ -128,7 +128,7 @@ def _abridged(payload: object) -> dict[str, object]:
     fields: dict[object, object] = {"payload": payload}
     if isinstance(payload, Mapping):
         fields = dict(cast("Mapping[object, object]", payload))
-    # What names the event first, wherever it stands.
+    # Put the fields that identify the event first, wherever they are.
     names = sorted(fields, key=lambda name: name not in EVENT_FIELDS and name != "call_id")
     kept = {text_of(name)[:_SHORT_NAME]: _beginning(fields[name]) for name in names[:_KEPT_FIELDS]}
     return {**kept, "cut": f"more than {MAX_KEPT_BYTES} bytes: the beginnings of its fields"}

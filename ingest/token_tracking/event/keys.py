@@ -1,4 +1,4 @@
-"""Idempotency keys: made by us where the caller has none, made of parts where it has."""
+"""Idempotency keys: random if the caller gives none, or derived from the caller's parts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import time
 def make_idempotency_key(*parts: object) -> str:
     """Return a key that is the same for the same parts, in any process: 64 hexadecimal digits.
 
-    It is the sha256 of the JSON array of the parts as text. Take what names the call (an operation
-    or message id), never what changes with a retry (a counter, a time): another key is another
-    event, and the call would be counted again.
+    The key is the SHA-256 of the JSON array of the parts as text. Use parts that identify the call
+    (an operation or message id), never parts that change with a retry (a counter, a time): another
+    key is another event, and the call would be counted twice.
 
     Example:
         >>> make_idempotency_key("conversation-7", "message-3")[:12]
@@ -25,7 +25,7 @@ def make_idempotency_key(*parts: object) -> str:
 
 
 def new_event_key() -> str:
-    """Return a fresh UUIDv7 (RFC 9562) as text: random, and in the order of time."""
+    """Return a new UUIDv7 (RFC 9562) as text: random, and sorted by time."""
     made = f"{time.time_ns() // 1_000_000:012x}"
     random = os.urandom(10).hex()
     variant = "89ab"[int(random[3], 16) & 3]

@@ -1,4 +1,4 @@
-"""The labels that callers use; dbt's variables `token_types` and `operations` hold the same."""
+"""The known labels; the dbt variables `token_types` and `operations` list the same ones."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Metadata that breaks a rule: made to keep the rules, so that its event counts.
+"""Changes metadata that breaks a rule so that it follows the rules and its event counts.
 
-Metadata takes part in no total, so a value in it must not cost one. What a call is given is changed
-here, before the rules; the rules, which SQL and files share, stay as they are.
+Metadata is not part of any total, so a bad value in it must not cause an event to be refused. Only
+the metadata of calls is changed, here, before the rules are applied; the rules themselves are the
+same for calls, SQL and files.
 """
 
 from __future__ import annotations
@@ -37,21 +38,21 @@ if TYPE_CHECKING:
 ABRIDGED: Final = "abridged"
 _NOTE: Final = f"more than {MAX_METADATA_BYTES} bytes: the beginning of each value"
 _ROOM: Final = MAX_METADATA_BYTES - 256  # the note takes the rest
-_OF_ONE: Final = 1000  # of each value, where not all of all is kept
-_MOST_MEMBERS: Final = 200  # of a large one
-_BEYOND: Final = 200  # that the marks of what is cut may take
+_OF_ONE: Final = 1000  # bytes of each value, if metadata is truncated
+_MOST_MEMBERS: Final = 200  # of large metadata
+_BEYOND: Final = 200  # bytes that the marks of truncated values may take
 _LONG_NAME: Final = 64
 _CUT: Final = " ..."
-# Whose own text says all and never takes long.
+# Types whose `str` is complete and always fast.
 _TEXT_TYPES: Final = (UUID, timedelta, Decimal, Rational, complex, BaseException)
-_LONGEST_TEXT: Final = MAX_METADATA_BYTES  # that is looked at
+_LONGEST_TEXT: Final = MAX_METADATA_BYTES  # characters that are examined
 
 
 def event_of(fields: object, now: datetime) -> tuple[WireEvent, str | None]:
-    """Return the event of a call; and why, where its metadata had to be changed.
+    """Return the event of a call, and the reason if its metadata had to be changed.
 
     Raises:
-        InvalidUsageError: as of `to_wire`; never for metadata.
+        InvalidUsageError: see `to_wire`; never raised for metadata.
 
     """
     try:
@@ -60,7 +61,7 @@ def event_of(fields: object, now: datetime) -> tuple[WireEvent, str | None]:
         if not error.reason.startswith("metadata: "):
             raise
         why = error.reason
-    except Exception as error:  # of a value's own methods
+    except Exception as error:  # raised by a value's own methods
         if not isinstance(fields, Mapping):
             raise
         why = type(error).__name__
@@ -78,7 +79,7 @@ def event_of(fields: object, now: datetime) -> tuple[WireEvent, str | None]:
 
 
 def _mended(metadata: object, *, is_large: bool) -> dict[str, object]:
-    """Return metadata that keeps the rules, with as much of the given one as that allows."""
+    """Return metadata that follows the rules, with as much of the given metadata as they allow."""
     members: Mapping[object, object] = {"metadata": metadata}
     if isinstance(metadata, Mapping):
         members = cast("Mapping[object, object]", metadata)
@@ -87,7 +88,7 @@ def _mended(metadata: object, *, is_large: bool) -> dict[str, object]:
         plain = _members(members, room, 1)
         if not room.is_over:
             return plain
-    # With as much for each: one long text must not cost all that come after it.
+    # Limit each value equally: one long text must not displace all later values.
     left = _Room(_ROOM)
     kept: dict[str, object] = {}
     for name, value in islice(_items(members), _MOST_MEMBERS):
@@ -106,7 +107,7 @@ class _Scalar(Protocol):
 
 
 class _Room:
-    """The bytes that are left, by what PostgreSQL writes; and whether something had none."""
+    """The bytes left, as PostgreSQL writes them, and whether something did not fit."""
 
     __slots__ = ("is_over", "size")
 
@@ -115,7 +116,7 @@ class _Room:
         self.is_over = False
 
     def take(self, size: int) -> bool:
-        """Take as much; False where that is more than is left."""
+        """Take `size` bytes; return False if fewer are left."""
         if size > self.size:
             self.is_over = True
             return False
@@ -137,14 +138,14 @@ def _members(mapping: Mapping[object, object], room: _Room, level: int) -> dict[
 def _items(mapping: Mapping[object, object]) -> Iterable[tuple[object, object]]:
     try:
         yield from mapping.items()
-    except Exception as error:  # noqa: BLE001  # of its own methods
+    except Exception as error:  # noqa: BLE001  # raised by its own methods
         yield "unreadable", type(error).__name__
 
 
 def _plain(value: object, room: _Room, level: int) -> object:
     try:
         return _of_kind(value, room, level)
-    except Exception as error:  # noqa: BLE001  # of a value's own methods
+    except Exception as error:  # noqa: BLE001  # raised by a value's own methods
         return _text(f"{kind_of(value)}: {type(error).__name__}", room)
 
 
@@ -152,7 +153,7 @@ def _of_kind(value: object, room: _Room, level: int) -> object:
     kind = type(value)
     if value is None or kind is bool:
         return value if room.take(5) else None
-    if kind is int:  # the usual one first: asking an abstract class takes long
+    if kind is int:  # the usual type first: isinstance of an abstract class is slow
         return _integer(cast("int", value), room)
     if isinstance(value, str):
         return _text(str.__str__(value), room)
@@ -180,15 +181,15 @@ def _of_kind(value: object, room: _Room, level: int) -> object:
         if isinstance(inner, Mapping):
             return _members(cast("Mapping[object, object]", inner), room, level)
         return _list(cast("Iterable[object]", inner), room, level)
-    if getattr(value, "shape", None) == ():  # a scalar of numpy's
+    if getattr(value, "shape", None) == ():  # a NumPy scalar
         return _of_kind(cast("_Scalar", value).item(), room, level)
-    # Its own text may take long where it is a container, or made of all its fields.
+    # `str` of a container, or of an object that shows all its fields, may be slow.
     has_text = kind.__str__ is not object.__str__ and not hasattr(value, "__len__")
     return _text(str(value) if has_text else kind_of(value), room)
 
 
 def _contents(value: object) -> object:
-    """Return what a container holds, as a mapping or a list; None for what is no container."""
+    """Return a container's content as a mapping or a list; None for any other value."""
     if isinstance(value, Mapping | list | tuple | deque | Set | range):
         return cast("object", value)
     if isinstance(value, type):
@@ -217,7 +218,7 @@ def _name(name: object, room: _Room) -> str:
     elif name is None or kind is bool:
         text = "null" if name is None else str(name).lower()
     else:
-        # Of a container its kind alone.
+        # A container is represented by its kind only.
         plain = _plain(name, _Room(_OF_ONE), MAX_METADATA_DEPTH + 1)
         text = plain if isinstance(plain, str) else str(plain)
     if len(text) > _LONG_NAME and len(text) > room.size // 8:
@@ -235,7 +236,7 @@ def _integer(number: int, room: _Room) -> object:
 
 
 def _text(text: str, room: _Room) -> str:
-    """Return as much of the text as there is room for, of characters that PostgreSQL can hold."""
+    """Return as much of the text as fits, without characters that PostgreSQL cannot store."""
     begin = text[:_LONGEST_TEXT].replace("\0", "\\u0000")
     begin = begin.encode(errors="backslashreplace").decode()
     if len(text) <= _LONGEST_TEXT and room.take(_size(begin)):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_METADATA_BYTES: Final = 16 * 1024
 MAX_METADATA_DEPTH: Final = 8
-LARGEST_NUMBER: Final = 17976931348623157 * 10**292  # that a double holds: what languages read
+LARGEST_NUMBER: Final = 17976931348623157 * 10**292  # of a double, which any language can read
 TOO_LARGE: Final = (
     f"metadata: more than {MAX_METADATA_BYTES} bytes of JSON text; "
     f"must be at most {MAX_METADATA_BYTES} bytes"
@@ -33,8 +33,8 @@ _LEAST_OF_ITEM: Final = 3  # bytes of a digit and ', '
 _LEAST_OF_MEMBER: Final = 7  # bytes of '"": 1, '
 _NO_NUMBER: Final = "metadata: NaN or infinity; must be JSON values"
 _DOUBLE_BITS: Final = 1024
-# Metadata within these, and flat but for lists, cannot break a rule: each character of its text
-# takes four bytes and a space at most, each of a few floats the 325 digits of the longest one.
+# Metadata within these limits, and flat except for lists, cannot break a rule: each character takes
+# at most four bytes and a space, and each of the few floats at most the 325 digits of the longest.
 _FEW: Final = 16
 _SHORT_NAME: Final = 64
 _SHORT_TEXT: Final = 100
@@ -60,7 +60,7 @@ def metadata_text(metadata: object) -> str:
 
 
 def _flat_text(metadata: Mapping[object, object]) -> str | None:
-    """Return JSON text of what is so small and plain that it breaks no rule, as nearly all is."""
+    """Return JSON text if the metadata is too small and plain to break a rule, as most is."""
     members: list[str] = []
     for name, value in metadata.items():
         if type(name) is not str or len(name) > _SHORT_NAME:
@@ -101,10 +101,10 @@ def _flat(value: object) -> str | None:
 
 
 class _Measure:
-    """Makes plain values of metadata and counts the bytes that PostgreSQL writes for them.
+    """Copies metadata into plain values and counts the bytes that PostgreSQL writes for them.
 
-    It stops at the limit, before anything large is touched: no value holds its caller's event loop,
-    however large it is, and one that holds itself or has no end is too large.
+    It stops at the limit, before it processes anything large: so no value, however large, blocks
+    the caller's event loop. A value that contains itself or is endless exceeds the limit.
     """
 
     def __init__(self) -> None:
@@ -114,9 +114,9 @@ class _Measure:
         self._waiting: list[tuple[object, dict[str, object] | list[object], int]] = []
 
     def plain(self, metadata: Mapping[object, object]) -> object:
-        """Return a copy that JSON has; raise `InvalidUsageError` where a rule is broken."""
+        """Return a copy of JSON values; raise `InvalidUsageError` if a rule is broken."""
         whole = self._value(metadata, 1)
-        # Not recursive: size comes before depth, and so is known of what is too deep.
+        # Not recursive: the size rule comes before the depth rule, also for values too deep.
         while self._waiting:
             source, copy, level = self._waiting.pop()
             if level > MAX_METADATA_DEPTH:
@@ -124,7 +124,7 @@ class _Measure:
                 source = self._inmost(source)
             if isinstance(copy, dict):
                 for name, value in cast("Mapping[object, object]", source).items():
-                    self._spend(4)  # ': ' and ', ', of which there is one less; but two brackets
+                    self._spend(4)  # ': ' and ', '; one ', ' less, but two brackets
                     copy[self._name(name)] = self._value(value, level + 1)
             else:
                 for value in cast("Iterable[object]", source):
@@ -140,7 +140,7 @@ class _Measure:
 
     def _value(self, value: object, level: int) -> object:
         kind = type(value)
-        if kind is list:  # the usual ones first: asking an abstract class takes long
+        if kind is list:  # the usual types first: isinstance of an abstract class is slow
             self._refuse_above(len(cast("list[object]", value)), _LEAST_OF_ITEM)
             return self._container(value, [], level)
         if kind is dict:
@@ -178,7 +178,7 @@ class _Measure:
         return copy
 
     def _inmost(self, value: object) -> object:
-        """Spend what a list in a list in a list takes, the most levels that the limit allows."""
+        """Count the brackets of lists nested directly in each other; return the innermost value."""
         if type(value) is not list:
             return value
         room = self._room
@@ -218,14 +218,14 @@ class _Measure:
         bits = number.bit_length()
         if bits <= _DOUBLE_BITS:
             self._spend(len(str(number)))
-        else:  # about, and without writing it, which takes long
+        else:  # an estimate: formatting it would be slow
             self._spend(int(bits * math.log10(2)))
         if bits >= _DOUBLE_BITS and not -LARGEST_NUMBER <= number <= LARGEST_NUMBER:
             self._is_huge = True
         return number
 
     def _refuse_above(self, number: int, least: int) -> None:
-        """Refuse so many at once where even the shortest would not fit."""
+        """Refuse `number` items at once if even the shortest ones would not fit."""
         if number * least > self._room:
             raise InvalidUsageError(TOO_LARGE)
 
@@ -236,10 +236,10 @@ class _Measure:
 
 
 def written_size(number: float) -> int:
-    """Return the characters of a number in jsonb, which has no exponents and no negative zero.
+    """Return the length of a number in jsonb, which has no exponents and no negative zero.
 
     Raises:
-        InvalidUsageError: it is NaN or infinity.
+        InvalidUsageError: the number is NaN or infinity.
 
     """
     if not math.isfinite(number):

@@ -1,7 +1,7 @@
-"""The rules for a usage event, and its form on the wire; no driver, no pydantic.
+"""The rules for a usage event, and its wire format; imports neither driver nor pydantic.
 
-The procedure `usage_event_problem` gives the same verdicts in the same words: what is accepted here
-and spooled is accepted there later.
+The procedure `usage_event_problem` gives the same verdicts with the same texts: an event that is
+accepted here and spooled must be accepted there later.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _TWO_DIGITS: Final = tuple(f"{number:02}" for number in range(60))
 
 
 class WireEvent:
-    """One accepted event: its key in the database's order, and its JSON text in UTF-8."""
+    """An accepted event: its key in the database's order, and its JSON text in UTF-8."""
 
     __slots__ = ("idempotency_key", "payload", "tenant_id")
 
@@ -65,14 +65,14 @@ class WireEvent:
 
 
 def to_wire(fields: object, now: datetime) -> WireEvent:
-    """Return the event as it is sent; the key and the time of the call are fixed here.
+    """Return the event in its wire format; sets a missing key and a missing time.
 
     Args:
-        fields: the event's fields by the column names of `usage_events`; None is as good as absent.
-        now: the time of the call in UTC, for `occurred_at` where the caller gives none.
+        fields: the event's fields by the column names of `usage_events`; None means absent.
+        now: the time of the call in UTC, the default of `occurred_at`.
 
     Raises:
-        InvalidUsageError: a rule is broken; the reason names field, what was found and rule.
+        InvalidUsageError: a rule is broken; the reason names the field, the finding and the rule.
 
     """
     if type(fields) is dict:
@@ -84,7 +84,7 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
         raise InvalidUsageError(reason)
     if not _KNOWN.issuperset(fields):
         unknown = next(str(name) for name in fields if name not in _KNOWN)
-        # An arbitrary field name could forge a line of a log.
+        # An arbitrary field name could inject a line into a log.
         shown = unknown if _NAME.fullmatch(unknown) else "a field"
         reason = f"{shown}: unknown field; an event has only {', '.join(EVENT_FIELDS)}"
         raise InvalidUsageError(reason)
@@ -128,8 +128,8 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
     written["tokens"] = str(tokens or parts)
     written["metadata"] = metadata_json
     written["occurred_at"] = f'"{canonical_time(instant)}"'
-    # Canonical: no spaces, the columns' order, nothing null. The procedure is quickest with it, if
-    # no text needs an escape.
+    # Canonical form: no spaces, column order, no nulls. The procedure is fastest with it, if no
+    # text needs an escape.
     members = [f'"{field}":{written[field]}' for field in EVENT_FIELDS if field in written]
     text = f"{{{','.join(members)}}}"
     try:
@@ -140,18 +140,17 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
     if "\\u0000" in text:
         _refuse_unholdable(texts, metadata_json)
     if told is None and not given:
-        # The last rule: a call that counts nothing learns of all else first.
+        # The last rule: a call without tokens is told about any other problem first.
         raise InvalidUsageError(NO_TOKENS)
     return WireEvent(texts["tenant_id"], texts["idempotency_key"], payload)
 
 
 def _usual_event(fields: Mapping[str, object], now: datetime) -> WireEvent | None:
-    """Return the event of known fields that are all as usual; None where there is more to look at.
+    """Return the event if all its fields are known and usual; None if `to_wire` must look closer.
 
-    It is on the path of every call, quicker than the rest of `to_wire`, and accepts nothing that
-    this refuses.
+    A fast path for nearly every call. It accepts nothing that the rest of `to_wire` refuses.
     """
-    # What is no text raises where the texts are put together.
+    # Non-text values raise in the join below.
     text = cast("Callable[[str], str | None]", fields.get)
     tenant_id = text("tenant_id")
     key = text("idempotency_key")
@@ -183,11 +182,11 @@ def _usual_event(fields: Mapping[str, object], now: datetime) -> WireEvent | Non
         pieces += ('","collection_id":"', collection_id)
     given = pieces[1::2]
     try:
-        # Of a label's own class it takes the characters alone.
+        # The join also turns an Enum member into its plain text.
         texts = "".join(given) if sum(map(len, given)) <= MAX_TEXT else ""
     except TypeError:
         return None
-    # All are short, and no character needs an escape or a closer look.
+    # Continue only if all texts are short and no character needs an escape or a closer look.
     if not 0 < len(texts) <= MAX_TEXT or not texts.isprintable() or '"' in texts or "\\" in texts:
         return None
     if not tenant_id or not key or agent_id == "":
@@ -222,9 +221,9 @@ def _usual_event(fields: Mapping[str, object], now: datetime) -> WireEvent | Non
 
 
 def checked_text(field: str, value: object, *, least: int, most: int = MAX_TEXT) -> str:
-    """Return a text or UUID as plain `str`; raise `InvalidUsageError` where a rule is broken."""
+    """Return a text or UUID as plain `str`; raise `InvalidUsageError` if a rule is broken."""
     if isinstance(value, str):
-        text = str.__str__(value)  # a label's own text, where it is an Enum's member
+        text = str.__str__(value)  # the text of an Enum member, too
     elif isinstance(value, UUID):
         return str(value)
     else:
@@ -239,7 +238,7 @@ def checked_text(field: str, value: object, *, least: int, most: int = MAX_TEXT)
 
 
 def checked_holdable(field: str, text: str) -> str:
-    """Return the text; raise `InvalidUsageError` where it has NUL or half of a surrogate pair."""
+    """Return the text; raise `InvalidUsageError` if it has NUL or half of a surrogate pair."""
     if "\0" in text or _has_surrogates(text):
         reason = f"{field}: text with NUL or half of a surrogate pair; {_HELD_RULE}"
         raise InvalidUsageError(reason)
@@ -289,7 +288,7 @@ def _checked_integer(field: str, value: object) -> int:
             reason = f"{field}: {kind_of(value)}; {INTEGER_RULE}"
             raise InvalidUsageError(reason)
         if not isinstance(value, float):
-            # Compared first: 1e999999 has many digits.
+            # Compare before converting: 1e999999 has many digits.
             if not 0 <= value <= MAX_TOKENS:
                 return _checked_integer(field, -1 if value < 0 else MAX_TOKENS + 1)
             if (whole := math.floor(value)) == value:
@@ -307,7 +306,7 @@ def _checked_integer(field: str, value: object) -> int:
 
 
 def _is_finite(value: object) -> TypeGuard[float]:
-    """Say whether it is a number, of any kind but bool: a database's sum is a Decimal."""
+    """Return whether a value is a finite number of any type except bool, such as Decimal."""
     if isinstance(value, Decimal):
         return value.is_finite()
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -317,7 +316,7 @@ def _is_finite(value: object) -> TypeGuard[float]:
 
 def _checked_time(value: object, now: datetime) -> datetime:
     if type(value) is datetime and value.tzinfo is UTC and EARLIEST <= value <= now:
-        return value  # the usual one
+        return value  # the usual case
     instant = checked_instant("occurred_at", value)
     if instant < EARLIEST:
         reason = f"occurred_at: a time before 2000; {_RANGE_RULE}"
@@ -329,9 +328,9 @@ def _checked_time(value: object, now: datetime) -> datetime:
 
 
 def canonical_time(instant: datetime) -> str:
-    """Return an instant in UTC, of a year of four digits, as PostgreSQL writes it in ISO 8601.
+    """Return an instant in UTC, with a four-digit year, as PostgreSQL writes it in ISO 8601.
 
-    Without trailing zeros; by hand, which takes half as long as `isoformat`.
+    It has no trailing zeros. Formatting by hand takes half as long as `isoformat`.
     """
     two = _TWO_DIGITS
     text = (

@@ -1,4 +1,4 @@
-"""A usage event as a value: checked when it is made, sent as often as one likes, counted once."""
+"""A usage event as a value: validated on creation, sent any number of times, counted once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .mended_metadata import event_of
 class UsageEvent(BaseModel):
     """One LLM or embedding call of one tenant.
 
-    The fields are the columns of `usage_events`. The key and `occurred_at` are fixed here, where
-    they are not given, so that sending the same event again counts nothing twice. `tokens` is the
-    sum of its parts where it is 0 or None, and one of the three must be given; `occurred_at` is in
-    UTC; ids may be given as `UUID`. Metadata that breaks a rule is changed as little as that
-    takes, and refuses nothing.
+    The fields are the columns of `usage_events`. A missing key or `occurred_at` is set on creation,
+    so that sending the same event again counts nothing twice. If `tokens` is 0 or None, it is the
+    sum of `input_tokens` and `output_tokens`; one of the three must be given. `occurred_at` is
+    converted to UTC; ids may be given as `UUID`. Metadata that breaks a rule is changed as little
+    as necessary, and never causes an error.
 
     Raises:
-        InvalidUsageError: a rule is broken; the reason names field, what was found and the rule.
+        InvalidUsageError: a rule is broken; the reason names the field, the finding and the rule.
 
     Example:
         >>> UsageEvent(tenant_id="acme", input_tokens=3, output_tokens=4).tokens
@@ -30,7 +30,7 @@ class UsageEvent(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    # The defaults are for type checkers: what is not given is filled in before.
+    # The defaults are for type checkers: the validator fills in missing fields.
     tenant_id: str
     idempotency_key: str = ""
     tokens: int = 0
@@ -48,6 +48,6 @@ class UsageEvent(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check(cls, data: object) -> object:
-        # The rules' own result, as JSON has it: one place decides what an event is.
+        # Use the wire format's values: the rules are the only place that decides what an event is.
         event, _ = event_of(data, datetime.now(UTC))
         return json.loads(event.payload)

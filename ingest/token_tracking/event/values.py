@@ -1,4 +1,4 @@
-"""Values that callers give: their kinds by JSON's names, and their text; a value is never shown."""
+"""Describes callers' values by JSON's type names, without showing a value, and as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
-LONG_INTEGER: Final = 13_000  # bits; Python writes no more than 4300 digits
+LONG_INTEGER: Final = 13_000  # bits; Python converts at most 4300 digits
 
 type_of_json: Final[dict[type, str]] = {
     bool: "a boolean",
@@ -22,12 +22,12 @@ type_of_json: Final[dict[type, str]] = {
 
 
 def kind_of(value: object) -> str:
-    """Name a value's kind as JSON does, or by its Python type; never show the value."""
+    """Return a value's JSON type name, or its Python type; never shows the value."""
     return type_of_json.get(type(value)) or f"a value of type {type(value).__name__}"
 
 
 def text_of(value: object) -> str:
-    """Return a value that JSON has not as text; of an unknown type, which can be long, its name."""
+    """Return a non-JSON value as text; for an unknown type, whose text may be long, its name."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, date | time):

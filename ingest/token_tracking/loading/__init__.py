@@ -1,1 +1,1 @@
-"""Files into the raw tables: lines (`source`), `rows`, their values (`cells`), `plan`, `sender`."""
+"""Loads files into the raw tables: lines (`source`), `rows`, values (`cells`), `plan`, `sender`."""

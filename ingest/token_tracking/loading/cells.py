@@ -1,4 +1,4 @@
-"""Values of an event out of text, as cells of a CSV file and options of a command hold it."""
+"""Parses an event's values from text: the cells of a CSV file and the options of a command."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _DIGITS_OF_ANY_INTEGER: Final = 20
 _TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?", re.ASCII
 )
-# As other programs write times: ISO 8601's basic form, any case, a space before the offset, UTC by
-# name (twice, in Go), and midnight as the end of the day.
+# Times as other programs write them: ISO 8601's basic form, any case, a space before the offset,
+# UTC by name (twice, in Go), and 24:00 for the end of the day.
 _OTHER_TIME: Final = re.compile(
     r"(?P<year>\d{4})-?(?P<month>\d\d)-?(?P<day>\d\d)[T ](?P<hour>\d\d):?(?P<minute>\d\d)"
     r"(:?(?P<second>\d\d)(?P<fraction>\.\d+)?)?"
@@ -31,7 +31,7 @@ _OTHER_TIME: Final = re.compile(
 _SINCE_1970: Final = re.compile(r"(\d{9,10}|\d{12,13})(?:\.(\d+))?", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_SECONDS_DIGITS: Final = 10
-# What programs write where a value is missing. Nobody is called so by chance.
+# What programs write for a missing value. No tenant or agent has such a name by chance.
 _NO_VALUE: Final = frozenset({"nan", "null", "none", "n/a", "#n/a", "<na>", "\\n", "undefined"})
 _MOST_REMEMBERED: Final = 10_000
 _UUID: Final = re.compile(
@@ -45,23 +45,23 @@ _METADATA: Final = re.compile(r"(?:^|(?<!\\),)\s*metadata=")
 
 
 class Texts:
-    """Texts of one file as the rules take them, and what people should know of their spelling.
+    """Converts the texts of one file to what the rules accept, and notes unusual spellings.
 
-    Outer space is cut off. `nulls` are the texts that mean an empty cell; without any, those that
-    programs write there are refused, for a tenant or an agent would be called so. `known` holds
-    what `of` has answered, by field and text.
+    Outer space is removed. `nulls` are the texts that mean an empty cell. If it is empty, the texts
+    that programs write for a missing value are refused, as they would become the name of a tenant
+    or an agent. `known` caches the results of `of` by field and text.
     """
 
     def __init__(self, nulls: Collection[str] = ()) -> None:
-        self.unusual_ids: dict[str, int] = {}  # the first line, by field
+        self.unusual_ids: dict[str, int] = {}  # field: first line
         self.nulls = frozenset(nulls)
         self.known: dict[str, dict[str, str]] = {field: {} for field in TEXT_FIELDS}
 
     def of(self, field: str, text: str, line: int) -> str:
-        """Return what a cell says, "" where it is empty.
+        """Return a cell's text, "" if the cell is empty.
 
         Raises:
-            InvalidUsageError: the text stands for a missing value.
+            InvalidUsageError: the text means a missing value.
 
         """
         known = self.known[field]
@@ -81,11 +81,11 @@ class Texts:
         return cleaned
 
     def without_nulls(self, fields: Mapping[str, object]) -> dict[str, object]:
-        """Return the fields of a row but for those with a text that means an empty cell."""
+        """Return a row's fields without those whose text means an empty cell."""
         return {name: value for name, value in fields.items() if not self.is_empty(value)}
 
     def is_empty(self, value: object) -> bool:
-        """Say whether a cell's value is no more than space, or a text that means so."""
+        """Return whether a cell's value is only space, or a text that means an empty cell."""
         if not isinstance(value, str):
             return False
         text = value.strip()
@@ -93,18 +93,18 @@ class Texts:
 
 
 def _is_unusual(field: str, text: str) -> bool:
-    """Say whether it is a UUID in another form than most programs write."""
+    """Return whether a text is a UUID in another form than most programs write."""
     if _UUID.fullmatch(text) is None or _USUAL_UUID.fullmatch(text) is not None:
         return False
-    # A key of 32 digits is somebody's hash or trace id.
+    # A key of 32 hexadecimal digits is a hash or a trace id, not a UUID.
     return field != "idempotency_key" or _HEX.fullmatch(text) is None
 
 
 def value_of(field: str, text: object, zone: tzinfo) -> object:
-    """Return what a cell says of a field, as the rules take it; what is no text stays as it is.
+    """Parse a cell's text into a value that the rules accept; other values are returned as is.
 
     Raises:
-        InvalidUsageError: the text cannot be such a value; the reason does not show it.
+        InvalidUsageError: the text is not valid for the field; the reason does not show it.
 
     """
     if not isinstance(text, str):
@@ -121,12 +121,12 @@ def value_of(field: str, text: object, zone: tzinfo) -> object:
 
 
 def instant_of(text: str, zone: tzinfo) -> datetime | str:
-    """Return the time that a text says, or the text itself where the rules have to refuse it.
+    """Parse a time; return the text itself if it is none, for the rules to refuse.
 
-    A time without UTC offset is one of `zone`. One that its clocks show twice is the first of the
-    two; one that they skip is read with the offset before the change (02:30 becomes 03:30): the
-    rule of RFC 5545, 3.3.5. Digits past microseconds are cut. A number is seconds since 1970, or
-    milliseconds where it has as many digits.
+    A time without a UTC offset is in `zone`. Of a local time that occurs twice, the first one is
+    meant; one that is skipped is read with the offset before the change (02:30 becomes 03:30), as
+    RFC 5545, 3.3.5, says. Digits beyond microseconds are cut off. A number is seconds since 1970,
+    or milliseconds if it has that many digits.
     """
     text = text.strip()
     if _TIME.fullmatch(text) is None:
@@ -141,7 +141,9 @@ def instant_of(text: str, zone: tzinfo) -> datetime | str:
 def _other_instant_of(text: str, zone: tzinfo) -> datetime | str:
     if number := _SINCE_1970.fullmatch(text):
         whole, fraction = number[1], number[2] or ""
-        unit = 6 if len(whole) <= _MOST_SECONDS_DIGITS else 3  # digits from it to microseconds
+        unit = (
+            6 if len(whole) <= _MOST_SECONDS_DIGITS else 3
+        )  # decimal places from the unit to microseconds
         micros = int(whole + fraction[:unit].ljust(unit, "0"))
         return _EPOCH + timedelta(microseconds=micros)
     match = _OTHER_TIME.fullmatch(text.upper())
@@ -169,9 +171,9 @@ def _integer_of(field: str, text: str) -> int | None:
     if not text:
         return None
     if _INTEGER.fullmatch(text) is None:
-        reason = f"{field}: text that is no integer; must be an integer from 0 to {MAX_TOKENS}"
+        reason = f"{field}: text that is not an integer; must be an integer from 0 to {MAX_TOKENS}"
         raise InvalidUsageError(reason)
-    # Longer ones are out of range whatever they are; Python refuses to convert some of them.
+    # Longer integers are out of range anyway, and Python refuses to convert very long ones.
     return int(text[:_DIGITS_OF_ANY_INTEGER]) if text.strip("+-0") else 0
 
 
@@ -179,15 +181,15 @@ def _object_of(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = "metadata: text that is no JSON; must be an object"
+        reason = "metadata: text that is not JSON; must be an object"
         raise InvalidUsageError(reason) from error
 
 
 def zone_of(name: str) -> tzinfo:
-    """Return the IANA time zone of a name.
+    """Return the time zone with an IANA name.
 
     Raises:
-        LoadError: there is none.
+        LoadError: there is no such time zone.
 
     """
     if name.upper() == "UTC":
@@ -196,8 +198,8 @@ def zone_of(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         message = (
-            f"{name!r} is no time zone that this machine knows: an IANA name, as Europe/Berlin "
-            "(pip install tzdata where the system has no time zones)"
+            f"{name!r} is not a time zone that this machine knows: use an IANA name, such as "
+            "Europe/Berlin (pip install tzdata if the system has no time zones)"
         )
         raise LoadError(message) from error
 
@@ -208,7 +210,7 @@ def columns_of(options: Sequence[str]) -> dict[str, str]:
     A comma in a name is written `\,`.
 
     Raises:
-        LoadError: a field is none, or has two columns, or a column has two fields.
+        LoadError: a field is unknown or has two columns, or a column has two fields.
 
     """
     columns: dict[str, str] = {}
@@ -232,7 +234,7 @@ def constants_of(options: Sequence[str], zone: tzinfo) -> dict[str, object]:
     A comma in a value is written `\,`, but `metadata=` takes the rest of its option as JSON.
 
     Raises:
-        LoadError: a field is none, is given twice, or cannot have this value.
+        LoadError: a field is unknown, is given twice, or cannot have this value.
 
     """
     constants: dict[str, object] = {}
@@ -261,11 +263,14 @@ def _assignment(option: str, text: str) -> tuple[str, str]:
     field = field.strip()
     if not equals:
         message = (
-            f"{option}: {text!r} is no field=... (a comma inside a name or value is written \\,)"
+            f"{option}: {text!r} is not of the form field=... "
+            "(a comma inside a name or value is written \\,)"
         )
         raise LoadError(message)
     if field not in EVENT_FIELDS:
-        message = f"{option}: {field!r} is no field of an event; it has {', '.join(EVENT_FIELDS)}"
+        message = (
+            f"{option}: {field!r} is not a field of an event; it has {', '.join(EVENT_FIELDS)}"
+        )
         raise LoadError(message)
     if not value:
         message = f"{option}: {field} is given nothing"

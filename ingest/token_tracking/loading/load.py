@@ -1,4 +1,4 @@
-"""Usage out of files into the raw tables: a file can be loaded again, or as it grows."""
+"""Loads usage from files into the raw tables; a file can be loaded again, or as it grows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Load:
-    """Loads files over one connection: while rows are written, the next ones are read.
+    """Loads files over one connection: it reads the next rows while the last ones are written.
 
-    `files` is what became of the rows, also after an interruption or a failure: what is counted
-    there is committed, and a load of the same files adds the rest. `alike` says what to do with
-    rows that are recorded under other keys; they stop the load, or, with a source, are recorded.
+    `files` holds the results, also after an interruption or a failure: the rows counted there are
+    committed, and loading the same files again adds the rest. `alike` says what to do with rows
+    that are recorded under other keys; the default is to stop, or, with a source, to record them.
 
     Example:
         >>> load = Load(Plan(constants={"tenant_id": "acme"}))  # doctest: +SKIP
@@ -37,17 +37,17 @@ class Load:
         self.files: list[FileReport] = []
         self._plan = plan
         self._dsn = dsn
-        # Who names a source says that its rows are of their own.
+        # Naming a source means that its rows differ from those of all other sources.
         self._alike = alike or (Alike.RECORD if plan.source else Alike.STOP)
 
     @property
     def has_problems(self) -> bool:
-        """Say whether a row is in conflict, refused, or recorded with another time."""
+        """Return whether a row is in conflict, refused, or recorded with another time."""
         return any(file.conflicts or file.refused or file.has_wrong_times for file in self.files)
 
     @property
     def has_unread(self) -> bool:
-        """Say whether the end of a file was left unread."""
+        """Return whether the end of a file was left unread."""
         return any(file.unread is not None for file in self.files)
 
     def run(
@@ -61,7 +61,7 @@ class Load:
 
         Raises:
             LoadError: a file cannot be loaded, or a row is recorded under another key.
-            psycopg.Error: the database cannot be reached, or not any more, or is not prepared.
+            psycopg.Error: the connection failed or was lost, or the raw schema is missing.
 
         """
         self._plan.check(sources)
@@ -85,9 +85,9 @@ class Load:
 def slices_of(
     plan: Plan, source: Source, file: FileReport, on_progress: Callable[[int], object]
 ) -> Iterator[list[Accepted | Refused]]:
-    """Yield what becomes of the rows of a source, in slices that can be sent.
+    """Yield the events and refused rows of a source in slices of the size of one statement.
 
-    What people should know of the file is told to its report.
+    Notes about the file as a whole are added to its report.
     """
     texts = Texts(plan.nulls)
     with source.open() as lines, Ordinals() as ordinals:
@@ -109,7 +109,7 @@ def slices_of(
 
 
 def _slices(events: Iterable[Accepted | Refused]) -> Iterator[list[Accepted | Refused]]:
-    """Part the events where a statement would be longer than it may be."""
+    """Split the events so that no statement exceeds the maximum size."""
     piece: list[Accepted | Refused] = []
     size = 2
     for event in events:

@@ -1,4 +1,4 @@
-"""How often a row was there before, counted in bounded memory for files of any length."""
+"""Counts how often each row has occurred, in bounded memory for files of any length."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MOST_IN_MEMORY: Final = 200_000
 class Ordinals:
     """Counts rows by fingerprint, a signed 64-bit number.
 
-    The latest ones are in memory. Above `most_in_memory` they go to a temporary file that SQLite
-    removes, sorted: so each costs a fraction of an insert of its own.
+    The latest counts are in memory. Above `most_in_memory`, they are moved in sorted order to a
+    temporary SQLite file: so each one costs only a fraction of a single insert.
     """
 
     def __init__(self, most_in_memory: int = MOST_IN_MEMORY) -> None:
@@ -41,7 +41,7 @@ class Ordinals:
             self._older.close()
 
     def take(self, fingerprints: Sequence[int]) -> list[int]:
-        """Return, for each in turn, how many equal ones came before it.
+        """Count the fingerprints; return for each how many equal ones came before it.
 
         Raises:
             LoadError: there is no space for the temporary file.
@@ -65,7 +65,7 @@ class Ordinals:
         return ordinals
 
     def counts_of(self, fingerprints: Sequence[int]) -> dict[int, int]:
-        """Return how often each was taken, and take none; what was never taken may be absent."""
+        """Return the current counts without changing them; a count of 0 may be absent."""
         counts = self._look_up(fingerprints)
         recent = self._recent
         counts.update((one, recent[one]) for one in fingerprints if one in recent)
@@ -84,7 +84,7 @@ class Ordinals:
 
     def _move_to_file(self) -> None:
         if self._older is None:
-            # Without a name it is a temporary file; nothing in it is worth a sync or a journal.
+            # An empty name makes a temporary file, which needs neither sync nor journal.
             self._older = sqlite3.connect("", isolation_level=None)
             self._older.execute("pragma journal_mode = off")
             self._older.execute("pragma synchronous = off")

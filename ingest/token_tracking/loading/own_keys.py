@@ -1,4 +1,4 @@
-"""The keys of a file's rows by their times: read once, kept in bounded memory."""
+"""The keys of a file's rows by time: read once, kept in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class OwnKeys:
-    """Tells which keys a file's rows have at some times, from a temporary file of SQLite's.
+    """Looks up the keys of a file's rows by time, in a temporary SQLite file.
 
-    Made of the `occurred_at` and the key of each row, as the payloads write them.
+    It is filled with each row's `occurred_at` and key, in the form of the payloads.
 
     Raises:
         LoadError: there is no space for the temporary file.
@@ -23,7 +23,7 @@ class OwnKeys:
     """
 
     def __init__(self, timed_keys: Iterable[tuple[str, str]]) -> None:
-        # Without a name it is a temporary file; nothing in it is worth a sync or a journal.
+        # An empty name makes a temporary file, which needs neither sync nor journal.
         self._rows = sqlite3.connect("", isolation_level=None)
         try:
             self._rows.execute("pragma journal_mode = off")
@@ -39,7 +39,7 @@ class OwnKeys:
             raise LoadError(message) from error
 
     def at(self, times: Collection[str]) -> list[str]:
-        """Return the keys of the rows at these times, each once."""
+        """Return the distinct keys of the rows at these times."""
         found = self._rows.execute(
             "select distinct key from keys where time in (select value from json_each(?))",
             (json.dumps(list(times)),),

@@ -1,4 +1,4 @@
-"""How the rows of files become events: columns, constants, time zone and keys."""
+"""Turns the rows of files into events: columns, constants, time zone and keys."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _canonical: Final = json.JSONEncoder(
 
 
 class Accepted(NamedTuple):
-    """An event as it is sent, and the 1-based line that it stands on.
+    """An event in its wire format, and its 1-based line.
 
-    `is_named`: its key is the row's own. `is_timed`: so is its time.
+    `is_named` if the row itself has a key, `is_timed` if it has a time.
     """
 
     line: int
@@ -48,7 +48,7 @@ class Accepted(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A row that is no event: its line, what is kept of it as JSON, and why."""
+    """A row that is not a valid event: its line, the JSON to keep, and the reason."""
 
     line: int
     payload: bytes
@@ -56,18 +56,18 @@ class Refused(NamedTuple):
 
 
 def time_of(event: Accepted) -> bytes:
-    """Return its `occurred_at` as it is sent; later ones sort later."""
+    """Return the event's `occurred_at` in the wire format, which sorts by time."""
     # The last field of the canonical form; '+' of the offset sorts before '.' and digits.
     return event.payload[_LONGEST_TIME:-2].rpartition(b'"')[2]
 
 
 def key_of(event: Accepted) -> str:
-    """Return its idempotency key."""
+    """Return the event's idempotency key."""
     return cast("dict[str, str]", json.loads(event.payload))["idempotency_key"]
 
 
 class PlannedRows(NamedTuple):
-    """The rows of a source, and what people should know of it."""
+    """The rows of a source, and notes about the source as a whole."""
 
     rows: Iterator[Row | BadRow]
     notes: list[str]
@@ -75,12 +75,13 @@ class PlannedRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How rows become events.
+    """The options by which rows become events.
 
-    `columns` are CSV columns by field; columns named like a field need no mention. `constants` hold
-    for every row, whatever it says itself. `timezone` is that of times without offset. `source`
-    separates files that may hold equal rows. `nulls` are the texts of empty cells. `is_whole`:
-    nobody writes to the files any more, so that a last line without line end is a row.
+    `columns` maps fields to CSV columns; a column named like a field need not be listed.
+    `constants` are values for every row and override the row's own. `timezone` applies to times
+    without an offset. `source` distinguishes files that may hold equal rows. `nulls` are the texts
+    that mean an empty cell. `is_whole` says that the files are complete, so that a last line
+    without a line end is a row.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -91,7 +92,7 @@ class Plan:
     is_whole: bool = False
 
     def check(self, sources: Sequence[Source]) -> None:
-        """Look at the options and the first line of every file before anything is loaded.
+        """Check the options and the first line of every file before anything is loaded.
 
         Raises:
             LoadError: options contradict each other, or one of the files cannot be loaded.
@@ -109,7 +110,7 @@ class Plan:
                     self.rows(source, lines)
 
     def rows(self, source: Source, lines: Lines) -> PlannedRows:
-        """Return the rows of an opened source, by the fields of an event.
+        """Return the rows of an opened source, with their values by field.
 
         Raises:
             LoadError: the source cannot be loaded.
@@ -131,12 +132,12 @@ class Plan:
     def events(
         self, source: Source, rows: Sequence[Row | BadRow], ordinals: Ordinals, texts: Texts
     ) -> Iterator[Accepted | Refused]:
-        """Return what becomes of the next rows of a source, in order.
+        """Yield the next rows of a source, in order, as events or refused rows.
 
-        The key of a row without one is the sha256 of `source`, its own values and its ordinal among
-        equal rows of the file: not of constants, time zone or file name, so that a row which is
-        loaded again with another of them is known and not counted twice. The values are the cells
-        as they are, with outer space and whatever stands for an empty one.
+        The key of a row without one is the SHA-256 of `source`, the row's values and its ordinal
+        among equal rows of the file. Constants, time zone and file name are not part of it: so a
+        row that is loaded again with another one of these is known and not counted twice. The
+        values are the unchanged cells, including outer space and texts that mean an empty cell.
         """
         now = datetime.now(UTC)
         constants = self.constants
@@ -164,7 +165,7 @@ class Plan:
                 get = fields.get
                 tokens = get("tokens")
                 is_empty = tokens is None and all(get(part) is None for part in PART_FIELDS)
-                # What the rules put in the place of what is not told; so they have it quicker.
+                # The same default that the rules would apply: this keeps to their fast path.
                 if tokens is None and not is_empty:
                     fields["tokens"] = 0
                 if get("token_type") is None:
@@ -180,7 +181,7 @@ class Plan:
                 yield Refused(row.line, keepable(given), _reason(error.reason, given))
 
     def timed_keys(self, source: Source) -> Iterator[tuple[str, str]]:
-        """Give the time and the key of each event of a whole file, as the payloads write them.
+        """Yield the time and the key of each event of a whole file, in the form of the payloads.
 
         Raises:
             LoadError: the file cannot be read.
@@ -195,7 +196,7 @@ class Plan:
                         yield time_of(event).decode(), key_of(event)
 
     def _given(self, row: Row | BadRow, key: str | None) -> dict[str, object]:
-        """Return what a row says, as it says it, with its constants and key."""
+        """Return a row's unchanged values, with the constants and its key."""
         given: dict[str, object] = (
             {"line": row.text} if isinstance(row, BadRow) else {**row.fields, **self.constants}
         )
@@ -227,7 +228,7 @@ class Plan:
     def _keys(
         self, rows: Sequence[Row | BadRow], ordinals: Ordinals, cleaned: Texts
     ) -> list[str | None]:
-        """Return the key that each row gets; None where it has its own."""
+        """Return a new key for each row; None if the row has one."""
         texts: list[bytes | None] = []
         unhashed = self.constants.keys() | {"idempotency_key"}  # which is empty here
         for row in rows:
@@ -258,7 +259,7 @@ class Plan:
 def _reason(reason: str, given: Mapping[str, object]) -> str:
     name = reason.partition(":")[0]
     text = given.get(name)
-    # What the file's decoding makes of bytes that are not UTF-8.
+    # The decoder turns bytes that are not UTF-8 into these characters.
     if isinstance(text, str) and any("\udc80" <= character <= "\udcff" for character in text):
         return f"{name}: bytes that are not UTF-8; must be UTF-8 text"
     return reason

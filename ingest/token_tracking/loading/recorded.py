@@ -1,4 +1,4 @@
-"""What the database holds already of the rows of a file, under their keys and under other ones."""
+"""Finds rows of a file that the database already holds, under the same or under other keys."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _VOID: Final = """
         case set_config('lock_timeout', '5s', true) when '5s' then %s::json end, %s, %s, %s
     )
 """
-# Of a raw schema, or of roles, that an earlier version made.
+# Raised if an earlier version made the raw schema or the roles.
 _MISSING: Final = (psycopg.errors.UndefinedFunction, psycopg.errors.InsufficientPrivilege)
 
 
 class Alike(StrEnum):
-    """What to do with a row that is recorded under another key."""
+    """What to do with a row that is already recorded under another key."""
 
     STOP = "stop"
     SKIP = "skip"
@@ -52,7 +52,7 @@ class Alike(StrEnum):
 
 
 class OtherTime(NamedTuple):
-    """A row that is recorded with another time: its place in the slice, and that time."""
+    """A row that is recorded with another time: its index in the slice, and that time."""
 
     place: int
     recorded: datetime
@@ -60,16 +60,16 @@ class OtherTime(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is recorded of a slice, by the places of its rows."""
+    """What is recorded of a slice, by the index of the row."""
 
     alike: frozenset[int] = frozenset()
     voided: frozenset[int] = frozenset()
     other_times: tuple[OtherTime, ...] = ()
-    claims: tuple[int, ...] = ()  # the groups of equal events that stand for the rows in `alike`
+    claims: tuple[int, ...] = ()  # the groups of equal events that match the rows in `alike`
 
 
 class Voided(NamedTuple):
-    """What became of the events of a slice whose load is taken back."""
+    """The result of undoing the load of a slice."""
 
     voided: int
     voided_before: int
@@ -78,31 +78,31 @@ class Voided(NamedTuple):
 
 
 class Recorded:
-    """Looks for what was recorded before one file's load, as cheaply as the case allows.
+    """Looks for events recorded before the load of one file, as cheaply as possible.
 
-    Two rows are alike where nothing tells them apart: tenant, time and tokens are the same, and
-    what else both say. An event under another key stands for one row of the file at most; which
-    one, the order of rows decides, so that a further load of the file finds the same. What this
-    load itself records is left aside: its transactions are younger.
+    Two rows are alike if tenant, time and tokens are equal, and every other value that both have.
+    An event under another key matches at most one row of the file; the order of the rows decides
+    which one, so that another load of the file finds the same match. Events of this load itself are
+    ignored: their transactions are younger.
     """
 
     def __init__(self, database: Connection) -> None:
         self.is_able = True
-        self._claimed = Ordinals()  # how many events of a group stand for rows of earlier slices
+        self._claimed = Ordinals()  # by group: how many events match rows of earlier slices
         row = database.execute(_NEXT_TRANSACTION).fetchone()
         self._before = cast("tuple[int]", row)[0]
-        # No event of before is within; what the load itself recorded is not outside.
+        # A period without earlier events; all events of the load itself are within it.
         self._clear: tuple[bytes, bytes] | None = None
 
     def has_others(self, database: Connection, events: Sequence[Accepted]) -> bool:
-        """Say whether a closer look may find rows that are alike."""
+        """Return whether `look` may find rows that are alike."""
         times = [time_of(event) for event in events]
         first, last = min(times), max(times)
         if self._clear is not None:
             first, last = min(first, self._clear[0]), max(last, self._clear[1])
             if (first, last) == self._clear:
                 return False
-        # Only outside of what is clear: the load's own rows within are no answer, and may be many.
+        # Ask only about times outside the clear period, which may hold many rows of this load.
         for lower, after, upper, before in self._unknown(first, last):
             parameters = (lower.decode(), after, upper.decode(), before, self._before)
             if self._ask(database, _BETWEEN, parameters):
@@ -111,7 +111,7 @@ class Recorded:
         return False
 
     def _unknown(self, first: bytes, last: bytes) -> list[tuple[bytes, int, bytes, int]]:
-        """Return the periods to ask about, with 1 at an end that does not belong to it."""
+        """Return the periods to ask about; a 1 after a bound means that it is exclusive."""
         if self._clear is None:
             return [(first, 0, last, 0)]
         parts = [(first, 0, self._clear[0], 1)] if first < self._clear[0] else []
@@ -120,7 +120,7 @@ class Recorded:
     def look(
         self, database: Connection, events: Sequence[Accepted], own_keys: Collection[str] = ()
     ) -> Found:
-        """Return what is recorded of some events; `own_keys` are those of their file, as known."""
+        """Return what is recorded of some events; `own_keys` are known keys of their own file."""
         payload = b"[" + b",".join(event.payload for event in events) + b"]"
         candidates: dict[int, list[tuple[int, int]]] = {}
         voided: set[int] = set()
@@ -140,21 +140,21 @@ class Recorded:
             elif kind == "other_time":
                 if event.is_timed:
                     other_times.append(OtherTime(index, instant))
-            # A key of the row's own says what the row is; without its outer space, too.
+            # A row with a key of its own is identified by it, with or without outer space.
             elif event.is_timed and (kind == "spaced_key" or not event.is_named):
                 candidates.setdefault(index, []).append((likeness, event_count))
         pairs = self._paired(candidates)
         return Found(frozenset(pairs), frozenset(voided), tuple(other_times), tuple(pairs.values()))
 
     def claim(self, found: Found) -> None:
-        """Use up the events that stand for rows of a slice which is done."""
+        """Mark the events as used that match rows of a finished slice."""
         self._claimed.take(found.claims)
 
     def _paired(self, candidates: Mapping[int, Sequence[tuple[int, int]]]) -> dict[int, int]:
-        """Return the rows that an event stands for, each with the group of its event.
+        """Return the rows that match an event, each with the group of its event.
 
-        More events, or fewer rows that none is left for, never leave a row without one that had
-        one: so the next load of the file leaves out the same rows.
+        A matched row keeps its match if there are more events, or fewer unmatched rows: so the next
+        load of the file skips the same rows.
         """
         groups = {likeness for some in candidates.values() for likeness, _ in some}
         claimed = Counter(self._claimed.counts_of(list(groups)))
@@ -179,7 +179,7 @@ class Recorded:
 def void_recorded(
     database: Connection, events: Sequence[Accepted], reason: str, *, is_trial: bool
 ) -> Voided:
-    """Void those of some events that are recorded as they are; in a trial, only count them."""
+    """Void the events that are recorded unchanged; in a trial, only count them."""
     payload = b"[" + b",".join(event.payload for event in events) + b"]"
     untimed = [place for place, event in enumerate(events) if not event.is_timed]
     row = database.execute(_VOID, (payload.decode(), untimed, reason, is_trial)).fetchone()

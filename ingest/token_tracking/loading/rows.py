@@ -1,4 +1,4 @@
-"""Rows out of CSV and JSON lines: a bad row never stops the others, and memory stays bounded."""
+"""Reads rows from CSV and JSON lines; a bad row never stops the others, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 KEPT_OF_A_LONG_LINE: Final = 1000
 _NAMES_SHOWN: Final = 20
-# Levels of nesting, and of calls, that whoever takes a row further may have in addition to the
-# reader: what is read has to be written again.
+# Levels of recursion that later steps may need in addition to the reader's: what was read has to be
+# written again.
 _ROOM: Final = 50
-_BLANK: Final = " \t\n\r\f\v\x1a"  # with the Ctrl-Z that ends files of DOS
+_BLANK: Final = " \t\n\r\f\v\x1a"  # including Ctrl-Z, which ends DOS files
 _BROKEN_QUOTES: Final = "line: quotes that do not match; must be CSV"
 
 
 class Row(NamedTuple):
-    """One row: its 1-based first line and its fields, without those that are empty."""
+    """One row: its 1-based first line and its non-empty fields."""
 
     line: int
     fields: dict[str, object]
 
 
 class BadRow(NamedTuple):
-    """What is no row at all: its 1-based line, its text, and which rule it breaks."""
+    """A line that is not a row: its 1-based number, its text, and the rule that it breaks."""
 
     line: int
     text: str
@@ -40,10 +40,10 @@ class BadRow(NamedTuple):
 
 
 def json_rows(lines: Lines, *, is_whole: bool) -> Iterator[Row | BadRow]:
-    """Return the objects of JSON lines; empty lines and fields that are null count as absent.
+    """Yield the objects of JSON lines; empty lines and null fields count as absent.
 
-    A last line without line end is a row if it is a whole object, for no beginning of an object is
-    one. Anything else is left unread unless the file `is_whole`.
+    A last line without a line end is a row if it is a complete object, since no prefix of an object
+    is one. Anything else is left unread unless the file `is_whole`.
     """
     while True:
         lines.begin()
@@ -82,10 +82,10 @@ def json_rows(lines: Lines, *, is_whole: bool) -> Iterator[Row | BadRow]:
 
 
 def csv_header(lines: Lines) -> list[str]:
-    """Take the first row and return its names.
+    """Read the header row and return the column names.
 
     Raises:
-        LoadError: there is none that can be read.
+        LoadError: the file is empty or its header cannot be read.
 
     """
     for record in _csv_records(lines):
@@ -100,17 +100,17 @@ def csv_header(lines: Lines) -> list[str]:
 def csv_rows(
     lines: Lines, header: Sequence[str], columns: dict[str, str], *, is_whole: bool
 ) -> Iterator[Row | BadRow]:
-    """Return the rows after the header; a row of nothing but space is none.
+    """Yield the rows after the header; skips rows that hold only space.
 
     Args:
-        lines: what comes after the header.
+        lines: the lines after the header.
         header: the names of all columns.
         columns: the column of each field.
-        is_whole: nobody writes to the file any more. Otherwise a last row without line end, or with
-            an open quote, is left unread: its beginning can look like another row.
+        is_whole: the file is complete. Otherwise a last row without a line end, or with an open
+            quote, is left unread: an incomplete row can look like a complete one.
 
     Raises:
-        LoadError: a column is not there, or is there twice.
+        LoadError: a column is missing, or exists twice.
 
     """
     places: list[tuple[str, int]] = []
@@ -127,7 +127,7 @@ def csv_rows(
 
 
 def shown_names(names: Sequence[str]) -> str:
-    """Return the first names of columns, cut: a file without header has values there."""
+    """Return the first column names, shortened: in a file without a header they are values."""
     more = ["..."] if len(names) > _NAMES_SHOWN else []
     return ", ".join([name[:40] for name in names[:_NAMES_SHOWN]] + more)
 
@@ -152,8 +152,8 @@ def _csv_rows(
 def _csv_records(
     lines: Lines, *, is_whole: bool = True
 ) -> Iterator[tuple[int, list[str]] | BadRow]:
-    """Return the cells of each record with its first line."""
-    csv.field_size_limit(LONGEST_LINE)  # of the process; the default refuses long prompts
+    """Yield the cells of each record with its first line."""
+    csv.field_size_limit(LONGEST_LINE)  # global; the default refuses long prompts
     reader = csv.reader(lines, strict=True)
     taken = lines.taken
     while True:
@@ -167,7 +167,7 @@ def _csv_records(
             if not is_whole and lines.has_ended:
                 lines.unread = line
                 return
-            # A quote that nobody closed swallows the rows after it: only its own line is bad.
+            # An unclosed quote swallows the rows after it, but only its own line is bad.
             yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
             continue
         except LineTooLongError as error:

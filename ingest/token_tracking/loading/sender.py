@@ -1,4 +1,4 @@
-"""The thread that writes what a load reads, and what became of it."""
+"""The thread that writes the rows of a load, and the results."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class RowProblem:
 
 @dataclass(slots=True)
 class FileReport:
-    """What became of the rows of one file; what is counted here is committed."""
+    """The results of one file's rows; the rows counted here are committed."""
 
     name: str
     recorded: int = 0
@@ -64,27 +64,27 @@ class FileReport:
     conflicts: int = 0
     refused: int = 0
     sent_again: int = 0
-    alike: int = 0  # recorded under other keys before; left out, or recorded again, as told
-    voided: int = 0  # known, but taken out of all totals
+    alike: int = 0  # already recorded under other keys; skipped or recorded again, as requested
+    voided: int = 0  # known, but voided
     other_times: int = 0  # known, but recorded with another time
     first_other_time: str = ""
-    has_wrong_times: bool = False  # and a key of their values
+    has_wrong_times: bool = False  # among rows whose key is derived from their values
     unread: int | None = None  # the line from which on the file was left unread
     notes: list[str] = field(default_factory=list[str])
     problems: list[RowProblem] = field(default_factory=list[RowProblem])
 
     @property
     def rows(self) -> int:
-        """Return how many rows have their answer."""
+        """Return how many rows have a result."""
         return self.recorded + self.known + self.conflicts + self.refused
 
     def add_problem(self, line: int, kind: Kind, reason: str) -> None:
-        """Keep one of the first problems."""
+        """Keep the problem if it is one of the first."""
         if len(self.problems) < PROBLEMS_KEPT:
             self.problems.append(RowProblem(self.name, line, kind, reason))
 
     def add_found(self, events: Sequence[Accepted], found: Found) -> None:
-        """Count what was found of a slice that is written."""
+        """Count what was found for a slice that is being written."""
         self.alike += len(found.alike)
         self.voided += len(found.voided)
         self.other_times += len(found.other_times)
@@ -99,29 +99,29 @@ class FileReport:
 
 
 class Sender:
-    """Sends slices over one connection, on a thread of its own, in order.
+    """Sends slices in order, over one connection on its own thread.
 
-    A connection that breaks is made anew a few times: the keys make it safe to send a slice again.
+    It reconnects a few times if the connection breaks: the keys make it safe to resend a slice.
     """
 
     def __init__(self, dsn: str | None, plan: Plan, alike: Alike = Alike.STOP) -> None:
         self._dsn = dsn
         self._plan = plan
         self._alike = alike
-        self._file: FileReport | None = None  # that is being written
+        self._file: FileReport | None = None  # of the file being written
         self._recorded: Recorded | None = None
-        self._own_keys: OwnKeys | None = None  # of that file, once they are asked for
+        self._own_keys: OwnKeys | None = None  # of that file, loaded on demand
         self._database: Connection | None = None
         self._queue: queue.Queue[tuple[Source, FileReport, Sequence[Accepted | Refused]] | None] = (
             queue.Queue(_QUEUED)
         )
         self._stopping = threading.Event()
         self._error: BaseException | None = None
-        # A daemon: a server that does not answer cannot keep the process from ending.
+        # A daemon thread: an unresponsive server must not keep the process from exiting.
         self._thread = threading.Thread(target=self._run, name="token-tracking-load", daemon=True)
 
     def start(self) -> None:
-        """Connect and begin.
+        """Connect and start the thread.
 
         Raises:
             psycopg.Error: the database cannot be reached.
@@ -131,7 +131,7 @@ class Sender:
         self._thread.start()
 
     def put(self, source: Source, file: FileReport, rows: Sequence[Accepted | Refused]) -> None:
-        """Queue a slice of a source; wait while enough of them are queued.
+        """Queue a slice of a source; wait while the queue is full.
 
         Raises:
             LoadError: a row is recorded under another key.
@@ -147,7 +147,7 @@ class Sender:
             return
 
     def finish(self) -> None:
-        """Wait until all is written, and end.
+        """Wait until everything is written, and end the thread.
 
         Raises:
             LoadError: a row is recorded under another key.
@@ -163,7 +163,7 @@ class Sender:
         self._raise_error()
 
     def stop(self) -> bool:
-        """End after the slice that is being written; False where that takes too long."""
+        """End the thread after the current slice; return False if that takes too long."""
         self._stopping.set()
         with suppress(queue.Full):  # then the thread is not waiting for an entry
             self._queue.put_nowait(None)
@@ -178,7 +178,7 @@ class Sender:
         try:
             while (entry := self._queue.get()) is not None and not self._stopping.is_set():
                 self._send(*entry)
-        except BaseException as error:  # noqa: BLE001  # it belongs to who waits for this thread
+        except BaseException as error:  # noqa: BLE001  # raised again in the thread that waits for this one
             self._error = error
         finally:
             self._forget_keys()
@@ -217,7 +217,7 @@ class Sender:
     def _record(
         self, database: Connection, source: Source, file: FileReport, events: Sequence[Accepted]
     ) -> None:
-        """Record events of a source, but for those that are recorded under other keys."""
+        """Record events of a source, except those that are recorded under other keys."""
         if self._recorded is None or self._file is not file:
             self._recorded, self._file = Recorded(database), file
             self._forget_keys()
@@ -252,7 +252,7 @@ class Sender:
         found = recorded.look(database, events)
         if not found.alike or not source.can_be_read_again:
             return found
-        # What is alike may be another row of the same file, known by its key.
+        # The event that looks alike may be another row of this file, identified by its key.
         times = {time_of(events[place]).decode() for place in found.alike}
         if self._own_keys is None:
             self._own_keys = OwnKeys(self._plan.timed_keys(source))
@@ -280,7 +280,7 @@ def _count(file: FileReport, rows: Sequence[Accepted], result: BatchResult) -> N
     file.recorded += result.recorded
     file.known += result.duplicates
     file.conflicts += result.conflicts
-    # A row that is early stays where it is, in the file: the next load brings it in.
+    # An early row stays in the file: the next load records it.
     file.refused += result.rejected + result.early
     for problem in result.problems:
         if problem.index is not None:

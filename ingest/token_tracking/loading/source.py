@@ -1,4 +1,4 @@
-"""The files that are loaded: found, opened and refused as a whole, read line by line."""
+"""The files to load: found, opened or refused as a whole, and read line by line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 STDIN: Final = "-"
-LONGEST_LINE: Final = 1024 * 1024  # characters; what an event may hold is far shorter
+LONGEST_LINE: Final = 1024 * 1024  # characters, far more than a valid event can have
 _NOT_TEXT: Final = {
     b"\x1f\x8b": "is compressed: gzip -dc FILE | token-tracking load - --format csv",
     b"\xff\xfe": "is UTF-16 text: iconv -f UTF-16 -t UTF-8 FILE > UTF8_FILE",
@@ -28,7 +28,7 @@ _NOT_TEXT: Final = {
 
 
 class Format(StrEnum):
-    """How rows are written in a file."""
+    """The format of a file."""
 
     CSV = "csv"
     JSONL = "jsonl"
@@ -43,7 +43,7 @@ SUFFIXES: Final = {
 
 
 class LineTooLongError(Exception):
-    """A line beyond the limit, of which `start` is kept; the next line is what comes after it."""
+    """A line is longer than the limit; `start` is its beginning. Reading continues after it."""
 
     def __init__(self, start: str) -> None:
         self.start: str = start
@@ -59,10 +59,10 @@ class Source:
 
     @classmethod
     def of(cls, path: str, given: Format | None = None) -> Self:
-        """Return the source of a path: its format is `given`, or what its suffix says.
+        """Return the source of a path; its format is `given` or follows from its suffix.
 
         Raises:
-            LoadError: neither of them says, or there is no such file.
+            LoadError: the format is unknown, or there is no such file.
 
         """
         if path == STDIN:
@@ -81,7 +81,7 @@ class Source:
         known = given or SUFFIXES.get(file.suffix.lower())
         if known is None:
             message = (
-                f"{path}: its suffix is none of {', '.join(SUFFIXES)}: "
+                f"{path}: its suffix is not one of {', '.join(SUFFIXES)}: "
                 "say --format csv or --format jsonl"
             )
             raise LoadError(message)
@@ -89,24 +89,24 @@ class Source:
 
     @property
     def name(self) -> str:
-        """Return what people call it."""
+        """Return the name for messages."""
         return "standard input" if self.path == STDIN else self.path
 
     @property
     def can_be_read_again(self) -> bool:
-        """Say whether it is a regular file: a pipe gives its rows once."""
+        """Return whether it is a regular file: a pipe can be read only once."""
         return self.path != STDIN and Path(self.path).is_file()
 
     @property
     def size(self) -> int | None:
-        """Return its bytes, None where only its end tells."""
+        """Return its size in bytes; None if it is unknown before the end."""
         return Path(self.path).stat().st_size if self.can_be_read_again else None
 
     def open(self) -> Lines:
         """Open it, as a context manager.
 
         Raises:
-            LoadError: the system refuses it, or it is not UTF-8 text.
+            LoadError: the file cannot be opened, or is not UTF-8 text.
 
         """
         try:
@@ -121,7 +121,7 @@ class Source:
 
 
 class _Counted(io.RawIOBase):
-    """A file that knows how many bytes were taken from it; a pipe has no place to ask for."""
+    """A file that counts the bytes read from it, since a pipe has no position."""
 
     def __init__(self, file: io.FileIO) -> None:
         self._file = file
@@ -141,16 +141,15 @@ class _Counted(io.RawIOBase):
 
 
 class Lines:
-    """The lines of an opened source with their ends; `taken` has those since `begin`.
+    """The lines of an opened source, with their line ends; `taken` holds those since `begin`.
 
-    Bytes that are not UTF-8 become halves of surrogate pairs: the rules refuse them in their row
-    alone.
+    Bytes that are not UTF-8 become lone surrogates, so that the rules refuse only their row.
     """
 
     def __init__(self, name: str, file: io.FileIO) -> None:
         self.name = name
-        self.number = 0  # 1-based, of the line taken last
-        self.has_ended = False  # at the latest attempt to take a line
+        self.number = 0  # of the line read last, 1-based
+        self.has_ended = False  # as of the last attempt to read a line
         self.blank_rows = 0
         self.unread: int | None = None  # the line from which on the file may still be written
         self._counted = _Counted(file)
@@ -168,7 +167,7 @@ class Lines:
 
     @property
     def bytes_taken(self) -> int:
-        """Return how many bytes were read, ahead of the lines too."""
+        """Return how many bytes were read, including those read ahead."""
         return self._counted.taken
 
     def __enter__(self) -> Self:
@@ -189,8 +188,8 @@ class Lines:
         """Return the next line.
 
         Raises:
-            LineTooLongError: the line is beyond the limit; the next one is none the worse.
-            LoadError: the system cannot read on.
+            LineTooLongError: the line is too long; the next one can still be read.
+            LoadError: the file cannot be read any further.
 
         """
         line = self._put_back.pop() if self._put_back else self._read()
@@ -202,15 +201,15 @@ class Lines:
         return line
 
     def begin(self) -> None:
-        """Begin a record: what was taken so far is settled."""
+        """Begin a record: the lines read so far cannot be put back any more."""
         self.taken.clear()
 
     def is_cut(self) -> bool:
-        """Say whether the line taken last has no line end: it is the last of all."""
+        """Return whether the line read last has no line end: it is the file's last one."""
         return self.taken[-1][-1] not in "\r\n"
 
     def put_back_all_but_first(self) -> str:
-        """Return the first line of the record; those after it will be taken again."""
+        """Return the first line of the record; the lines after it will be read again."""
         first, *others = self.taken
         self.has_ended = False
         self.number -= len(others)

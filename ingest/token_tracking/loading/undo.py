@@ -1,4 +1,4 @@
-"""A load taken back: what it recorded is voided, by the keys of the same files and options."""
+"""Undoes a load: voids what it recorded, by the keys of the same files and options."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class Undo:
     """Voids the events that loads of some files recorded, and no others.
 
-    An event is voided if its key is the one of a row, and it is recorded as file and options say
-    it: what a load with other options recorded, or a service with the key, stays. Doing it again
-    changes nothing. `files` is what became of the rows, also after an interruption; `unread` is the
-    line from which on a file was left unread, by file: what a load with `is_whole` recorded of it
-    stays.
+    An event is voided if it has the key of a row and is recorded exactly as file and options say.
+    So an event that a load with other options recorded stays, and so does one that a service
+    recorded with the key. Repeating an undo has no effect. `files` holds the results, also after an
+    interruption. `unread` is, by file, the line from which on the file was left unread: what a load
+    with `is_whole` recorded of it stays.
 
     Example:
         >>> undo = Undo(Plan(constants={"tenant_id": "acme"}))  # doctest: +SKIP
@@ -51,11 +51,11 @@ class Undo:
         *,
         is_trial: bool = False,
     ) -> None:
-        """Void what the sources' loads recorded; in a trial, only count it.
+        """Void the events that loads of the sources recorded; in a trial, only count them.
 
         Raises:
             LoadError: a file cannot be read, or the raw schema is older than this package.
-            psycopg.Error: the database cannot be reached, or not any more, or is not prepared.
+            psycopg.Error: the connection failed or was lost, or the raw schema is missing.
 
         """
         self.files = {source.name: Voided(0, 0, 0, 0) for source in sources}

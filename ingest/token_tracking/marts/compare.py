@@ -1,4 +1,4 @@
-"""The totals of this project beside those of an older daily table, tenant by tenant, day by day."""
+"""Compares the marts with an older daily table, for each tenant and day."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from datetime import date
     from decimal import Decimal
 
-# Both sides whole, joined on both keys: a day that only one side knows is a difference, too. What
-# the older table keeps under no day is in no period, so it is always there.
+# A full join on both keys: a day that only one side has is a difference, too. Rows of the older
+# table without a day belong to no period, so they are always included.
 _QUERY: Final = sql.SQL("""
 with counted as (
     select
@@ -61,7 +61,7 @@ order by 2, 1
 
 @dataclass(frozen=True)
 class OldTable:
-    """A daily table that something else keeps: its name, perhaps with a schema, and its columns."""
+    """A daily table of another system: its name, perhaps with a schema, and its columns."""
 
     name: str
     tenant: str = "tenant_id"
@@ -81,10 +81,10 @@ class OldTable:
 
 @dataclass(frozen=True)
 class Day:
-    """One tenant's day: tokens of the older table and of the marts, None where one has no row.
+    """One tenant's day: the tokens of the older table and of the marts, None without a row.
 
-    They are compared as they are: an older table may hold fractions, which are a difference. It may
-    also hold rows of no tenant or of no day; tokens that are NULL count as 0.
+    Tokens are compared exactly: an older table may hold fractions, which are a difference. It may
+    also hold rows without a tenant or a day; NULL tokens count as 0.
     """
 
     tenant_id: str | None
@@ -94,12 +94,12 @@ class Day:
 
     @property
     def difference(self) -> Decimal | int:
-        """Return how many tokens the marts have more: no row is as good as one of no tokens."""
+        """Return the marts' tokens minus the older table's; a missing row counts as 0."""
         return (self.ours or 0) - (self.theirs or 0)
 
 
 def look_alikes(days: Iterable[Day]) -> list[dict[str, tuple[Decimal | int, Decimal | int]]]:
-    """Return groups of tenants that people take for one, with their tokens on both sides."""
+    """Return groups of tenants whose ids look alike, with their tokens on both sides."""
     groups: dict[str, dict[str, tuple[Decimal | int, Decimal | int]]] = {}
     for day in days:
         if day.tenant_id is not None:
@@ -116,19 +116,19 @@ def compared(
     since: date | None = None,
     until: date | None = None,
 ) -> Iterator[Day]:
-    """Yield each tenant and day that either side knows, in the order of days, no day last.
+    """Yield each tenant and day of either side, ordered by day; rows without a day come last.
 
-    Days are those of the billing time zone on our side, and whatever the other table counts by.
+    The marts' days are in the billing time zone; the older table's days are used as they are.
 
     Args:
-        connection: to the database that holds both.
+        connection: a connection to the database that holds both.
         table: the older table.
         marts: the schema of the marts.
         since: the first day.
         until: the day after the last one.
 
     Raises:
-        CompareError: one of the two cannot be read, or only a part of it.
+        CompareError: one of the two cannot be read, or not all of its rows.
 
     """
     reader = Reader.of(connection, marts)

@@ -1,4 +1,4 @@
-"""Who reads the marts: all of their rows, or only those that row-level security shows them."""
+"""The role that reads the marts, and whether row-level security restricts it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WHO_READS_ALL = (
 
 @dataclass(frozen=True)
 class Reader:
-    """A role, and whether a policy shows it only a part of the marts."""
+    """A role, and whether a policy hides some of the marts' rows from it."""
 
     role: str
     is_restricted: bool
@@ -30,9 +30,9 @@ class Reader:
     def of(
         cls, connection: psycopg.Connection[tuple[object, ...]], schema: str | None = None
     ) -> Self:
-        """Return who the connection's user is to the marts of a schema, by default the first found.
+        """Return the reader for the connection's user and a schema, by default the first found.
 
-        Where there are no marts nobody is restricted.
+        If there are no marts, nobody is restricted.
         """
         file = resources.files("token_tracking.marts") / "reader.sql"
         query = cast("LiteralString", file.read_text("utf-8"))

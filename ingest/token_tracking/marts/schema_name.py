@@ -1,4 +1,4 @@
-"""The name of the schema that dbt builds in, which other names and texts of SQL are made of."""
+"""Validates the name of dbt's schema, from which other names and SQL texts are derived."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Final
 
 import typer
 
-# PostgreSQL cuts names at 63 bytes; the schema of what tests found is named by this and an ending.
+# PostgreSQL truncates names to 63 bytes; dbt appends this suffix for the schema of failing rows.
 LONGEST: Final = 63 - len("_dbt_test__audit")
 _NEVER: Final = re.compile(r"""["'\\\x00-\x1f\x7f]""")
 
 
 def schema_name(name: str) -> str:
-    """Return the name where dbt can build under it: as macros/overrides/generate_schema_name.sql.
+    """Return the name if dbt can use it, by the rules of macros/overrides/generate_schema_name.sql.
 
     Raises:
-        typer.BadParameter: it cannot.
+        typer.BadParameter: dbt cannot use the name.
 
     """
     size = len(name.encode(errors="surrogatepass"))

@@ -1,1 +1,1 @@
-"""The raw schema: released versions, procedures by subject (run in order of name), roles."""
+"""The raw schema: released versions, procedures by subject (applied in name order), roles."""

@@ -1,4 +1,4 @@
-"""Group roles of least privilege, for whoever writes, builds and reads."""
+"""Group roles with least privileges, for those who write, build and read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 PREFIX = "token_tracking_"
 WAREHOUSE = "token_tracking"
 _KINDS = ("owner", "writer", "transformer", "analyst", "tenant_reader")
-_LONGEST_NAME = 63  # PostgreSQL cuts longer ones
-# What others granted on, too.
+_LONGEST_NAME = 63  # bytes; PostgreSQL truncates longer names
+# CASCADE also revokes what the grantees granted to others.
 _REVOKES: Final = tuple(
     sql.SQL(f"revoke all on {what} token_tracking_raw from {{role}} cascade")
     for what in ("schema", "all tables in schema", "all routines in schema")
@@ -28,7 +28,7 @@ _REVOKES: Final = tuple(
 
 @dataclass(frozen=True)
 class RolesChange:
-    """What applying the roles did: to the raw schema, and to whom else had rights in it."""
+    """The changes made by applying the roles: to the raw schema, and to other roles' privileges."""
 
     schema: SchemaChange
     taken_from: tuple[str, ...]
@@ -43,19 +43,19 @@ class Roles:
 
     @property
     def names(self) -> dict[str, str]:
-        """Return each role's name by what it is for."""
+        """Return the roles' names by purpose."""
         return {kind: self.prefix + kind for kind in _KINDS}
 
     def apply(self, connection: psycopg.Connection[tuple[object, ...]]) -> RolesChange:
-        """Apply the raw schema, make the roles where they are missing, and give them their rights.
+        """Apply the raw schema, create missing roles, and grant the roles their privileges.
 
-        Whoever else was granted something in the raw schema loses it. One transaction: all of it or
-        nothing, and two at once are as one after the other. Roles belong to the whole cluster:
+        All other roles lose their privileges in the raw schema. Everything happens in one
+        transaction; concurrent calls wait for each other. Roles belong to the whole cluster:
         databases with the same prefix share them.
 
         Raises:
-            SchemaError: the user of the connection may not do this; the message says what is
-                needed. Or the schema cannot be applied.
+            SchemaError: the connection's user lacks privileges, which the message names; or the
+                schema cannot be applied.
 
         """
         if len(max(self.names.values(), key=len).encode()) > _LONGEST_NAME:

@@ -1,4 +1,4 @@
-"""Create the raw schema `token_tracking_raw` or bring an older one to this package's version."""
+"""Creates the raw schema `token_tracking_raw`, or upgrades an older one to this version."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _TABLES = (
     "usage_voids",
     "agent_owners",
 )
-# A row that this cluster wrote is visible only below the snapshot's end.
+# Visible rows that this cluster wrote have transaction numbers below the snapshot's xmax.
 _STAMPS = tuple(
-    f"update token_tracking_raw.{table}"  # noqa: S608  # names of this module's own
+    f"update token_tracking_raw.{table}"  # noqa: S608  # constants of this module
     " set ingest_xid = pg_current_xact_id()::text::bigint"
     " where ingest_xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
     for table in _TABLES
 )
-# Appliers take turns at a table that only they may lock: an advisory lock every login may take, and
-# so stop them.
+# Concurrent applies wait for a lock on a table that only they may lock. Any login could take an
+# advisory lock, and so block them.
 _LOCK = "lock table token_tracking_raw.schema_versions in share row exclusive mode"
 _MADE_MEANWHILE = (
     psycopg.errors.UniqueViolation,
@@ -39,7 +39,7 @@ _MADE_MEANWHILE = (
     psycopg.errors.DuplicateTable,
     psycopg.errors.DuplicateObject,
 )
-# Seconds that a change waits for those who read the table, while everybody else waits behind it.
+# Seconds that a change waits for a table's readers, while all others queue behind it.
 _PATIENCE = 5
 _HOLDERS = """
     select
@@ -68,8 +68,8 @@ _THERE = """
         to_regnamespace('token_tracking_raw') is not null,
         to_regclass('token_tracking_raw.schema_versions') is not null
 """
-# What is made belongs to the schema's owner, whoever of its members applies (in PostgreSQL 15 each
-# may become it). Returns the role to go back to.
+# New objects belong to the schema's owner, whichever of its members applies (in PostgreSQL 15, each
+# member may SET ROLE to it). Returns the role to switch back to.
 _BECOME_OWNER = """
     select current_setting('role'), set_config('role', owner.rolname, true)
     from pg_namespace
@@ -85,7 +85,7 @@ _BECOME_OWNER = """
 
 @dataclass(frozen=True)
 class SchemaVersion:
-    """One step of the schema: its number, from 1 without gaps, and the SQL that takes it."""
+    """One version of the schema: its number, from 1 without gaps, and the SQL that applies it."""
 
     number: int
     name: str
@@ -94,10 +94,10 @@ class SchemaVersion:
 
 @dataclass(frozen=True)
 class SchemaChange:
-    """What an apply found and left: version numbers, 0 for no schema at all.
+    """The version numbers before and after an apply; 0 means that there was no schema.
 
-    `stamped` is the number of rows, restored from another cluster's dump, whose transaction numbers
-    lay in this cluster's future; they carry that of the apply now.
+    `stamped` counts rows, restored from another cluster's dump, whose transaction numbers were in
+    this cluster's future; they were set to the apply's own transaction number.
     """
 
     before: int
@@ -122,7 +122,7 @@ def packaged_versions() -> list[SchemaVersion]:
 
 
 def packaged_procedures() -> list[str]:
-    """Return the SQL of this package's procedures, file by file in the order to run them."""
+    """Return the SQL of this package's procedures, one item per file, in the order to run them."""
     files = [file for file in (_FOLDER / "procedures").iterdir() if file.name.endswith(".sql")]
     return [file.read_text("utf-8") for file in sorted(files, key=lambda file: file.name)]
 
@@ -131,16 +131,15 @@ def apply_schema(
     connection: psycopg.Connection[tuple[object, ...]],
     versions: Sequence[SchemaVersion] | None = None,
 ) -> SchemaChange:
-    """Bring the raw schema to the newest of `versions` (default: the package's own).
+    """Upgrade the raw schema to the newest of `versions` (default: the package's own).
 
-    Everything happens in one transaction under a lock: two at once give the same result as one
-    after the other, and a failure leaves what was there. Applying again changes nothing but
-    replaces the procedures by the same ones.
+    Everything happens in one transaction under a lock: concurrent calls wait for each other, and a
+    failure changes nothing. Applying the same version again only replaces the procedures.
 
     Raises:
-        SchemaError: the server is older than PostgreSQL 15, its database is not in UTF8, or its
-            schema is newer than `versions`, or somebody holds a lock on a table that has to change;
-            the message names the process.
+        SchemaError: the server is older than PostgreSQL 15, the database is not in UTF8, its schema
+            is newer than `versions`, or another session holds a lock on a table that has to change;
+            the message names its process.
 
     Example:
         >>> with psycopg.connect() as connection:  # doctest: +SKIP
@@ -176,7 +175,7 @@ def _applied(
     newest = known[-1].number
     with connection.transaction():
         connection.execute("set local standard_conforming_strings = on")
-        # Nobody who can make a function or an operator somewhere has it called here.
+        # Do not call functions or operators that other users created in their schemas.
         connection.execute("set local search_path = pg_catalog, pg_temp")
         own_role = _take_turn(connection)
         before = _current_version(connection)
@@ -197,7 +196,7 @@ def _applied(
                 )
         for procedures in packaged_procedures():
             connection.execute(trusted(procedures))
-        # What the procedures of before wrote until now is older than that.
+        # Rows that the previous procedures wrote until now must be older than this time.
         connection.execute(
             "update token_tracking_raw.schema_versions set applied_at = clock_timestamp() "
             "where version > %s",
@@ -213,15 +212,15 @@ def _applied(
 def _take_turn(
     connection: psycopg.Connection[tuple[object, ...]],
 ) -> tuple[object, ...] | None:
-    """Make the schema and its table of versions where they are missing, and lock that table.
+    """Create the schema and its table of versions if they are missing, and lock that table.
 
-    Returns the role to go back to, if the schema's owner is another one.
+    Returns the role to switch back to, if the schema has another owner.
     """
     for _ in range(_ATTEMPTS):
         try:
             with connection.transaction():
                 own_role = connection.execute(_BECOME_OWNER).fetchone()
-                # "if not exists" asks for the right to create even where it exists.
+                # "if not exists" needs the CREATE privilege even if the schema exists.
                 [(has_schema, has_table)] = connection.execute(_THERE).fetchall()
                 if not has_schema:
                     connection.execute("create schema token_tracking_raw")
@@ -233,9 +232,9 @@ def _take_turn(
                     )
                 connection.execute(_LOCK)
                 return own_role
-        except _MADE_MEANWHILE:  # by another apply, which has committed
+        except _MADE_MEANWHILE:  # another apply has created it and committed
             continue
-    message = "the schema token_tracking_raw is made and dropped again and again: apply once more"
+    message = "the schema token_tracking_raw is created and dropped repeatedly: apply again"
     raise SchemaError(message)
 
 
@@ -247,5 +246,5 @@ def _current_version(connection: psycopg.Connection[tuple[object, ...]]) -> int:
 
 
 def trusted(sql: str) -> LiteralString:
-    """Return the SQL of a file of this package as what it is: text that holds no value."""
+    """Return SQL from a file of this package as a `LiteralString`: it contains no values."""
     return cast("LiteralString", sql)

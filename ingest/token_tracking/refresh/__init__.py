@@ -1,1 +1,1 @@
-"""dbt builds inside one resident process, as often as there is something new."""
+"""Runs dbt builds inside one resident process whenever something has changed."""

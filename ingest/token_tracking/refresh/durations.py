@@ -13,12 +13,14 @@ def seconds_of(text: str, *, least: float, most: float) -> float:
     """Return a duration in seconds.
 
     Raises:
-        ValueError: it is none, or not between `least` and `most` seconds.
+        ValueError: it is not a duration, or not between `least` and `most` seconds.
 
     """
     match = _WRITTEN.fullmatch(text.strip())
     if match is None:
-        message = f"{text!r} is no duration: write a number and its unit, as 500ms, 5s or 1m"
+        message = (
+            f"{text!r} is not a duration: write a number and its unit, such as 500ms, 5s or 1m"
+        )
         raise ValueError(message)
     seconds = float(match[1]) * _UNITS[match[2]]
     if not least <= seconds <= most:

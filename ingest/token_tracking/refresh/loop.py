@@ -1,4 +1,4 @@
-"""The turns of a refresh: look, build where there is something new, tell, wait."""
+"""The loop of a refresh: look for changes, build if there are any, report, wait."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ if TYPE_CHECKING:
 
 _LONGEST_PAUSE = 30.0
 _NO_SCHEMA = (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable)
-# A snapshot that has seen nothing.
+# A snapshot that sees no transaction.
 _BEFORE_ALL = "1:1:"
 
 
 @dataclass(frozen=True)
 class Built:
-    """A build that succeeded: what it brought in, and when.
+    """A successful build: the rows that it added, and its duration.
 
-    `lag` is the age, when the totals were there, of the oldest row that it brought in: no recorded
-    call waited longer for its totals. None: nothing came in, or all was counted for the first time.
+    `lag` is the age of the oldest added row at the time when the totals were ready: no recorded
+    call waited longer for its totals. None if no row was added, or all were counted for the first
+    time.
     """
 
     run_number: int | None
@@ -44,10 +45,10 @@ class Built:
 
 @dataclass(frozen=True)
 class Failed:
-    """A turn that failed, for the `attempt`th time in a row; `retry` in so many seconds.
+    """A failed turn, the `attempt`th in a row; the next one follows after `retry` seconds.
 
-    `message` is None where it is the one of the attempt before. `waiting` is what the totals lack,
-    where the database can say it.
+    `message` is None if it equals the previous attempt's. `waiting` counts what the totals lack, if
+    the database can be asked.
     """
 
     message: str | None
@@ -59,7 +60,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The first turn that succeeds after others that did not."""
+    """The first successful turn after failed ones."""
 
     attempts: int
     seconds: float
@@ -69,7 +70,7 @@ Told = Built | Failed | Recovered
 
 
 class Refresh:
-    """Keeps the totals as young as `every` seconds and a build take."""
+    """Keeps the totals no older than `every` seconds plus the duration of a build."""
 
     def __init__(
         self, dbt: ResidentDbt, every: float, tell: Callable[[Told], None], stop: threading.Event
@@ -80,7 +81,7 @@ class Refresh:
         self._stop = stop
         self._watch: Watch | None = None
         self._inputs = ""
-        self._due = True  # the first turn builds: files, variables or the seed may be others
+        self._due = True  # the first turn builds: files, variables or the seed may have changed
         self._seed_is_due = True
         self._has_built = False
         self._attempts = 0
@@ -88,10 +89,10 @@ class Refresh:
         self._failing_since = 0.0
 
     def run(self) -> None:
-        """Take turns until `stop` is set; a failure is told, and the turn taken again later.
+        """Take turns until `stop` is set; report a failed turn and retry it later.
 
         Raises:
-            WarehouseError: the first turn failed for a reason that no waiting mends.
+            WarehouseError: the first turn failed for a reason that a retry cannot fix.
 
         """
         try:
@@ -111,10 +112,10 @@ class Refresh:
             self.close()
 
     def once(self) -> None:
-        """Take one turn, which builds.
+        """Take one turn, which always builds.
 
         Raises:
-            WarehouseError: it failed.
+            WarehouseError: the build failed.
 
         """
         try:
@@ -126,12 +127,12 @@ class Refresh:
             self.close()
 
     def turn(self) -> Built | None:
-        """Build where there is something new; None where there is not.
+        """Build if something has changed; return None if nothing has.
 
         Raises:
             BuildError: a node failed.
             WarehouseError: the project cannot be read.
-            psycopg.Error: the database cannot be asked.
+            psycopg.Error: the database cannot be queried.
 
         """
         if self._dbt.read():
@@ -139,7 +140,7 @@ class Refresh:
             self._due = self._seed_is_due = True
         watch = self._watch = self._watch or Watch(self._dbt.schema, self._dbt.relations)
         before = watch.totals()
-        # Also where nothing was built: it is the raw schema that may be missing.
+        # Also if nothing was ever built: this query fails if the raw schema is missing.
         is_waiting = watch.is_waiting(before.snapshot or _BEFORE_ALL)
         if before.is_behind or before.inputs != self._inputs:
             self._due = True
@@ -168,7 +169,7 @@ class Refresh:
         if isinstance(error, BuildError):
             try:
                 waiting = self._waiting()
-            except psycopg.Error as lost:  # which is why dbt failed
+            except psycopg.Error as lost:  # the reason why dbt failed
                 error = lost
         if isinstance(error, psycopg.Error):
             self.close()
@@ -176,7 +177,7 @@ class Refresh:
             self._failing_since = time.monotonic()
         self._attempts += 1
         longest = min(_LONGEST_PAUSE, max(self._every, 1.0) * 2 ** min(self._attempts - 1, 10))
-        pause = longest * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
+        pause = longest * random.uniform(0.5, 1.0)  # noqa: S311  # not a secret
         message = _sentence(error)
         is_known, self._message = message == self._message, message
         nodes = error.nodes if isinstance(error, BuildError) else ()

@@ -1,4 +1,4 @@
-"""dbt, which computes every total: its project is found, and built in a process of its own."""
+"""Finds the dbt project, which computes every total, and builds it in a separate process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LINES_SHOWN: Final = 15
 
 @dataclass(frozen=True)
 class Warehouse:
-    """The dbt project in `project`, against the database that the libpq variables `env` name."""
+    """The dbt project in `project`, for the database that the libpq variables `env` name."""
 
     project: Path
     env: Mapping[str, str]
@@ -36,14 +36,14 @@ class Warehouse:
 
     @classmethod
     def find(cls, env: Mapping[str, str], folder: Path) -> Self:
-        """Return the project that the current folder is in, or the one that this package is in.
+        """Return the project that contains the current folder, or else this package.
 
         Args:
-            env: libpq's variables of the database.
-            folder: where dbt may write what it derives from the project, and its log.
+            env: libpq's variables for the database.
+            folder: where dbt may write its target files and its log.
 
         Raises:
-            WarehouseError: there is neither, or no dbt.
+            WarehouseError: there is no such project, or dbt is not installed.
 
         """
         if importlib.util.find_spec("dbt") is None or not importlib.util.find_spec("dbt.cli"):
@@ -61,7 +61,7 @@ class Warehouse:
         raise WarehouseError(message)
 
     def fingerprint(self) -> str:
-        """Return what is another one as soon as a file of the project is another one."""
+        """Return a fingerprint that changes with any file of the project."""
         digest = sha256()
         for file in self._files():
             digest.update(f"{file.relative_to(self.project)}\0".encode())
@@ -72,10 +72,10 @@ class Warehouse:
         """Run `dbt build`.
 
         Args:
-            on_progress: called with the number of nodes that are done, and of all.
+            on_progress: called with the number of finished nodes, and of all nodes.
 
         Raises:
-            WarehouseError: a node failed; the message names dbt's log, the notes are what it says.
+            WarehouseError: a node failed; the message names dbt's log, the notes are dbt's output.
 
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ class Warehouse:
                 said = _followed(cast("Iterator[str]", process.stdout), on_progress)
                 code = process.wait()
             except BaseException:
-                # A terminal's Ctrl-C reaches dbt as well, which then rolls back.
+                # Ctrl-C on a terminal reaches dbt as well, which then rolls back.
                 process.terminate()
                 try:
                     process.wait(_SECONDS_TO_STOP)
@@ -123,7 +123,7 @@ class Warehouse:
 
 
 def _followed(lines: Iterator[str], on_progress: Callable[[int, int], object]) -> list[str]:
-    """Return what dbt complains about, and everything that is no event of its log."""
+    """Return dbt's complaints, and all output that is not a log event."""
     said: list[str] = []
     done = total = 0
     for line in lines:
@@ -135,7 +135,7 @@ def _followed(lines: Iterator[str], on_progress: Callable[[int, int], object]) -
             continue
         if info.get("level") == "error":
             said += str(info.get("msg", "")).rstrip().split("\n")
-        if info.get("name") == "LogStartLine":  # a test's result does not have it
+        if info.get("name") == "LogStartLine":  # a test's result has no such line
             total = cast("int", data["total"])
         if info.get("name") in _RESULTS:
             done += 1

@@ -1,4 +1,4 @@
-"""The dbt project inside this process: read once, and again when a file of it is another one."""
+"""The dbt project inside this process: read once, and again when one of its files changes."""
 
 # dbt's results carry no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from .project import Warehouse
 
-# What PostgreSQL adds, which shows values of rows, and the path of a file that will be gone.
+# Lines to omit: PostgreSQL's detail, which shows values of rows, and the path of a temporary file.
 _LEFT_OUT = ("DETAIL:", "compiled code at")
 _BASE = "model.token_tracking.int_usage__hourly"
 
 
 class Scope(StrEnum):
-    """What a build runs; tests are for `dbt build`, which need not be done every few seconds."""
+    """What a build runs. Tests are left to `dbt build`: they need not run every few seconds."""
 
     ROLLUPS = "rollups"
     MODELS = "models"
-    PROJECT = "project"  # with the seed, whose file is a part of the project
+    PROJECT = "project"  # including the seed, whose file is part of the project
 
 
 _WORDS = {
@@ -47,7 +47,7 @@ _WORDS = {
 
 @dataclass
 class ResidentDbt:
-    """dbt's own runner; `folder` is where it may write, `variables` are the value of its --vars."""
+    """dbt's own runner; it may write to `folder`, and `variables` is the value of its --vars."""
 
     warehouse: Warehouse
     folder: Path
@@ -56,10 +56,10 @@ class ResidentDbt:
     _fingerprint: str = ""
 
     def read(self) -> bool:
-        """Read the project where it is not the one that was read; say whether that was so.
+        """Read the project if it has changed since the last read; return whether it had.
 
         Raises:
-            WarehouseError: it cannot be read; the message is dbt's.
+            WarehouseError: the project cannot be read; the message is dbt's.
 
         """
         from dbt.cli.main import dbtRunner
@@ -93,12 +93,12 @@ class ResidentDbt:
         """Build a part of the project.
 
         Raises:
-            BuildError: dbt failed; it names the nodes that did, and gives the first one's message.
+            BuildError: dbt failed; the error has the failed nodes and the first one's message.
 
         """
         from dbt.cli.main import dbtRunner
 
-        # No copy for each run: it notes in a node what it compiled, which is the same every time.
+        # Reuse the manifest: dbt stores compiled SQL in its nodes, which is the same every time.
         runner = dbtRunner(manifest=self._read_manifest())
         outcome = runner.invoke([*_WORDS[scope], *self._options()])
         if not outcome.success:
@@ -116,7 +116,7 @@ class ResidentDbt:
             f"--profiles-dir={self.warehouse.project}",
             f"--target-path={self.folder}",
             f"--log-path={self.folder}",
-            # Lines are this command's to write; what failed is in the result.
+            # This command writes its own lines; the result tells what failed.
             "--log-level=none",
             "--log-level-file=none",
             "--no-print",
@@ -140,6 +140,6 @@ def _error_of(outcome: dbtRunnerResult) -> BuildError:
 
 
 def _one_line(text: str) -> str:
-    """Return dbt's message in one line."""
+    """Return dbt's message on one line."""
     lines = [line.strip() for line in text.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(_LEFT_OUT))

@@ -1,4 +1,4 @@
-"""What the saved totals are of, and what has arrived since: asked in a few milliseconds."""
+"""Queries what the saved totals include and what has arrived since, in a few milliseconds."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-# Seconds that a query may take: after a long pause very much may have arrived.
+# Maximum seconds of a query: after a long pause, many rows may have arrived.
 _PATIENCE = 300.0
 
 
 @dataclass(frozen=True)
 class Totals:
-    """What the saved totals are of.
+    """The state that the saved totals were built from.
 
-    `inputs` changes with all that the totals depend on besides raw rows and files of the project.
+    `inputs` changes with everything that the totals depend on except raw rows and project files.
     """
 
     snapshot: str | None
@@ -38,7 +38,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """How many raw rows came between two snapshots; `lag` is the age of the oldest, in seconds."""
+    """The raw rows that arrived between two snapshots; `lag` is the oldest one's age in seconds."""
 
     events: int
     voids: int
@@ -50,7 +50,7 @@ NOTHING = Totals(None, None, is_behind=True, inputs="")
 
 
 class Watch:
-    """A connection to the warehouse's database, made when it is needed."""
+    """A connection to the warehouse's database, opened on demand."""
 
     def __init__(self, schema: str, relations: Sequence[str]) -> None:
         self.schema: str = schema
@@ -58,37 +58,37 @@ class Watch:
         self._database: Connection | None = None
 
     def totals(self) -> Totals:
-        """Return what the saved totals are of."""
+        """Return the state that the saved totals were built from."""
         try:
             return self._one("totals", Totals, {"relations": self.relations})
         except psycopg.errors.UndefinedTable:  # nothing was ever built
             return NOTHING
 
     def is_waiting(self, since: str) -> bool:
-        """Say whether a raw row is new since the snapshot."""
+        """Return whether a raw row has arrived since the snapshot."""
         return self._one("is_waiting", _Waiting, {"since": since}).is_waiting
 
     def arrivals(self, since: str, until: str | None = None) -> Arrivals:
-        """Count what is new since the snapshot `since` and seen by `until`, by default by now."""
+        """Count rows that `until` (default: the current snapshot) sees and `since` does not."""
         return self._one("arrivals", Arrivals, {"since": since, "until": until})
 
     def close(self) -> None:
-        """Close the connection; the next question makes another one."""
+        """Close the connection; the next query opens another one."""
         if self._database is not None:
             self._database.close()
             self._database = None
 
     def connect(self) -> Connection:
-        """Return the connection, a new one where the last one has broken.
+        """Return the connection; open a new one if the last one is broken.
 
         Raises:
-            psycopg.OperationalError: there is none to be had.
+            psycopg.OperationalError: the connection failed.
 
         """
         if self._database is None or not self._database.is_idle():
             self.close()
             self._database = Connection.open("", patience=_PATIENCE)
-            # As dbt does: what the login may not read, its role may.
+            # Like dbt, switch to the role: the login itself may lack privileges.
             role = os.environ.get("DBT_ROLE") or "none"
             self._database.execute(
                 "select set_config('role', %s, false),"

@@ -1,4 +1,4 @@
-"""Work that a SIGTERM or a Ctrl-C ends cleanly, and in bounded time."""
+"""Runs work that SIGTERM or Ctrl-C ends cleanly and in bounded time."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _TIME_IS_UP: Final = signal.SIGALRM
 def run_until_stopped(
     work: Callable[[threading.Event], None], *, grace: float, give_up: Callable[[str], None]
 ) -> bool:
-    """Run `work` on a thread until it ends or a signal sets its event; say whether one did.
+    """Run `work` on a thread until it ends; return whether a signal set its event.
 
-    It has `grace` seconds to end after the first signal. Past them, and at once after a second
-    signal, the process ends as it stands: PostgreSQL rolls back what was under way. `give_up` is
-    called before, with what there is to say. Signals are awaited, not handled: dbt may sit in a
-    query on any thread, where no Python handler would run.
+    After the first signal it has `grace` seconds to end. After that, or at once after a second
+    signal, `give_up` is called with a message and the process exits immediately; PostgreSQL rolls
+    back the running statement. Signals are awaited, not handled: dbt may be blocked in a query on
+    any thread, where no Python handler would run.
     """
     awaited = _STOP | {_DONE, _TIME_IS_UP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)  # the threads made from here on inherit it
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)  # new threads inherit it
     stop = threading.Event()
     errors: list[BaseException] = []
 

@@ -1,7 +1,7 @@
 """The charts of a report, as Vega-Lite specifications.
 
-What comes from the data stands in data values only, never in an expression. Marks are hidden from
-screen readers: the chart's description sends them to its table.
+Text from the data is used only in data values, never in an expression. Marks are hidden from screen
+readers: the chart's description refers them to its table.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 TENANTS_IN_CHART: Final = 10
 
-# Okabe and Ito's colours, which people with any colour vision tell apart, without the yellow that
-# nobody sees on white; in an order in which neighbours differ in lightness, too.
+# Okabe and Ito's colours, which can be told apart with any colour vision, except the yellow, which
+# is invisible on white; ordered so that neighbours also differ in lightness.
 PALETTE: Final = ("#0072b2", "#e69f00", "#009e73", "#56b4e9", "#d55e00", "#cc79a7", "#000000")
 OTHERS: Final = "#595959"
 _INK: Final = "#1a1a1a"
@@ -35,7 +35,7 @@ _SHORT_NUMBER: Final = "replace(format(datum.value, '.3~s'), 'G', 'B')"
 def by_day(
     description: str, items: Sequence[Part], cells: Sequence[PartOfDay], all_days: Sequence[Day]
 ) -> Spec:
-    """Return stacked bars, a day each, the greatest series at the bottom."""
+    """Return a stacked bar for each day, with the greatest series at the bottom."""
     top = top_of(items, SERIES_SHOWN)
     places = {part.name: place for place, part in enumerate(top.first)}
     others = len(top.first)
@@ -70,11 +70,11 @@ def by_day(
 
 
 def by_month(description: str, figures: Figures) -> Spec:
-    """Return a bar a month, the report's own one in front."""
+    """Return a bar for each month, with the report's month highlighted."""
     values = [
         {
             "place": place,
-            # The year stands under its first month only; of 13 months no two have one label.
+            # Show the year only under its first month; the labels of 13 months are still unique.
             "label": f"{month.month:%b %Y}"
             if place == 0 or month.month.month == 1
             else f"{month.month:%b}",
@@ -110,7 +110,7 @@ def by_month(description: str, figures: Figures) -> Spec:
 
 
 def by_tenant(description: str, tenants: Sequence[Part]) -> Spec:
-    """Return a bar a tenant with its name above, which so has room on a phone."""
+    """Return a bar for each tenant, with its name above it, where it has room on a phone."""
     top = top_of([part for part in tenants if part.event_count], TENANTS_IN_CHART)
     rows = [(part.name or "(empty)", part.tokens) for part in top.first]
     if top.others:
@@ -155,12 +155,12 @@ def _tokens_axis() -> alt.Y:
 
 
 def _told(tokens: int) -> dict[str, str]:
-    """Return the number for the tooltip: JavaScript's are exact up to 2^53 only."""
+    """Return the number as text for the tooltip: JavaScript numbers are exact only up to 2^53."""
     return {"told": f"{tokens:,}"}
 
 
 def _spec(chart: alt.TopLevelMixin) -> Spec:
-    """Return the specification in the report's style, without its schema's address."""
+    """Return the specification in the report's style, without the URL of its schema."""
     spec = cast("dict[str, object]", chart.to_dict())
     del spec["$schema"]
     return {**spec, "config": _CONFIG}

@@ -1,4 +1,4 @@
-"""The figures of one month, as the marts have them."""
+"""The figures of one month, read from the marts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ONE_DAY: Final = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Amount:
-    """Tokens and the calls that used them; the parts are 0 where no call told them."""
+    """Tokens and the calls that used them; the parts are 0 if no call reported them."""
 
     tokens: int = 0
     input_tokens: int = 0
@@ -48,7 +48,7 @@ class Month(Amount):
 
 @dataclass(frozen=True)
 class Part:
-    """What one operation, model or tenant has of the month, and had in the days compared with."""
+    """The tokens of one operation, model or tenant in the month and in the days before it."""
 
     name: str
     tokens: int
@@ -58,7 +58,7 @@ class Part:
 
 @dataclass(frozen=True)
 class PartOfDay:
-    """What one operation or model has of a day."""
+    """The tokens of one operation or model on a day."""
 
     day: date
     name: str
@@ -67,7 +67,7 @@ class PartOfDay:
 
 @dataclass(frozen=True)
 class AgentUse:
-    """Who used whose agent; `requester` is None where that is not for the reader's eyes."""
+    """Which tenant used which tenant's agent; `requester` is None if the reader may not see it."""
 
     agent: str
     payer: str
@@ -79,7 +79,7 @@ class AgentUse:
 
 @dataclass(frozen=True)
 class Build:
-    """As of when a mart is true; the times are local ones of the billing time zone."""
+    """The build of a mart; the times are local times of the billing time zone."""
 
     model: str
     run_number: int
@@ -91,9 +91,9 @@ class Build:
 
 @dataclass(frozen=True)
 class Period:
-    """A month, and the days of the one before that it is compared with; ends are exclusive.
+    """A month, and the days of the previous month to compare it with; ends are exclusive.
 
-    A month that is not over is compared day for day: until its last day with usage.
+    A month that is not over is compared up to its last day with usage.
     """
 
     month: date
@@ -113,13 +113,13 @@ class Period:
 
     @property
     def is_complete(self) -> bool:
-        """Say whether the whole month is counted."""
+        """Return whether the whole month is counted."""
         return self.until == self.end
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What the figures are of: whose usage, when, and who reads it."""
+    """The scope of the figures: whose usage, which period, and which reader."""
 
     tenant: str | None
     period: Period
@@ -130,7 +130,7 @@ class Scope:
 
     @property
     def values(self) -> dict[str, object]:
-        """Return the parameters that the queries take."""
+        """Return the parameters of the queries."""
         return {
             "tenant": self.tenant,
             "month": self.period.month,
@@ -144,7 +144,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Figures:
-    """Everything that the marts say of the month. Parts are sorted, the greatest first."""
+    """All figures of the month from the marts. Parts are sorted, the greatest first."""
 
     scope: Scope
     days: Sequence[Day]
@@ -168,7 +168,7 @@ class Figures:
 
     @property
     def paid_for_others(self) -> int:
-        """Return the tokens that an agent's owner paid for what another tenant called."""
+        """Return the tokens of calls by one tenant that another one paid as the agent's owner."""
         return sum(use.tokens for use in self.agents if use.requester != use.payer)
 
     @property
@@ -183,10 +183,10 @@ class _Name:
 
 
 def builds_of(reading: Reading, schema: str) -> Mapping[str, Build]:
-    """Return as of when the marts are true.
+    """Return the builds of the marts.
 
     Raises:
-        ReportError: there are none, or they are those of an older version.
+        ReportError: there are no marts, or an older version built them.
 
     """
     try:
@@ -207,10 +207,10 @@ def builds_of(reading: Reading, schema: str) -> Mapping[str, Build]:
 def read_figures(
     reading: Reading, builds: Mapping[str, Build], month: date | None, tenant: str | None
 ) -> Figures | None:
-    """Return the figures of a month, by default the latest with usage; None where there is none.
+    """Return the figures of a month, by default the latest with usage; None if there is no usage.
 
     Raises:
-        ReportError: the tenant is not known, or has no usage in the month, or the role sees none.
+        ReportError: the tenant is unknown, has no usage in the month, or the role cannot see it.
 
     """
     months = reading.rows("months", Month, {"tenant": tenant})
@@ -277,7 +277,7 @@ def _every_day(days: Sequence[Day], period: Period) -> list[Day]:
 
 
 def _every_month(months: Sequence[Month], last: date) -> list[Month]:
-    """Return the months until `last`, those without usage too."""
+    """Return all months up to `last`, including those without usage."""
     known = {month.month: month for month in months}
     every = [months[0].month]
     while every[-1] < last:

@@ -1,4 +1,4 @@
-"""The page: one file with everything in it, in which text from the data is nothing but text."""
+"""Renders the page: one self-contained file, in which all text from the data is escaped."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _rendered(**values: object) -> str:
             message = "a script that would end its own element"
             raise ValueError(message)
     hashes = " ".join(_hash(script) for script in scripts)
-    # Scripts run by their hash alone, and nothing is fetched, whatever should get into the page.
+    # Only scripts with these hashes run and nothing is fetched, even if the page had an injection.
     policy = "; ".join(
         [
             "default-src 'none'",
@@ -161,7 +161,7 @@ def _rendered(**values: object) -> str:
 
 @cache
 def _chart_library() -> str:
-    """Return Vega, Vega-Lite and vega-embed as one script that needs nothing else."""
+    """Return Vega, Vega-Lite and vega-embed as one self-contained script."""
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", _VEGA_LITE)
 
 
@@ -208,7 +208,7 @@ def _shown(value: Value) -> str:
 
 
 def _sort_key(value: Value) -> str | int | float:
-    """Return what the cell is sorted by; what has no number comes after all numbers."""
+    """Return the cell's sort key; cells without a number come after all numbers."""
     match value:
         case None:
             return ""

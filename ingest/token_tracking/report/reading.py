@@ -1,4 +1,4 @@
-"""The one transaction that a report reads: every figure in it is of the same moment."""
+"""The transaction in which a report is read: all its figures are of the same snapshot."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _READABLE: LiteralString = """
 
 @dataclass(frozen=True)
 class Reading:
-    """A repeatable-read, read-only transaction in which unqualified names are the marts'."""
+    """A repeatable-read, read-only transaction whose search path is the marts' schema."""
 
     database: Connection
 
@@ -51,8 +51,8 @@ class Reading:
                 names = [name for (name,) in database.execute(_READABLE, {"schema": schema})]
             with database.transaction():
                 database.execute("set local lock_timeout = '60s'")
-                # LOCK takes no snapshot. A snapshot that is older than a command which writes a
-                # table again would find that table empty.
+                # LOCK takes no snapshot. To a snapshot older than a command that rewrites a table,
+                # that table would look empty.
                 for name in names:
                     database.execute(
                         sql.SQL("lock table {} in access share mode").format(
@@ -74,7 +74,7 @@ class Reading:
         *,
         dimension: str | None = None,
     ) -> list[T]:
-        """Return the rows of a query, named like its file in `queries`, as objects of `kind`."""
+        """Return the rows of a query, named after its file in `queries`, as objects of `kind`."""
         file = resources.files("token_tracking") / "report" / "queries" / f"{query}.sql"
         text = sql.SQL(cast("LiteralString", file.read_text("utf-8")))
         composed = text if dimension is None else text.format(dimension=sql.Identifier(dimension))
@@ -84,9 +84,11 @@ class Reading:
     def rows_if_allowed(
         self, query: str, kind: type[T], values: Mapping[str, object] | None = None
     ) -> list[T] | None:
-        """Return the same, None where the role may not read what the query asks for."""
+        """Return the same, or None if the role lacks privileges for the query."""
         try:
-            with self.database.transaction():  # a savepoint: the report goes on without
+            with (
+                self.database.transaction()
+            ):  # a savepoint: the report continues without these rows
                 return self.rows(query, kind, values)
         except psycopg.errors.InsufficientPrivilege:
             return None

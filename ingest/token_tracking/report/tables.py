@@ -1,4 +1,4 @@
-"""The tables of a report: what is in them, not how they look."""
+"""The tables of a report: their content, not their appearance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SERIES_SHOWN: Final = 6
 
 @dataclass(frozen=True)
 class Name:
-    """A name out of the data, which can be any text; `series` is its colour in the chart."""
+    """A name from the data, which may be any text; `series` is its colour in the chart."""
 
     text: str
     series: int | None = None
@@ -37,20 +37,20 @@ class Share:
 
     @property
     def value(self) -> float | None:
-        """Return the ratio; a whole of nothing has none."""
+        """Return the ratio; None if the whole is 0."""
         return self.part / self.whole if self.whole else None
 
 
 @dataclass(frozen=True)
 class Change:
-    """A number and the one before."""
+    """A number and its previous value."""
 
     now: int
     before: int
 
     @property
     def value(self) -> float | None:
-        """Return the growth as a ratio; from nothing there is none."""
+        """Return the growth as a ratio; None if the previous value is 0."""
         return self.now / self.before - 1 if self.before else None
 
 
@@ -59,7 +59,7 @@ Value = str | int | Name | Share | Change | None
 
 @dataclass(frozen=True)
 class Column:
-    """A column's head; numbers are right-aligned and sort greatest first."""
+    """A column's heading; numbers are right-aligned and sorted with the greatest first."""
 
     title: str
     is_number: bool = True
@@ -67,7 +67,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names the row; `foot` stays below however it is sorted."""
+    """A table whose first column names the row; `foot` stays at the bottom in any sort order."""
 
     caption: str
     columns: Sequence[Column]
@@ -103,7 +103,7 @@ def days(figures: Figures) -> Table:
 def parts(
     caption: str, title: str, items: Sequence[Part], size: int, *, in_chart: bool = True
 ) -> Table:
-    """Return operations, models or tenants, each with its share and what it was before."""
+    """Return operations, models or tenants, each with its share and its change."""
     whole = sum(part.tokens for part in items)
     top = top_of(items, size)
     colours = len(top_of(items, SERIES_SHOWN).first) if in_chart else 0
@@ -139,7 +139,7 @@ def parts(
 def series_by_day(
     caption: str, items: Sequence[Part], cells: Sequence[PartOfDay], all_days: Sequence[Day]
 ) -> Table:
-    """Return the chart's numbers: a row a day, a column a series."""
+    """Return the chart's numbers: one row per day, one column per series."""
     top = top_of(items, SERIES_SHOWN)
     places = {part.name: place for place, part in enumerate(top.first)}
     width = len(top.first) + bool(top.others)
@@ -161,7 +161,7 @@ def series_by_day(
 
 
 def months(figures: Figures) -> Table:
-    """Return month against month, the newest first."""
+    """Return the months with their changes, the newest first."""
     period = figures.scope.period
 
     def row(month: Month, before: Month | None) -> list[Value]:
@@ -172,7 +172,7 @@ def months(figures: Figures) -> Table:
             month.input_tokens,
             month.output_tokens,
             month.event_count,
-            # Days so far against a whole month would be no comparison.
+            # Do not compare an incomplete month with a whole one.
             None if before is None or is_partial else Change(month.tokens, before.tokens),
         ]
 
@@ -187,7 +187,7 @@ def months(figures: Figures) -> Table:
 
 
 def agents(figures: Figures) -> Table:
-    """Return who used whose agent."""
+    """Return which tenant used which tenant's agent."""
     top = top_of(figures.agents, AGENT_USES_SHOWN)
 
     def row(use: AgentUse) -> list[Value]:

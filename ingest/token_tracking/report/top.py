@@ -1,4 +1,4 @@
-"""The first of many, and the rest as one, so that totals close."""
+"""The first items of many, and the rest combined, so that the sum is complete."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Top(Generic[T]):
-    """The first items, and those after them."""
+    """The first items, and the rest."""
 
     first: Sequence[T]
     others: Sequence[T]
 
 
 def top_of(items: Sequence[T], size: int) -> Top[T]:
-    """Return the first `size` items and the rest; a rest of one is shown itself."""
+    """Return the first `size` items and the rest; a rest of one item joins the first items."""
     if len(items) == size + 1:
         size += 1
     return Top(items[:size], items[size:])

@@ -1,4 +1,4 @@
-"""Why the figures can be trusted, and where they cannot: each check with what it found."""
+"""The checks that show how far the figures can be trusted, with their findings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROWS_SHOWN: Final = 15
 
 
 class Verdict(StrEnum):
-    """What a check came to; the words are shown."""
+    """The result of a check; the report shows these words."""
 
     HOLDS = "in order"
     NOTE = "to know"
@@ -31,7 +31,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One reason to trust the figures, or not to."""
+    """One check of the figures, with its finding."""
 
     title: str
     verdict: Verdict
@@ -107,7 +107,7 @@ def checks(reading: Reading, figures: Figures, validation: Validation | None) ->
 
 def _equals_raw(reading: Reading, scope: Scope) -> Check:
     title = "The totals equal the raw events"
-    # Nobody's part of the totals equals all raw events.
+    # One tenant's part of the totals does not equal all raw events.
     found = (
         None
         if scope.is_restricted
@@ -131,7 +131,7 @@ def _equals_raw(reading: Reading, scope: Scope) -> Check:
             f"{proof.raw_tokens:,} tokens in {_count(proof.raw_event_count, 'raw event')}, "
             f"{proof.tokens:,} tokens in {_count(proof.event_count, 'call')} by the totals. Rows "
             "were changed past the builds, by hand or by a restore: dbt build --full-refresh "
-            "counts all anew.",
+            "recounts everything.",
         )
     each = ", tenant by tenant," if scope.tenant is None else ""
     return Check(
@@ -186,7 +186,7 @@ def _last_build(reading: Reading, scope: Scope) -> Check:
         f"counted, by build {scope.daily.run_number:,}."
     )
     if scope.tenant is not None:
-        # How much others use is not for a tenant's eyes; who pays is the next build's to say.
+        # A tenant may not see how much others use, and only the next build decides who pays.
         return Check(title, Verdict.NOTE, f"{as_of} The next build counts what came since.")
     found = reading.rows_if_allowed("since_build", _SinceBuild, scope.values)
     if found is None:
@@ -273,7 +273,7 @@ def _unknown_labels(reading: Reading, scope: Scope) -> Check:
     [unknown] = reading.rows("unknown", _Unknown, scope.values)
     if not unknown.event_count:
         return Check(title, Verdict.HOLDS, "All types and operations of the month are known ones.")
-    # The list is of all tenants.
+    # The list covers all tenants.
     labels = None if scope.tenant else reading.rows_if_allowed("unmapped_labels", _Named)
     return Check(
         title,

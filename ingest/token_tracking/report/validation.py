@@ -1,4 +1,4 @@
-"""What `token-tracking validate --format json` printed of its last run."""
+"""Reads the output of the last `token-tracking validate --format json`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Suite(BaseModel):
 
 
 class Validation(BaseModel):
-    """How the last validation ended; warnings leave it a success."""
+    """The result of the last validation; it is a success even with warnings."""
 
     success: bool
     database: str
@@ -33,10 +33,10 @@ class Validation(BaseModel):
 
     @classmethod
     def read(cls, file: Path) -> Validation:
-        """Read the result out of a file.
+        """Read the result from a file.
 
         Raises:
-            ReportError: it is none.
+            ReportError: the file does not hold such a result.
             OSError: the file cannot be read.
 
         """
@@ -45,22 +45,23 @@ class Validation(BaseModel):
         except ValidationError as error:
             place = ".".join(str(part) for part in error.errors()[0]["loc"]) or "its text"
             message = (
-                f"{file} is no result of token-tracking validate --format json: see {place} in it"
+                f"{file} is not a result of token-tracking validate --format json: "
+                f"see {place} in it"
             )
             raise ReportError(message) from error
 
     def is_of(self, target: Target) -> bool:
-        """Say whether it was of a database, whoever the user was."""
+        """Return whether it validated this database, as any user."""
         return self.database.partition(" as user ")[0] == str(target).partition(" as user ")[0]
 
     @property
     def has_no_warning(self) -> bool:
-        """Say whether every expectation holds."""
+        """Return whether every expectation holds."""
         return all(finding.success for suite in self.suites for finding in suite.findings)
 
     @property
     def sentence(self) -> str:
-        """Return what it found."""
+        """Return the result as a sentence."""
         findings = [finding.success for suite in self.suites for finding in suite.findings]
         when = self.as_of.astimezone(UTC)
         return (

@@ -1,1 +1,1 @@
-"""The outside check: Great Expectations over raw events and marts, by a connection of its own."""
+"""The check from outside dbt: Great Expectations over raw events and marts."""

@@ -1,6 +1,6 @@
-"""Runs the suites as one checkpoint of Great Expectations, all of it on one snapshot."""
+"""Runs all suites as one Great Expectations checkpoint on one snapshot."""
 
-# Great Expectations is typed in part; its results have no narrower type.
+# Great Expectations is only partly typed; its results have no narrower type.
 # ruff: noqa: ANN401
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
     from .suites import Check, Suite
 
-# Great Expectations keeps and shows the name of this variable, not what it says. And that says
-# nothing: without host, user and password libpq takes all from its own variables and files.
+# Great Expectations stores and shows the name of this variable, not its value. The value is not
+# secret either: without host, user and password, libpq uses its own variables and files.
 _URL_VARIABLE: Final = "TOKEN_TRACKING_VALIDATION_URL"
 _URL: Final = "postgresql+psycopg2://?application_name=token-tracking-validate"
 _MARK: Final = "/* token-tracking validate */"
@@ -40,7 +40,7 @@ _SESSION: Final = """
         set_config('timezone', 'UTC', true),
         set_config('work_mem', '64MB', true),
         set_config('jit', 'off', true),
-        -- what nobody waits for any more shall end
+        -- cancel a query when its client is gone
         set_config('client_connection_check_interval', '1000', true)
 """
 
@@ -53,18 +53,18 @@ def validate(
     on_progress: Callable[[int, int], object] = lambda _done, _all: None,
     on_wait: Callable[[], object] = lambda: None,
 ) -> Report:
-    """Validate the database of libpq's variables, and write Data Docs into a folder.
+    """Validate the database of libpq's variables, and write Data Docs to a folder.
 
     Args:
-        folder: absent, empty, or with the Data Docs of an earlier run, which go.
-        schema: the warehouse's.
-        patience: seconds to wait for the end of a build that is under way.
-        on_progress: called with the number of queries that are done, and of all.
+        folder: missing, empty, or with the Data Docs of an earlier run, which are replaced.
+        schema: the schema of the warehouse.
+        patience: seconds to wait for a running build to end.
+        on_progress: called with the number of finished queries, and of all queries.
         on_wait: called once, before a wait.
 
     Raises:
-        NothingToCheckError: no events, or no totals of them.
-        QualityError: it cannot be done.
+        NothingToCheckError: there are no events, or no totals of them.
+        QualityError: the database cannot be validated.
 
     """
     with _quiet():
@@ -82,7 +82,7 @@ def validate(
 
 
 def _require_great_expectations() -> None:
-    """Look without an import, which takes seconds: there may be nothing to check."""
+    """Check without importing it, which takes seconds: there may be nothing to validate."""
     for module in ("great_expectations", "psycopg2", "sqlalchemy"):
         if find_spec(module) is None:
             message = (
@@ -158,13 +158,13 @@ def _run(folder: Path, snapshot: Snapshot, on_progress: Callable[[int, int], obj
     try:
         found = checkpoint.run()
     finally:
-        for used in (engine, source.get_engine()):  # the second one tried the connection
+        for used in (engine, source.get_engine()):  # the second one tested the connection
             used.dispose()
     results = {result.suite_name: result for result in found.run_results.values()}
     reports = tuple(_report(suite, results[suite.name].results) for suite in wanted)
     warned = [report.name for report in reports if report.only_warns]
     context.update_data_docs_site(SITE, cast("DataDocsSiteConfigTypedDict", site(folder, warned)))
-    # Once, where the checkpoint's own action would do it after each suite.
+    # Build them once; the checkpoint's own action would do it after each suite.
     context.build_data_docs()
     tidy(folder, [suite.name for suite in wanted])
     return Report(
@@ -178,7 +178,7 @@ def _run(folder: Path, snapshot: Snapshot, on_progress: Callable[[int, int], obj
 def _prepare(
     engine: Engine, snapshot: Snapshot, queries: int, on_progress: Callable[[int, int], object]
 ) -> None:
-    """Let every transaction of the engine see the one snapshot, and write nothing."""
+    """Make every transaction of the engine read-only and use the one snapshot."""
     from sqlalchemy import event
 
     done: set[str] = set()
@@ -186,7 +186,7 @@ def _prepare(
     def begin(connection: Connection) -> None:
         run = connection.exec_driver_sql
         run("set transaction isolation level repeatable read, read only")
-        # A literal, for SET takes no parameters; PostgreSQL made it of hex digits and dashes.
+        # A literal, since SET takes no parameters; PostgreSQL's id has only hex digits and dashes.
         run(f"set transaction snapshot '{snapshot.id}'")
         run(_SESSION, {"schema": snapshot.schema})
 
@@ -224,7 +224,7 @@ def _finding(check: Check, result: Any) -> Finding:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep to ourselves what Great Expectations and its libraries log and warn of."""
+    """Suppress the logs and warnings of Great Expectations and its libraries."""
     logger = logging.getLogger("great_expectations")
     level = logger.level
     before = os.environ.get(_URL_VARIABLE)

@@ -1,6 +1,6 @@
-"""Data Docs in a folder: pages that load nothing from elsewhere, for they show tenants' names."""
+"""Data Docs in a folder: the pages load nothing from the network, as they show tenants' names."""
 
-# Great Expectations is typed in part.
+# Great Expectations is only partly typed.
 # ruff: noqa: ANN401
 # pyright: reportUnknownMemberType=false
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from jinja2 import BaseLoader
 
 SITE: Final = "token_tracking"
-# Names alone tell no Data Docs of ours from somebody's own site.
+# Marks a folder as ours: file names alone do not distinguish Data Docs from another site.
 _MARK: Final = ".token-tracking-data-docs"
 _OURS: Final = frozenset({_MARK, "index.html", "expectations", "validations", "static"})
-# How the pages show the end of an expectation, and Great Expectations that of a suite.
+# The markup of an expectation's result in our pages, and of a suite's in Great Expectations'.
 _CLASS: Final = r'class="[^"]*\b{}\b'
 _FAILED: Final = re.compile(r"fa-times text-danger(.*?)Failed", re.DOTALL)
 _PAGES: Final = PackageLoader("token_tracking", "validation/pages")
@@ -36,14 +36,14 @@ def _ours_first(loader: BaseLoader | None) -> ChoiceLoader:
 
 
 class OfflinePage(DefaultJinjaPageView):
-    """A page of a suite or its result, by our templates where the original ones need a network."""
+    """A page of a suite or its result, with templates that do not need a network."""
 
     def __init__(self, **directories: Any) -> None:
         super().__init__(**directories)
         self.env.loader = _ours_first(self.env.loader)
 
     def render(self, document: Any, template: Any = None, **options: Any) -> str:
-        """Return the page; Great Expectations calls a suite failed that only warns."""
+        """Return the page; corrects a suite that only warns, which is shown as failed."""
         html = super().render(document, template, **options)
         is_warning = re.search(_CLASS.format("warns"), html) and not re.search(
             _CLASS.format("fails"), html
@@ -52,7 +52,7 @@ class OfflinePage(DefaultJinjaPageView):
 
 
 class OfflineIndexPage(DefaultJinjaIndexPageView):
-    """The first page, likewise; `warned` are the suites of which nothing fails."""
+    """The index page, likewise; `warned` are the suites that only warn."""
 
     def __init__(self, warned: Sequence[str] = (), **directories: Any) -> None:
         super().__init__(**directories)
@@ -64,8 +64,8 @@ def site(folder: Path, warned: Sequence[str] = ()) -> dict[str, object]:
     """Return Great Expectations' configuration of a site in a folder.
 
     Args:
-        folder: where the pages go.
-        warned: the suites of which nothing fails, but not all holds.
+        folder: the folder for the pages.
+        warned: the suites that only warn.
 
     """
     page = {"view": {"module_name": __name__, "class_name": "OfflinePage"}}
@@ -89,10 +89,10 @@ def site(folder: Path, warned: Sequence[str] = ()) -> dict[str, object]:
 
 
 def make_room(folder: Path) -> None:
-    """Make the folder, and remove the Data Docs of an earlier run from it, and nothing else.
+    """Create the folder; remove the Data Docs of an earlier run from it, and nothing else.
 
     Raises:
-        QualityError: it holds something else.
+        QualityError: the folder holds other files.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,10 +107,10 @@ def make_room(folder: Path) -> None:
 
 
 def tidy(folder: Path, suites: Sequence[str]) -> None:
-    """Remove what no page shows, and see that each suite has its pages.
+    """Remove unused files, and check that each suite has its pages.
 
     Raises:
-        QualityError: one is missing: Great Expectations only logs what goes wrong with a page.
+        QualityError: a page is missing: Great Expectations only logs the errors of a page.
 
     """
     shutil.rmtree(folder / "static", ignore_errors=True)

@@ -1,6 +1,6 @@
-"""The one kind of expectation used here: a query that finds nothing, or else the offending rows."""
+"""The only kind of expectation used here: a query that returns the offending rows, if any."""
 
-# Great Expectations is typed in part; its results have no narrower type.
+# Great Expectations is only partly typed; its results have no narrower type.
 # ruff: noqa: ANN401
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportIncompatibleMethodOverride=false
@@ -30,9 +30,9 @@ _HIDDEN = frozenset({"rule", "rows_in_all", "row_no"})
 class OffendingRows(BatchExpectation):
     """Expect a query to return no row of `rule`.
 
-    Expectations with one query share one run of it: Great Expectations computes a metric once a
-    batch. Of its own expectations, those over columns read the table once more for each sample of
-    rows, and `UnexpectedRowsExpectation` runs its query twice.
+    Expectations with the same query share one run of it: Great Expectations computes a metric once
+    per batch. Its own column expectations read the table again for each sample of rows, and
+    `UnexpectedRowsExpectation` runs its query twice.
     """
 
     query: str
@@ -46,7 +46,7 @@ class OffendingRows(BatchExpectation):
         found: list[Mapping[str, object]] = metrics["query.table"]
         mine = [_with_grain(row) for row in found if row["rule"] == self.rule]
         columns = [name for name in (mine[0] if mine else ()) if name not in _HIDDEN]
-        # Not a dictionary a row: Data Docs would sort its names.
+        # Not one dictionary per row: Data Docs would sort its keys.
         rows = [[_cell(row[name]) for name in columns] for row in mine]
         return {
             "success": not mine,
@@ -93,7 +93,7 @@ class OffendingRows(BatchExpectation):
         details = result.result.get("details") if result else None
         if not details or not details["rows"]:
             return None
-        # Ids are text of callers, and Data Docs put table cells into the page as they are.
+        # Ids are untrusted text, and Data Docs do not escape table cells.
         cells = [
             [escape("" if cell is None else str(cell)) for cell in row] for row in details["rows"]
         ]
@@ -105,7 +105,7 @@ class OffendingRows(BatchExpectation):
 
 
 def problem_of(result: Any) -> str | None:
-    """Return the first line of what kept an expectation from being checked."""
+    """Return the first line of the error that prevented an expectation from being checked."""
     raised: dict[str, Any] = result.exception_info
     for one in [raised] if "raised_exception" in raised else raised.values():
         if one["raised_exception"]:
@@ -114,7 +114,7 @@ def problem_of(result: Any) -> str | None:
 
 
 def _with_grain(row: Mapping[str, object]) -> dict[str, object]:
-    """Return the row with the keys of `grain` as columns, which differ from rule to rule."""
+    """Return the row with the keys of `grain`, which differ between rules, as columns."""
     cells: dict[str, object] = {}
     for name, value in row.items():
         cells.update(value if isinstance(value, dict) else {name: value})
@@ -133,7 +133,7 @@ def _text(text: str, of_class: str) -> RenderedStringTemplateContent:
 
 
 def _cell(value: object) -> Cell:
-    """Return what JSON can hold without loss: sums are whole numbers, beyond 2^53 too."""
+    """Return the value as JSON can hold it without loss: sums are integers, also beyond 2^53."""
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, Decimal):

@@ -1,4 +1,4 @@
-"""What a validation found: for people as a table, for machines as JSON."""
+"""The findings of a validation: as a table for people, as JSON for programs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Cell = str | int | None
 
 @dataclass(frozen=True)
 class Finding:
-    """How one expectation ended: `rows` are the first of `row_count` offending ones.
+    """The result of one expectation: `rows` are the first of `row_count` offending ones.
 
-    `problem` is what kept it from being checked; then it has not succeeded.
+    `problem` is the error that prevented the check; the expectation then counts as not successful.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Finding:
 
     @property
     def fails(self) -> bool:
-        """Say whether the validation fails by it; what was not checked is never only a warning."""
+        """Return whether it makes the validation fail; an unchecked expectation always does."""
         return not self.success and (self.severity == "critical" or self.problem is not None)
 
 
@@ -46,7 +46,7 @@ class SuiteReport:
 
     @property
     def only_warns(self) -> bool:
-        """Say whether something does not hold, and nothing fails."""
+        """Return whether an expectation does not hold, but none fails."""
         not_held = [finding for finding in self.findings if not finding.success]
         return bool(not_held) and not any(finding.fails for finding in not_held)
 
@@ -62,11 +62,11 @@ class Report:
 
     @property
     def success(self) -> bool:
-        """Say whether everything holds that has to; warnings do not count."""
+        """Return whether no expectation fails; warnings do not count."""
         return not any(finding.fails for suite in self.suites for finding in suite.findings)
 
     def summary(self) -> Table:
-        """Return a line per suite."""
+        """Return one line per suite."""
         table = Table("suite")
         for name in ("hold", "fail", "warn"):
             table.add_column(name, justify="right")
@@ -87,7 +87,7 @@ class Report:
         ]
 
     def as_json(self) -> dict[str, object]:
-        """Return everything as what makes one JSON object."""
+        """Return the whole report as a JSON object."""
         return {
             "success": self.success,
             "database": self.database,

@@ -1,4 +1,4 @@
-"""One moment of the database, which all queries of a validation see, and what is there to check."""
+"""The snapshot that all queries of a validation see, and the check that it holds something."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ROLLUPS: Final = (
 _READ_BESIDES: Final = ("build_status", "unmapped_labels", "tenant_token_usage", "label_aliases")
 _RAW_TABLES: Final = ("usage_events", "usage_voids", "agent_owners")
 _NO_EVENTS: Final = "nothing to check: no events are recorded; record some, then run dbt build"
-# Between the models of one build their totals are of two builds. This long they may be, in seconds,
-# before it counts as what a partial selection has left behind.
+# During a build, the models' totals are of two different builds. After this many seconds, that is
+# taken for the result of a build with a partial selection.
 PATIENCE: Final = 30.0
 _PAUSE: Final = 0.2
 _LOCK_PATIENCE: Final = "set lock_timeout = '60s'"
@@ -48,7 +48,7 @@ _BUILDS: Final = """
     from {} as builds
     where builds.model = any(%s)
 """
-# A mart of which policies leave something out, and the roles to which it shows everything.
+# A mart of which policies hide rows, and the roles that see all of them.
 _HIDDEN: Final = """
     select
         marts.relname,
@@ -94,7 +94,7 @@ _EVENTS: Final = """
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment of the database; `id` is good for `set transaction snapshot` while it is held."""
+    """An exported snapshot; `id` is valid for `set transaction snapshot` while it is held."""
 
     id: str
     schema: str
@@ -105,23 +105,23 @@ class Snapshot:
 def hold_snapshot(
     schema: str, *, patience: float = PATIENCE, on_wait: Callable[[], object] = lambda: None
 ) -> Generator[Snapshot]:
-    """Hold one moment of the database of libpq's variables, after a look at what is there.
+    """Export a snapshot of the database of libpq's variables, after checking that it has totals.
 
     Args:
-        schema: the warehouse's.
-        patience: seconds to wait for the end of a build that is under way.
+        schema: the schema of the warehouse.
+        patience: seconds to wait for a running build to end.
         on_wait: called once, before a wait.
 
     Raises:
-        NothingToCheckError: no events, or no totals of them.
-        QualityError: the database cannot be read, or not all of it.
+        NothingToCheckError: there are no events, or no totals of them.
+        QualityError: the database cannot be read, or not all rows of it.
 
     """
     try:
         with psycopg.connect("", application_name="token-tracking-validate") as connection:
             connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             connection.read_only = True
-            # It waits while the validation runs.
+            # This session is idle while the validation runs.
             connection.execute("set idle_in_transaction_session_timeout = 0")
             connection.execute(_LOCK_PATIENCE)
             deadline = time.monotonic() + patience
@@ -129,8 +129,8 @@ def hold_snapshot(
             while True:
                 _require_relations(connection, schema)
                 connection.rollback()
-                # A table that is dropped and made anew under a snapshot looks empty to it. LOCK
-                # takes no snapshot, so what comes after it sees tables that stay.
+                # A table that is dropped and recreated after a snapshot looks empty to it. LOCK
+                # takes no snapshot, so the snapshot taken after it sees tables that stay.
                 connection.execute(_lock(schema))
                 builds = _builds(connection, schema)
                 if _is_one_build(builds) or time.monotonic() >= deadline:
@@ -199,7 +199,7 @@ def _lock(schema: str) -> sql.Composed:
 
 
 class _Build(NamedTuple):
-    """What a rollup was built of."""
+    """The state that a rollup was built from."""
 
     run_number: int
     aliases_are_current: bool | None
@@ -219,7 +219,7 @@ def _builds(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> 
 
 
 def _is_one_build(builds: dict[str, _Build]) -> bool:
-    # A build under way fills the aliases first.
+    # A running build fills the aliases first.
     return len({build.run_number for build in builds.values()}) == 1 and all(
         build.aliases_are_current for build in builds.values()
     )
@@ -240,7 +240,7 @@ def _refuse_nothing(connection: psycopg.Connection[tuple[object, ...]], schema: 
     )
     [(recorded, counted, has_totals)] = connection.execute(query).fetchall()
     if counted or has_totals:
-        return  # totals without events are wrong, which the suites say
+        return  # totals without events are wrong, and the suites report that
     message = (
         "nothing to check: all events are newer than the last dbt build; run dbt build"
         if recorded

@@ -1,6 +1,6 @@
-"""What is expected of raw events and marts: each expectation, its query, and what to do.
+"""The expectations of raw events and marts: each one's query, and what to do if it fails.
 
-The SQL here is made of constants of this module and names of tables, never of data.
+The SQL here is built from constants of this module and names of tables, never from data.
 """
 
 # ruff: noqa: S608
@@ -25,9 +25,9 @@ _LARGEST_FIRST: Final = "abs(difference) desc nulls last"
 
 @dataclass(frozen=True)
 class Check:
-    """One expectation: no row of `rule` comes out of `query`.
+    """One expectation: `query` returns no row of `rule`.
 
-    `name` says what holds, `otherwise` what a row means and what to do.
+    `name` states the property, `otherwise` what a row means and what to do about it.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Suite:
 
     @property
     def query(self) -> str:
-        """Return the query of what the expectations are over, for Data Docs."""
+        """Return the query of the suite's relation, for Data Docs."""
         return f"select * from {self.relation}"
 
 
 @dataclass(frozen=True)
 class RowRule:
-    """What holds for each row of a table by itself; the conditions are SQL, and NULL breaks one."""
+    """A rule for each single row of a table; the conditions are SQL, and NULL breaks them."""
 
     name: str
     holds: str
@@ -70,7 +70,7 @@ def suites() -> tuple[Suite, ...]:
 def _found_by(
     name: str, otherwise: str, severity: Severity = "critical", order: str = "rule"
 ) -> Check:
-    """Return the expectation whose query is the file of its name."""
+    """Return the expectation whose query is in the file of its name."""
     query = f"select '{name}' as rule, found.* from ({_file(name)}) as found"
     return Check(name, otherwise, _limited(query, order), name, severity)
 
@@ -85,7 +85,7 @@ def _file(name: str) -> str:
 
 
 def _limited(query: str, order: str = "rule") -> str:
-    """Return the first rows of each rule in an order, each with the number of all."""
+    """Limit a query to the first rows of each rule in an order, each with the total number."""
     return f"""
         select * from (
             select
@@ -101,7 +101,7 @@ def _limited(query: str, order: str = "rule") -> str:
 def _row_checks(
     relation: str, key: Sequence[str], rules: Sequence[RowRule], otherwise: str
 ) -> list[Check]:
-    """Return an expectation for each rule, all of them by one scan of the table."""
+    """Return an expectation for each rule; all of them share one scan of the table."""
     all_hold = " and ".join(f"({rule.holds})" for rule in rules)
     values = ", ".join(
         f"('{rule.name}', {rule.holds}, ({rule.found})::text, '{rule.allowed}')" for rule in rules
@@ -171,7 +171,7 @@ _TOKENS: Final = f"0 to {MAX_TOKENS}"
 _PARTS: Final = (
     "format('%s input + %s output, of %s', one.input_tokens, one.output_tokens, one.tokens)"
 )
-# \x0b and not \v, which is the letter v before PostgreSQL 17.
+# \x0b, as \v is the letter v before PostgreSQL 17.
 _SPACE: Final = r"e' \t\n\r\f\x0b'"
 _RAW_RULES: Final = (
     RowRule(
@@ -287,7 +287,7 @@ def _raw_events() -> Suite:
                 key,
                 _RAW_RULES,
                 "The procedures refuse such an event, so something else wrote it: take that "
-                "writer's rights away, void the event and record it anew under another key.",
+                "writer's rights away, void the event and record it again under another key.",
             ),
         ),
     )
@@ -359,7 +359,7 @@ def _listed(labels: Sequence[str]) -> str:
 
 
 def _labels_check(column: str, of_type: str, labels: Sequence[str]) -> Check:
-    """Return the expectation that the type has the labels that callers of this package use."""
+    """Return the expectation that the type has all labels of this package."""
     name = f"{column}_has_the_labels_of_the_package"
     query = f"""
         select '{name}' as rule, '{of_type}' as enum_type, wanted.label, 'missing' as found

@@ -1,1 +1,1 @@
-"""What waits on local disk while PostgreSQL cannot answer."""
+"""The local spool: requests kept on disk while PostgreSQL is not available."""

@@ -1,8 +1,8 @@
-"""What a disk did to a spool file: noticed before SQLite can write to it, and kept.
+"""Detects disk damage to a spool file before SQLite can write to it, and keeps a copy.
 
-SQLite takes the first bad frame of a write-ahead log for the end of the log, and its main file has
-no checksums. So the lock beside a file notes the highest number that was acknowledged, and each row
-has a checksum of its own.
+SQLite treats the first bad frame of a write-ahead log as the end of the log, and its main file has
+no checksums. So the lock beside a file records the highest acknowledged number, and each row has
+its own checksum.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _COPIED_AT_ONCE: Final = 2**20
 
 
 class Acknowledged:
-    """The highest number that was acknowledged, noted in the lock beside a spool file.
+    """The highest acknowledged number, recorded in the lock beside a spool file.
 
-    It is noted after the commit is on disk, so it is never ahead of the file, and needs no sync of
-    its own. 0 where nothing is noted: an earlier version wrote the lock.
+    It is written after the commit is on disk, so it is never ahead of the file and needs no sync of
+    its own. 0 if the lock has no number, since an earlier version wrote it.
     """
 
     def __init__(self, lock: int) -> None:
@@ -44,38 +44,38 @@ class Acknowledged:
 
     @staticmethod
     def first_text() -> bytes:
-        """Return what a new lock says; earlier versions read its first and its last word."""
+        """Return the content of a new lock; earlier versions read its first and its last word."""
         host, _, boot = this_machine().rpartition(" ")
         return f"{host} {0:0{_DIGITS}} {boot}".encode()
 
     def note(self, number: int) -> None:
-        """Note another number, in place."""
+        """Overwrite the number in place."""
         if self._place is None:
             return
         try:
             os.pwrite(self._lock, b"%0*d" % (_DIGITS, number), self._place)
-        except OSError as error:  # what it is about is on disk
+        except OSError as error:  # the requests themselves are on disk
             logger.debug("not noted in the spool's lock: %s", error.strerror)
         else:
             self.number = number
 
 
 def checksum(kind: bytes, payload: bytes) -> int:
-    """Return what is kept with a row, to tell whether the disk has changed what is sent."""
+    """Return the checksum stored with a row, which shows whether the disk has changed it."""
     return zlib.crc32(payload, zlib.crc32(kind))
 
 
 def read_only(path: Path) -> sqlite3.Connection:
-    """Return a connection that leaves file and log as they are, also when it is closed.
+    """Return a connection that does not change file and log, even when it is closed.
 
-    Any other one, as the last to be closed, writes into the file what it takes for the log, and
-    removes the log.
+    Any other connection, if it is the last one to close, writes into the file what it could read
+    of the log, and removes the log.
     """
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
 def highest_number(connection: sqlite3.Connection) -> int:
-    """Return the highest number that a file has ever given to a request."""
+    """Return the highest number that the file has ever assigned to a request."""
     table = "select count(*) from sqlite_master where name = 'sqlite_sequence'"
     if not connection.execute(table).fetchone()[0]:
         return 0
@@ -84,14 +84,14 @@ def highest_number(connection: sqlite3.Connection) -> int:
 
 
 def keep_what_is_missing(path: Path, acknowledged: Acknowledged) -> None:
-    """Copy file and log aside where they lack something that was acknowledged, and tell that.
+    """Copy file and log aside if they lack acknowledged requests, and log that.
 
-    It is called by who holds the lock, with no connection open. Then the note says what the file
-    has, so that it goes on from there.
+    The caller must hold the lock and have no connection open. Afterwards the lock records the
+    highest number that the file does have, and continues from there.
 
     Raises:
-        SpoolError: no copy can be made; the file is as it was.
-        sqlite3.Error: the file cannot be read at all; it is as it was.
+        SpoolError: no copy can be made; the file is unchanged.
+        sqlite3.Error: the file cannot be read at all; it is unchanged.
 
     """
     if not acknowledged.number:
@@ -109,7 +109,7 @@ def keep_what_is_missing(path: Path, acknowledged: Acknowledged) -> None:
     kept = path.with_suffix(f".{missing}-missing{KEPT_SUFFIX}")
     try:
         if not kept.exists():
-            for suffix in ("-wal", ""):  # the file's name last: with it the copy is whole
+            for suffix in ("-wal", ""):  # the file last: once it is there, the copy is complete
                 _copy(path.with_name(path.name + suffix), kept.with_name(kept.name + suffix))
             sync_folder(path.parent)
     except OSError as error:
@@ -123,12 +123,12 @@ def keep_what_is_missing(path: Path, acknowledged: Acknowledged) -> None:
 
 
 def missing_text(path: Path, missing: int) -> str:
-    """Say how many acknowledged requests a file lacks."""
+    """Describe how many acknowledged requests a file lacks."""
     return f"the spool file {path} lacks up to {missing} request(s) that were acknowledged"
 
 
 def kept_aside(folder: Path) -> list[tuple[Path, int]]:
-    """Return the copies that were kept in a folder and those below it, and what each lacks."""
+    """Return the copies kept in a folder and its subfolders, with the number that each lacks."""
     found: list[tuple[Path, int]] = []
     for path in sorted(folder.rglob(f"*{KEPT_SUFFIX}")):
         missing = _MISSING.search(path.name)

@@ -1,9 +1,9 @@
-"""The folders of the spool: whose they are, which database they belong to, which disk they are on.
+"""The spool's folders: their owner, the database that they belong to, the disk that they are on.
 
-What lies in a folder is sent to a database. So a file counts only where nobody else can have
-written it: a regular file of this process's user that others cannot write. New files are made only
-in a folder of which the same is true. Names above such a folder can be in others' hands: that what
-SQLite has opened is what was looked at is seen by its descriptors.
+The files in a folder are sent to a database. So a file is used only if no other user can have
+written it: a regular file that belongs to this process's user and that others cannot write. New
+files are created only in a folder of the same kind. Other users may control the folders above it:
+so the descriptors of the files that SQLite opened must show that these are the checked ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _NOTE: Final = "database.json"
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _DESCRIPTORS: Final = Path("/dev/fd")
-# Other machines, or the host of a virtual one, may have the same files open.
+# File systems on which other machines, or a virtual machine's host, may have the same files open.
 _SHARED: Final = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "vboxsf", "prl_fs", "fuse"),
     *("ceph", "lustre", "afs", "beegfs", "gpfs", "gfs2", "ocfs2", "orangefs"),
@@ -43,21 +43,21 @@ _SHARED: Final = {
 
 
 def default_base() -> Path:
-    """Return the folder that holds one for each database: in the user's state folder."""
+    """Return the parent folder of the databases' folders, in the user's state folder."""
     if state := os.environ.get("XDG_STATE_HOME"):
         return Path(state) / "token-tracking" / "spool"
     try:
         home = Path.home()
-    except RuntimeError:  # a container's user without name
+    except RuntimeError:  # a container's user may have no name
         return Path(tempfile.gettempdir()) / f"token-tracking-{os.geteuid()}" / "spool"
     return home / ".local" / "state" / "token-tracking" / "spool"
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolFolder:
-    """Where the files for one database lie; `target` says which that is, for people.
+    """The folder of the spool files for one database; `target` describes the database to people.
 
-    `base` is set for a folder of our own choice: it holds the folders of other databases, too.
+    `base` is set for a default folder: it also holds the folders of other databases.
     """
 
     path: Path
@@ -66,17 +66,17 @@ class SpoolFolder:
 
     @classmethod
     def of(cls, folder: Path | Self) -> Self:
-        """Return a folder that somebody chose by its path alone, or the same."""
+        """Return a user-chosen path as a folder; a `SpoolFolder` as it is."""
         return cls(folder) if isinstance(folder, Path) else folder
 
     def prepared(self) -> Path:
-        """Return the folder for new files, made where it is missing, durably.
+        """Return the folder for new files; create it durably if it is missing.
 
-        A chosen folder that others can write, such as a volume, gets one of our own inside.
+        If others can write to a chosen folder, such as a volume, a private subfolder is used.
 
         Raises:
-            SpoolError: it is in other hands.
-            OSError: it cannot be made.
+            SpoolError: another user owns it or can write to it.
+            OSError: it cannot be created.
 
         """
         self._check_way()
@@ -93,11 +93,11 @@ class SpoolFolder:
         return own
 
     def places(self) -> list[Path]:
-        """Return each folder in which files for the database can lie.
+        """Return each folder that may hold files for the database.
 
         Raises:
-            SpoolError: one of them is in other hands.
-            OSError: it cannot be looked at.
+            SpoolError: another user owns one of them or can write to it.
+            OSError: a folder cannot be examined.
 
         """
         self._check_way()
@@ -112,7 +112,7 @@ class SpoolFolder:
         return [self.path, own]
 
     def holds_something(self) -> bool:
-        """Say whether a file lies there."""
+        """Return whether the folder holds a spool file."""
         with contextlib.suppress(OSError):
             return any(path.suffix in {SUFFIX, KEPT_SUFFIX} for path in self.path.iterdir())
         return False
@@ -122,7 +122,7 @@ class SpoolFolder:
 
     def _check_way(self) -> None:
         if self.base is None:
-            # A link that is somebody's choice is followed, but only where it is ours or root's.
+            # Follow a symbolic link only if this user or root owns it.
             with contextlib.suppress(FileNotFoundError):
                 found = self.path.lstat()
                 if stat.S_ISLNK(found.st_mode) and found.st_uid not in {0, os.geteuid()}:
@@ -136,7 +136,7 @@ class SpoolFolder:
     # Which database it is.
 
     def note(self) -> tuple[str, str, int]:
-        """Return the target, the database's identity and the transaction that it had reached."""
+        """Return the target, the database's identity and its last known transaction counter."""
         path = self.path / _NOTE
         try:
             if file_problem(path) is None:
@@ -147,9 +147,9 @@ class SpoolFolder:
         return self.target, "", 0
 
     def belongs_to(self, identity: str, transaction: int) -> None:
-        """Note which database the folder's events are for, so that they find it by other ways.
+        """Record which database the folder belongs to, so that another DSN for it finds the events.
 
-        A folder that somebody chose is for one database by that choice, and gets no note.
+        A user-chosen folder is for one database by that choice, so nothing is recorded in it.
         """
         if self.base is None:
             return
@@ -178,7 +178,7 @@ class SpoolFolder:
             raise
 
     def others(self) -> Iterator[SpoolFolder]:
-        """Yield the folders beside it that hold something, for whatever database."""
+        """Yield the sibling folders that hold spool files, for any database."""
         if self.base is None:
             return
         with contextlib.suppress(OSError, SpoolError):
@@ -189,11 +189,11 @@ class SpoolFolder:
                     yield SpoolFolder(path, other.note()[0], self.base)
 
     def of_same_database(self, identity: str, transaction: int) -> Iterator[SpoolFolder]:
-        """Yield the other folders whose events are for this database, by another way to it.
+        """Yield the other folders whose events are for this database under another DSN.
 
-        A copy of the database has its identity, too. One that is behind what the folder's own
-        database had reached is such a copy, or a standby that lost something: both are left to a
-        person.
+        A copy of the database has the same identity. If its transaction counter is behind the one
+        recorded in the folder, it is such a copy, or a standby that lost transactions: both cases
+        are left to a person.
         """
         for other in self.others():
             _, known, reached = other.note()
@@ -202,22 +202,22 @@ class SpoolFolder:
 
 
 def folder_problem(path: Path) -> str | None:
-    """Say why nothing can be kept in a folder; None where this user alone can write there."""
+    """Return why a folder must not hold spool files; None if only this user can write there."""
     return _problem(path, path.lstat(), stat.S_ISDIR, "folder")
 
 
 def file_problem(path: Path) -> str | None:
-    """Say why a file is not to be trusted; None where only this user can have written it.
+    """Return why a file cannot be trusted; None if only this user can have written it.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: the file does not exist.
 
     """
     return _problem(path, path.lstat(), stat.S_ISREG, "regular file")
 
 
 def descriptor_problem(path: Path, descriptor: int) -> str | None:
-    """Do as `file_problem` for what was opened by that name."""
+    """Check like `file_problem`, but the open file instead of its path."""
     return _problem(path, os.fstat(descriptor), stat.S_ISREG, "regular file")
 
 
@@ -240,7 +240,7 @@ def _problem(
 
 
 def is_open(*paths: Path) -> bool:
-    """Say whether this process has open what these names lead to; True where none can tell."""
+    """Return whether this process has the files of these paths open; True if that is unknown."""
     missing: set[tuple[int, int]] = set()
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -260,7 +260,7 @@ def is_open(*paths: Path) -> bool:
 
 
 def shared_file_system(path: Path) -> tuple[str, str] | None:
-    """Return type and options of the file system where other machines can reach it."""
+    """Return the file system's type and options if other machines can reach it, else None."""
     try:
         mounts = _MOUNTS.read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -279,7 +279,7 @@ def shared_file_system(path: Path) -> tuple[str, str] | None:
 
 @cache
 def this_machine() -> str:
-    """Return what names this run of this machine: no lock outlives it, and all see one another."""
+    """Return an id of this boot of this machine: its processes see each other's locks."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -288,16 +288,16 @@ def this_machine() -> str:
 
 
 def _same_machine(name: str) -> bool:
-    # Containers of one machine differ in their host name alone, and share its locks.
+    # Containers of one machine share its locks and differ only in their host name.
     boot = name.rpartition(" ")[2]
     return bool(boot) and boot == this_machine().rpartition(" ")[2]
 
 
 def foreign_lock(path: Path, written: str) -> str | None:
-    """Say why a lock that could be taken is no proof that its process has ended; None if it is.
+    """Return why taking a lock does not prove that its process has ended; None if it does.
 
-    On a disk of this machine the kernel knows. On a shared one the lock of another machine may not
-    be seen here: Linux tells for NFS alone whether it is.
+    On a local disk the kernel knows all locks. On a shared file system, another machine's lock may
+    be invisible here: Linux tells only for NFS whether it is.
     """
     shared = shared_file_system(path)
     if shared is None or not written or _same_machine(written):
@@ -313,7 +313,7 @@ def foreign_lock(path: Path, written: str) -> str | None:
 
 
 def warn_of_shared(path: Path) -> None:
-    """Log, once, that a folder is on a file system where SQLite and locks promise less."""
+    """Log once that a folder is on a file system with weaker guarantees for SQLite and locks."""
     shared = shared_file_system(path)
     if shared is not None:
         tell_once(
@@ -327,7 +327,7 @@ _told: set[str] = set()
 
 
 def tell_once(message: str) -> None:
-    """Log what a person should act on, however often it is found."""
+    """Log once a problem that a person should act on, however often it is found."""
     if message not in _told:
         _told.add(message)
         logger.error("%s", message)
@@ -339,7 +339,7 @@ def _refuse(problem: str | None) -> None:
 
 
 def _tighten(folder: Path) -> None:
-    """Take from others what a umask gave them of a folder that we made."""
+    """Remove the permissions that a permissive umask gave to others on a new folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
@@ -361,7 +361,7 @@ def _make_durably(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Let names in a folder survive a crash of the machine, as what is in the files does."""
+    """Sync a folder, so that the names in it survive a crash of the machine like the files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

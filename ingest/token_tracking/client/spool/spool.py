@@ -1,9 +1,9 @@
-"""What waits on local disk while PostgreSQL cannot answer: one SQLite file a process.
+"""The local spool: requests kept in one SQLite file per process while PostgreSQL is unavailable.
 
-A folder belongs to one database, so that nothing ends in another one than it was meant for.
-A file belongs to the process that holds the lock beside it. The lock goes with its process,
-however that ends; then the file is an orphan that any other process of its user adopts. A request
-may be in the spool and in PostgreSQL at once: its key makes it one.
+A folder belongs to one database, so that no request is sent to a database that it was not meant
+for. A file belongs to the process that holds the lock beside it. The kernel releases the lock when
+the process ends for any reason; then the file is an orphan that any other process of its user
+adopts. A request may be in the spool and in PostgreSQL at the same time: its key deduplicates it.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ if TYPE_CHECKING:
 
 logger = SafeLogger(__name__)
 
-_BUSY_SECONDS = 0.2  # only a person looks into the file, and the next batch gets another one
+_BUSY_SECONDS = 0.2  # only a person opens the file; the next batch gets a new file
 _MOST_WAL_BYTES = 16 * 2**20
 _MOVED_AT_ONCE = 5000
 _MOST_NAMED = 10
-_AS_BYTES = "surrogateescape"  # a byte that a disk changed harms its own row alone
-# After these nothing was written; after any other error it is a question what a crash would leave.
+_AS_BYTES = "surrogateescape"  # a byte changed by the disk affects only its own row
+# After these errors nothing was written; after any other, a crash may or may not leave the rows.
 _SURE_FAILURES = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
@@ -68,8 +68,8 @@ _SURE_FAILURES = {
     sqlite3.SQLITE_READONLY,
 }
 
-# One statement a batch: each step of SQLite gives the interpreter away, and under load it takes
-# milliseconds until it comes back.
+# One statement per batch: each step of SQLite releases the GIL, and getting it back takes
+# milliseconds under load.
 _APPEND = """
     insert into requests (spooled_at, kind, first, second, payload, checksum)
     select
@@ -78,7 +78,7 @@ _APPEND = """
     from json_each(?)
     order by key
 """
-# What a disk changed may have any type.
+# Cast each value, as one that the disk has changed may have any type.
 _OLDEST = """
     select json_group_array(json_array(
         number, coalesce(cast(kind as text), ''), coalesce(cast(first as text), ''),
@@ -108,10 +108,11 @@ _WAITING = """
 
 @dataclass(frozen=True, slots=True)
 class SpoolFile:
-    """One file of a spool folder, as `status` found it; `requests` is None where none can tell.
+    """One file of a spool folder, as `status` found it; `requests` is None if it is unknown.
 
-    `damaged` of them the disk has changed, so they are not sent; `missing` more were acknowledged
-    and are not there. `problem` says why it is not even opened: it is in other hands.
+    `damaged` counts the requests that the disk has changed, which are not sent; `missing` counts
+    acknowledged requests that are not in the file. `problem` says why the file is not opened:
+    another user owns it or can write to it.
     """
 
     path: Path
@@ -124,15 +125,15 @@ class SpoolFile:
     missing: int = 0
 
     def holds_something(self) -> bool:
-        """Say whether something waits, may wait, or should."""
+        """Return whether requests wait in the file, may wait, or are missing from it."""
         return self.requests != 0 or self.missing != 0
 
 
 class Spool:
-    """One file, appended to by its owner, drained by its owner or adopter; dead after a fork.
+    """A spool file: its owner appends, its owner or adopter drains; unusable after a fork.
 
-    Only `is_gone` may be asked by one thread while another one closes the file. It says, too, that
-    somebody else changed it, and then what waits has to be moved.
+    Only `is_gone` may be called while another thread closes the file. It also reports a file that
+    somebody else changed; the waiting requests must then be moved to another file.
     """
 
     def __init__(self, path: Path, lock: int, max_bytes: int | None = None) -> None:
@@ -140,10 +141,10 @@ class Spool:
         self._lock = lock
         self._acknowledged = Acknowledged(lock)
         self._forgotten = 0
-        # Rows that are passed by and stay: of an unknown kind, or changed by the disk.
+        # Rows that are skipped and stay: of an unknown kind, or changed by the disk.
         self._unknown: set[int] = set()
         self._damaged: set[int] = set()
-        # Its owner's threads share the connection: one statement, or one transaction, at a time.
+        # The owner's threads share the connection: one statement or one transaction at a time.
         self._using = threading.RLock()
         self._connection = _opened(path, max_bytes)
         self._oldest = _with_checksum(_OLDEST, self._connection)
@@ -151,10 +152,10 @@ class Spool:
         if problem is None and not is_open(path, Path(f"{path}-wal")):
             problem = f"the spool file {path} was replaced while it was opened"
         if problem is not None:
-            # Closing it would write into it, and whose it is nobody knows.
+            # Never closed: that would write into a file of unknown ownership.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
             raise SpoolError(problem)
-        # On a shared file system inodes and times are what a server makes of them.
+        # On a shared file system, inodes and times depend on the server.
         self._watched = shared_file_system(path) is None
         self._is_spoiled = False
         self._looks = self._look()
@@ -162,10 +163,10 @@ class Spool:
 
     @classmethod
     def create(cls, folder: Path | SpoolFolder, max_bytes: int) -> Spool:
-        """Make a new file that this process owns.
+        """Create a new file that this process owns.
 
         Raises:
-            SpoolError: the folder cannot be made or written, or is in other hands.
+            SpoolError: the folder cannot be created or written, or another user controls it.
 
         """
         folder = SpoolFolder.of(folder)
@@ -175,7 +176,7 @@ class Spool:
                 warn_of_shared(place)
                 path = place / f"{uuid4()}{SUFFIX}"
                 lock = _take_lock(path)
-                assert lock is not None  # noqa: S101  # nobody else knows the name
+                assert lock is not None  # noqa: S101  # no other process knows the name
                 try:
                     os.write(lock, Acknowledged.first_text())
                     os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
@@ -192,11 +193,12 @@ class Spool:
 
     @classmethod
     def adopt(cls, folder: Path | SpoolFolder) -> Iterator[Spool]:
-        """Take over each file of this user whose process has ended, one after the other.
+        """Adopt each file of this user whose process has ended, one after the other.
+
+        A missing folder counts as empty.
 
         Raises:
-            SpoolError: the folder cannot be read, or is in other hands; one that is not there holds
-                nothing.
+            SpoolError: the folder cannot be read, or another user controls it.
 
         """
         folder = SpoolFolder.of(folder)
@@ -231,7 +233,7 @@ class Spool:
                     raise SpoolError(problem)
                 keep_what_is_missing(path, Acknowledged(lock))
                 return cls(path, lock)
-            path.with_suffix(".lock").unlink(missing_ok=True)  # drained by another one in between
+            path.with_suffix(".lock").unlink(missing_ok=True)  # drained meanwhile
         except BaseException:
             os.close(lock)
             raise
@@ -239,10 +241,10 @@ class Spool:
         return None
 
     def is_gone(self) -> bool:
-        """Say whether what is on disk by the file's name may be other than what this process wrote.
+        """Return whether the file on disk may differ from what this process wrote.
 
-        Somebody removed, replaced or changed it or its write-ahead log: then what waits is read,
-        and written, where no other process will find it whole.
+        That is so if somebody removed, replaced or changed it or its write-ahead log: this process
+        then reads and writes a file that no other process will find whole.
         """
         with forks.postponed:
             if not self._is_spoiled:
@@ -255,7 +257,7 @@ class Spool:
 
     @contextmanager
     def _writing(self) -> Generator[None]:
-        """Take note, after a write of our own, of what it made the files look like."""
+        """Remember, after a write by this process, what the files look like."""
         with forks.postponed, self._using:
             self.is_gone()
             before = self._looks
@@ -272,7 +274,7 @@ class Spool:
         """Add the requests, all in one commit; they are on disk when this returns.
 
         Raises:
-            SpoolError: the disk is full or broken; `uncertain` where they may be on disk even so.
+            SpoolError: the disk is full or broken; `uncertain` if they may be on disk even so.
 
         """
         last: int | None = None
@@ -295,10 +297,10 @@ class Spool:
             ) from error
 
     def move_to(self, other: Spool) -> None:
-        """Move all that waits to another file.
+        """Move all waiting requests to another file.
 
         Raises:
-            SpoolError: it is not, or not all of it; what is not stays here, too.
+            SpoolError: some could not be moved; these stay in this file.
 
         """
         last = 0
@@ -306,14 +308,14 @@ class Spool:
             other.append([request for _, request in found])
             last = found[-1][0]
             self.forget([number for number, _ in found], through=last)
-        # What the disk has of it is nobody's loss any more.
+        # Everything has moved: damage to this file loses nothing any more.
         self._acknowledged.note(0)
 
     def oldest(self, count: int, most_bytes: int, after: int = 0) -> list[tuple[int, Request]]:
-        """Return the requests that wait longest, of those after a number, each with its own.
+        """Return the oldest requests whose number is above `after`, each with its number.
 
-        A row that the disk has changed is passed by and stays; so is one of a kind that is not
-        known here, of a later version perhaps.
+        Rows that the disk has changed are skipped and stay; so are rows of an unknown kind, perhaps
+        written by a later version.
 
         Raises:
             SpoolError: the file cannot be read.
@@ -325,7 +327,7 @@ class Spool:
             last = rows[-1][0]
             for number, kind, first, second, payload, kept in rows:
                 content = payload.encode(errors=_AS_BYTES)
-                # None: of the version before.
+                # None: written by an earlier version.
                 if kept not in {None, checksum(kind.encode(errors=_AS_BYTES), content)}:
                     self._damaged.add(number)
                     continue
@@ -350,7 +352,7 @@ class Spool:
             raise self._failure(error) from error
 
     def complaint(self) -> str | None:
-        """Say what of the file could not be read so far, if anything."""
+        """Describe the rows that could not be read so far; None if there are none."""
         said: list[str] = []
         if self._unknown:
             said.append(f"{len(self._unknown)} row(s) of a kind that is not known here")
@@ -363,11 +365,11 @@ class Spool:
         return f"the spool file {self.path} keeps {' and '.join(said)}" if said else None
 
     def forget(self, numbers: Sequence[int], through: int = 0) -> None:
-        """Remove these requests: they are in PostgreSQL, as is all up to the number `through`.
+        """Remove these requests, and all up to the number `through`: they are in PostgreSQL.
 
-        On a full disk that waits until the file as a whole can go.
+        On a full disk they stay until the whole file can be removed.
         """
-        # Of what was passed by, nothing is forgotten.
+        # Skipped rows are never removed.
         passed_by = self._unknown | self._damaged
         self._forgotten = max(self._forgotten, min([through, *(n - 1 for n in passed_by)]))
         forgotten = "delete from requests where number in (select value from json_each(?))"
@@ -378,7 +380,7 @@ class Spool:
             logger.debug("not removed from the spool yet: %s", _said(error))
 
     def is_empty(self) -> bool:
-        """Say whether nothing waits.
+        """Return whether no request waits.
 
         Raises:
             SpoolError: the file cannot be read.
@@ -392,7 +394,7 @@ class Spool:
             raise self._failure(error) from error
 
     def shrink(self) -> None:
-        """Give the disk back what the file no longer needs; quick, where nothing waits in it."""
+        """Return unused disk space to the file system; quick if no request waits."""
         try:
             with self._writing():
                 self._connection.execute("vacuum")
@@ -401,12 +403,12 @@ class Spool:
             logger.debug("the spool cannot be shrunk: %s", _said(error))
 
     def close(self) -> None:
-        """Give the file up: remove it where nothing waits in it, else leave it to an adopter."""
+        """Close the file: remove it if no request waits in it, else leave it to an adopter."""
         failure: Exception | None = None
         with forks.postponed, self._using:
             _open_spools.discard(self)
             try:
-                # What somebody put in its place is not ours to remove.
+                # Do not remove a file that somebody put in its place.
                 found = _look(str(self.path), whole=False)
                 ours = found and self._looks[0] and found == self._looks[0][:2]
                 empty = self.is_empty() and (ours or not os.path.lexists(self.path))
@@ -421,8 +423,8 @@ class Spool:
             logger.error("the spool file %s stays as it is: %s", self.path, failure)
 
     def abandon(self) -> None:
-        """Let go of the parent's file in a forked child: the lock must not outlive the parent."""
-        # Never freed: SQLite would tidy up the parent's file when it closes it.
+        """Release the parent's file in a forked child: the lock must not outlive the parent."""
+        # Never freed: on close, SQLite would checkpoint the parent's file.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
         os.close(self._lock)  # closed and not unlocked: that would unlock the parent's
 
@@ -435,13 +437,13 @@ class Spool:
 
 
 def spool_files(folder: Path) -> list[SpoolFile]:
-    """Return what waits in a folder and in those below it, oldest file first."""
+    """Return the spool files of a folder and its subfolders, oldest first."""
     found: list[SpoolFile] = []
     for path in folder.rglob(f"*{SUFFIX}"):
         try:
             file = _looked_at(path)
-        except FileNotFoundError:  # it was drained in between
-            path.with_suffix(".lock").unlink(missing_ok=True)  # ours, made to look at it
+        except FileNotFoundError:  # drained in the meantime
+            path.with_suffix(".lock").unlink(missing_ok=True)  # created here to examine the file
         else:
             found.append(file)
     return sorted(found, key=lambda file: file.oldest or 0)
@@ -454,7 +456,7 @@ def _looked_at(path: Path) -> SpoolFile:
     size, count, oldest, damaged, missing = 0, None, None, 0, 0
     try:
         size = sum(part.lstat().st_size for part in path.parent.glob(f"{path.name}*"))
-        noted = _noted(path)  # before the file, which may be written to
+        noted = _noted(path)  # read before the file, which may be written to
         if noted and not path.lstat().st_size:  # else SQLite would remove the log
             return SpoolFile(path, None, size, None, owned=owned, missing=noted)
         with closing(read_only(path)) as file:
@@ -475,7 +477,7 @@ def _noted(path: Path) -> int:
 
 
 def is_in_use(folder: SpoolFolder) -> bool:
-    """Say whether a running process keeps a file there."""
+    """Return whether a running process has a file there."""
     with contextlib.suppress(OSError, SpoolError):
         return any(_is_owned(path) for path in _files_in(folder) if not _problem_of(path))
     return False
@@ -496,7 +498,7 @@ def _files_in(folder: SpoolFolder) -> list[Path]:
 
 
 def _problem_of(path: Path) -> str | None:
-    """Say why a file and what is beside it cannot be trusted to be this user's alone."""
+    """Return why a file and those beside it may not be this user's alone; None if they are."""
     for suffix in ("", "-wal", "-shm", "-journal"):
         with contextlib.suppress(FileNotFoundError):
             if problem := file_problem(Path(f"{path}{suffix}")):
@@ -505,7 +507,7 @@ def _problem_of(path: Path) -> str | None:
 
 
 def _look(path: str, *, whole: bool) -> tuple[int, ...] | None:
-    """Return what tells a file from another one and, as a whole, from one that was written to."""
+    """Return what identifies a file and, if `whole`, changes when the file is written to."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -548,7 +550,7 @@ def _rows_of(requests: Sequence[Request]) -> str:
 
 
 def _with_checksum(statement: str, connection: sqlite3.Connection) -> str:
-    """Return a statement for a file that may be of the version before, without checksums."""
+    """Return the statement for this file; one of an earlier version has no checksums."""
     columns = connection.execute("select name from pragma_table_info('requests')").fetchall()
     return statement.format(checksum="checksum" if ("checksum",) in columns else "null")
 

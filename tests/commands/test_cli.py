@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.commands import COMMAND, Ended, run
 from tests.support.loading import COUNT
-from token_tracking.cli import app as command_line
+from token_tracking.cli import command_line
 
 if TYPE_CHECKING:
     from tests.support.databases import Database

@@ -200,7 +200,7 @@ def _options(scratch: Path) -> list[str]:
         f"--target-path={scratch / f'target-{os.getpid()}'}",
         f"--log-path={scratch / 'logs'}",
         "--log-level=none",
-        "--log-level-file=debug",
+        "--log-level-file=none",
         "--no-write-json",
         "--no-partial-parse",
         "--no-use-colors",

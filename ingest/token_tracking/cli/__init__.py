@@ -1,5 +1,5 @@
-"""The command line `token-tracking`: one file per command, imported when the command runs."""
+"""The command line `token-tracking`: one file a command, imported when it runs."""
 
-from .app import main
+from .command_line import app, main
 
-__all__ = ["main"]
+__all__ = ["app", "main"]

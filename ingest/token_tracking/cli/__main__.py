@@ -1,5 +1,5 @@
 """`python -m token_tracking.cli`: runs the command line without its script."""
 
-from .app import main
+from .command_line import main
 
 main()

@@ -118,7 +118,7 @@ def test_32_writers_of_one_instant_get_a_revision_each(each_emptied: Database):
     assert [revision for revision, _ in found] == list(range(1, len(found) + 1))
     owners = [owner for _, owner in found]
     assert set(owners) == {f"tenant-{number}" for number in range(16)}
-    # The previous procedure does not know the new column of an owner's row.
+    # Each revision changes the owner: none repeats the one before it.
     assert all(one != other for one, other in pairwise(owners))
 
 

@@ -81,13 +81,16 @@ print(track_token_usage_sync("acme", 42))
         ("no_such_module:track", "no_such_module:track cannot be imported, ModuleNotFoundError"),
         ("billing_of_before:gone", "billing_of_before:gone cannot be imported, AttributeError"),
         ("billing_of_before:count", "billing_of_before:count is not a function"),
-        ("common.tracking:track_token_usage", "is token_tracking's own: name the implementation"),
+        (
+            "common.tracking:track_token_usage",
+            "is token_tracking's own: name the earlier implementation",
+        ),
     ],
 )
 def test_a_fallback_that_is_not_there_is_told_at_the_first_call(
     database: Database, tmp_path: Path, place: str, said: str
 ):
-    """Neither while the database is up, nor otherwise: then the call returns False."""
+    """Even if the database takes every event; if it does not, the call returns False."""
     named = {"TOKEN_TRACKING_FALLBACK": place}
     script = f"{CALL}\nimport time; time.sleep(0.5)"
     done = service(tmp_path, script, {**named, "TOKEN_TRACKING_DSN": database.url})

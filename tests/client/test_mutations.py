@@ -91,7 +91,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "the parent's writer in a forked child": (
         "test_spool.py::test_a_forked_child_has_a_tracker_of_its_own",
-        [("client/writer.py", "        writer.start_anew_after_fork()", "        pass")],
+        [("client/writer.py", "        writer.restart_after_fork()", "        pass")],
     ),
     "a child that unlocks its parent's spool": (
         "test_spool.py::test_a_fork_during_an_outage_leaves_the_parent_its_spool",

@@ -1,4 +1,4 @@
-"""Real servers and databases for the tests: one server a worker, one fresh database a test."""
+"""Real servers and databases for the tests: one server per worker, a fresh database per test."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep the tests apart from the settings and files of whoever runs them."""
+    """Isolate the tests from the user's settings and files."""
     for name in list(os.environ):
         if name.startswith(("PG", "TOKEN_TRACKING_", "DBT_")) and name != GIVEN_BY:
             del os.environ[name]
-    # In a shell's background Ctrl-C is ignored, and so it would be by whatever a test starts.
+    # A shell's background job ignores Ctrl-C, and so would every process that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share a module's fixture in one worker: most are a warehouse, built once."""
+    """Run tests that share a module's fixture in one worker: most share a warehouse, built once."""
     for item in items:
         fixtures = getattr(item, "_fixtureinfo", None)
         known = fixtures.name2fixturedefs.values() if fixtures else ()
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much the fault suite went through."""
+    """Report how many schedules the fault suite ran."""
     totals: dict[str, int] = {}
     for report in terminalreporter.getreports("passed"):
         for name, number in getattr(report, "user_properties", ()):
@@ -61,7 +61,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def private_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test a state folder of its own, for spools, and a log that still has room."""
+    """Give each test its own state folder for spools, and reset the log's rate limit."""
     monkeypatch.setenv("TOKEN_TRACKING_SPOOL_DIR", str(tmp_path / "spool"))
     monkeypatch.setattr("token_tracking.client.complaints.complaints._room", BURST)
 
@@ -77,7 +77,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def server_15() -> Iterator[Server]:
-    """The server of Debian's package postgresql-15."""
+    """The server of Debian's postgresql-15 package."""
     yield from started_server(debian_15(), {**NOT_DURABLE, "shared_preload_libraries": ""})
 
 

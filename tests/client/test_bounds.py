@@ -1,4 +1,4 @@
-"""Bounds: of memory through an outage, of the event loop's stalls, of a call's wait.
+"""The bounds of memory in an outage, of the event loop's stalls, and of a call's wait.
 
 In `make test` in proportion; `make soak` makes 1,000,000 calls.
 """
@@ -28,7 +28,7 @@ from token_tracking import UsageTracker
 CALLS = 1_000_000 if SOAK_SECONDS else 60_000
 STALL_SECONDS = 0.005
 
-# A service that works through an outage, in a process of its own: its memory is ours to bound.
+# A service that runs through an outage in its own process, so that its memory can be measured.
 OUTAGE = """
 import asyncio, json, sys, time
 from token_tracking import UsageTracker
@@ -88,7 +88,7 @@ def test_calls_of_a_whole_outage_end_in_the_spool_and_come_in_once(
 
 
 def bare_commit(folder: Path) -> float:
-    """Return what one durable SQLite commit takes on this disk, in seconds."""
+    """Return the duration of a durable SQLite commit on this disk, in seconds."""
     with closing(sqlite3.connect(folder / "bare.sqlite", isolation_level=None)) as bare:
         bare.execute("pragma journal_mode = wal")
         bare.execute("pragma synchronous = full")
@@ -180,7 +180,7 @@ print(json.dumps(asyncio.run(main())))
 
 
 def measured(database: Database, spool: Path) -> dict[str, dict[str, float]]:
-    """Run the service through an outage, and return what its heartbeat found in each phase."""
+    """Run the service through an outage; return its heartbeat's measurements of each phase."""
     proxy = Proxy(socket_path(database.env["PGHOST"]))
     child = subprocess.Popen(
         [

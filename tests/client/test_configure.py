@@ -1,4 +1,4 @@
-"""Services that import `common.tracking` alone: settings and a fallback for the default tracker."""
+"""The settings and the fallback of the default tracker, for services with `common.tracking`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Billing:
         return track(**call)
 count = 7
 """
-# Neither a database nor a disk takes anything.
+# Neither database nor disk is available.
 NOTHING = {"TOKEN_TRACKING_DSN": "host=/nonexistent", "TOKEN_TRACKING_SPOOL_DIR": "/proc/nowhere"}
 
 
@@ -52,7 +52,7 @@ print(asyncio.run(track_token_usage("acme", 42, "gpt-4o", idempotency_key="k")))
 
 @pytest.mark.parametrize("name", ["track", "Billing.track"])
 def test_the_environment_names_a_fallback(tmp_path: Path, name: str):
-    """A function, plain or async, which a thread of its own imports and calls."""
+    """A separate thread imports and calls the function, which may be sync or async."""
     done = service(
         tmp_path, CALL, {**NOTHING, "TOKEN_TRACKING_FALLBACK": f"billing_of_before:{name}"}
     )
@@ -81,13 +81,16 @@ print(track_token_usage_sync("acme", 42))
         ("no_such_module:track", "no_such_module:track cannot be imported, ModuleNotFoundError"),
         ("billing_of_before:gone", "billing_of_before:gone cannot be imported, AttributeError"),
         ("billing_of_before:count", "billing_of_before:count is not a function"),
-        ("common.tracking:track_token_usage", "is token_tracking's own: name the implementation"),
+        (
+            "common.tracking:track_token_usage",
+            "is token_tracking's own: name the earlier implementation",
+        ),
     ],
 )
 def test_a_fallback_that_is_not_there_is_told_at_the_first_call(
     database: Database, tmp_path: Path, place: str, said: str
 ):
-    """Though the database takes all; and where it does not, the call answers False."""
+    """Even if the database takes every event; if it does not, the call returns False."""
     named = {"TOKEN_TRACKING_FALLBACK": place}
     script = f"{CALL}\nimport time; time.sleep(0.5)"
     done = service(tmp_path, script, {**named, "TOKEN_TRACKING_DSN": database.url})

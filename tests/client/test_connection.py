@@ -1,4 +1,4 @@
-"""The connection itself: whose settings it has, what it waits for, and by which clock."""
+"""The connection itself: the source of its settings, its waits, and its clock."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_session_keeps_its_settings(emptied: Database):
     ids=["batch", "void", "owner", "rejections", "rejection"],
 )
 def test_a_statement_that_waits_for_a_lock_does_not_stay_behind(emptied: Database, call):
-    """A server does not look at the socket of a client that has gone while it waits."""
+    """A waiting server does not check whether its client has gone."""
     with (
         closing(Connection.open(emptied.url)) as holder,
         closing(Connection.open(emptied.url)) as waiting,
@@ -74,7 +74,7 @@ def test_a_statement_that_waits_for_a_lock_does_not_stay_behind(emptied: Databas
 
 
 def test_a_clock_that_is_set_while_connected(emptied: Database, monkeypatch: pytest.MonkeyPatch):
-    """An hour ahead: what it stamps waits. Set right: nothing waits. The connection stays."""
+    """Events wait while the clock is an hour ahead, and no longer, on the same connection."""
     ahead = timedelta(0)
 
     class Clock(datetime):

@@ -130,7 +130,7 @@ def test_a_generator_that_ends_elsewhere_raises_nothing(end: str):
 
 
 def test_a_worker_that_began_a_request_keeps_nothing_of_it():
-    """It goes on with the next request in the same context; the first one ended elsewhere."""
+    """The worker runs the next request in the same context; the first one ended elsewhere."""
 
     async def main() -> None:
         generator = steps("acme")

@@ -1,4 +1,4 @@
-"""How requests end in the odd cases: poison, clocks, locks, poolers, broken files, too much."""
+"""The outcome of requests in rare cases: poison, clocks, locks, poolers, broken files, overload."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def delivered(database: Database, *requests: object) -> Delivery:
 
 
 def test_poison_that_no_row_can_hold_is_alone_refused(database: Database):
-    """The first is no JSON: its text is kept."""
+    """The first payload is not JSON, so its text is kept."""
     good = [event(f"{number}") for number in range(20)]
     delivery = delivered(
         database,
@@ -78,7 +78,7 @@ DEEP = 20_000
 def test_json_too_deep_for_the_server_stops_no_other(
     each_database: Database, tmp_path: Path, brackets: tuple[str, str]
 ):
-    """It fails the cast to json, and so the whole statement: sent, or out of the spool."""
+    """The event fails the cast to json, and so the whole statement, with or without the spool."""
     metadata = f'{{"a":{"".join(brackets)}}}'
     deep = event("x", f'{{"tenant_id": "a", "tokens": 7, "metadata": {metadata}}}')
     good = [event(f"{number}") for number in range(20)]
@@ -99,7 +99,7 @@ def test_json_too_deep_for_the_server_stops_no_other(
 
 
 def test_what_not_even_a_rejection_can_keep_stays_in_the_spool(database: Database, tmp_path: Path):
-    """It is passed by, told, not counted, and comes in when it can."""
+    """The request is skipped, logged and not counted, and is recorded when that is possible."""
     spool = Spool.create(tmp_path / "spool", 2**30)
     spool.append([event("1"), VoidRequest.of("a", "k\0", "why"), event("2")])
     with closing(Connection.open(database.url)) as connection:
@@ -119,7 +119,7 @@ def test_what_not_even_a_rejection_can_keep_stays_in_the_spool(database: Databas
 
 
 def test_a_key_that_came_in_between_is_a_race_and_no_poison(database: Database):
-    """Where transactions see the table as it was before, the other one's row is not there yet."""
+    """With an older snapshot, a transaction does not see the other one's row yet."""
     repeatable = f"{database.url}&options=-c%20default_transaction_isolation%3Drepeatable%5C%20read"
     barrier = threading.Barrier(4)
     told: list[bool] = []
@@ -162,7 +162,7 @@ def test_a_rejection_whose_own_write_fails_stays_pending(database: Database):
 
 
 def test_what_fails_at_the_commit_is_not_recorded(database: Database):
-    """The row that says `recorded` comes before the commit, and an error of that after the row."""
+    """The row `recorded` arrives before the commit; an error of the commit follows the row."""
     with closing(database.connect()) as connection:
         connection.execute("""
             create function token_tracking_raw.refuse() returns trigger language plpgsql as $$
@@ -317,7 +317,7 @@ def test_a_row_that_cannot_be_read_stays_and_holds_nothing_back(
         assert tracker.track_token_usage_sync("b", 1) is True
         assert tracker.stats().recorded == 1
         until(lambda: told in caplog.text)
-        time.sleep(0.5)  # which is several looks
+        time.sleep(0.5)  # several intervals
         assert caplog.text.count(told) == 1
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("select number from requests").fetchall() == [(250,)]
@@ -331,7 +331,7 @@ def test_a_row_that_cannot_be_read_stays_and_holds_nothing_back(
 def test_a_broken_file_of_another_process_stops_nothing(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    """One byte of a row is another one, so it stays; of the other file, all are."""
+    """In one file, a byte of one row is changed, so that row stays; in the other, every byte is."""
     folder = tmp_path / "spool"
     other = Spool.create(folder, 2**30)
     other.append([event(f"{number}") for number in range(500)])
@@ -379,7 +379,7 @@ def test_a_full_disk_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_is_spooled_stays_until_it_is_committed(database: Database):
-    """Connections are cut while the spool is brought in, before the server has the batch."""
+    """Connections are cut during a flush, before the server has received the batch."""
     proxy = Proxy(socket_path(database.env["PGHOST"]))
     proxy.refusing = True
     with UsageTracker(dsn=proxy.dsn(database.env["PGDATABASE"]), max_wait=0.3) as tracker:
@@ -467,7 +467,7 @@ def test_a_server_that_takes_nothing_is_an_outage(database: Database, break_: st
 
 
 def test_after_a_failover_the_host_that_writes_is_found(database: Database):
-    """The first host of the string is a server that is read-only now."""
+    """The first host of the connection string is a server that is now read-only."""
     name = database.env["PGDATABASE"]
     proxies = [Proxy(socket_path(database.env["PGHOST"])) for _ in range(2)]
     hosts = f"host=127.0.0.1,localhost port={proxies[0].port},{proxies[1].port}"
@@ -585,7 +585,7 @@ def test_a_flood_of_bad_calls_does_not_flood_the_log(
 ):
     caplog.set_level(logging.WARNING)
     monkeypatch.setattr(complaints.complaints, "_room", 30.0)
-    # Else there is room for a line more for each second since the last complaint of another test.
+    # Otherwise the limit would grant one more line per second since another test's last complaint.
     monkeypatch.setattr(complaints.complaints, "_at", time.monotonic())
     with UsageTracker(dsn=database.url) as tracker:
         assert tracker.track_many_sync([{"tenant_id": "a", "tokens": -1}] * 500) == [False] * 500
@@ -692,8 +692,8 @@ def test_writers_that_share_keys_never_deadlock(database: Database):
 def test_what_was_spooled_while_the_database_was_there_is_in_at_the_end(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ):
-    """A burst above the queue's limit goes to disk; a container's disk may end with it."""
-    # However fast the writer is, it sends nothing until all calls wait.
+    """A burst above the queue's limit is spooled; a container's disk may be lost with it."""
+    # The writer must send nothing before all calls wait, however fast it is.
     all_wait = threading.Event()
     send = Delivery.send
 
@@ -720,7 +720,7 @@ def test_what_was_spooled_while_the_database_was_there_is_in_at_the_end(
 
 @pytest.mark.timed
 def test_a_flush_without_answer_does_not_hold_the_end(database: Database, tmp_path: Path):
-    """What was spooled is safe; the thread lets go of it when its wait is over."""
+    """Spooled requests are safe; the thread closes the file when its wait is over."""
     proxy = Proxy(socket_path(database.env["PGHOST"]))
     folder = tmp_path / "spool"
     tracker = UsageTracker(dsn=proxy.dsn(database.env["PGDATABASE"]), max_wait=0.5)

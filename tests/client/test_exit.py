@@ -20,7 +20,7 @@ def none(self):
     raise RuntimeError("can't create new thread at interpreter shutdown")
 threading.Thread.start = none
 """
-# A destructor that Python calls past all exit handlers: nothing can be imported any more.
+# A destructor that Python calls after all exit handlers, when nothing can be imported any more.
 DESTRUCTOR = """
 import builtins, sys
 class Last:
@@ -46,7 +46,7 @@ def last():
 """
 LAST = [f"last {n}" for n in range(4)]
 
-# Each with what it prints and what is recorded by it.
+# Each script with its output and what it records.
 SCRIPTS: dict[str, tuple[str, list[str], list[str]]] = {
     "a handler that is called after ours": (HANDLER + FIRST, ["True"] * 4, ["first", *LAST]),
     "the first call of all, in a handler": (HANDLER, ["True"] * 4, LAST),
@@ -118,7 +118,7 @@ def test_a_call_at_the_end(emptied: Database, tmp_path: Path, name: str, server_
 def test_a_tracker_that_its_owner_closed_stays_closed(
     emptied: Database, caplog: pytest.LogCaptureFixture
 ):
-    """Its end is the owner's word, unlike the process's: a later call is a mistake, and told."""
+    """The owner closed the tracker, unlike at exit: a later call is a mistake and is reported."""
     with UsageTracker(dsn=emptied.url) as tracker:
         assert tracker.track_token_usage_sync("a", 7) is True
     assert tracker.track_token_usage_sync("a", 7) is False

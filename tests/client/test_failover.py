@@ -1,4 +1,4 @@
-"""A primary that dies and its standby that takes over: what is kept, and what is told."""
+"""A failover from a primary to its standby: what is kept, and what calls are answered."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KEYS = "select idempotency_key from token_tracking_raw.usage_events"
 
 @dataclass
 class Pair:
-    """Two servers, of which the second follows the first."""
+    """A primary and its standby."""
 
     primary: Server
     standby: Server
@@ -45,7 +45,7 @@ class Pair:
         until(lambda: value(self.primary, REPLICAS) == 1, what="the standby follows")
 
     def promote(self) -> Database:
-        """Let the primary die, and make the standby the primary."""
+        """Kill the primary and promote the standby."""
         self.primary.kill()
         if not self.standby.is_running():
             self.standby.start()
@@ -61,7 +61,7 @@ def value(server: Server, query: str) -> object:
 
 @pytest.fixture
 def pair() -> Iterator[Pair]:
-    """A primary and its standby, which it does not wait for."""
+    """A primary with an asynchronous standby."""
     folder = Path(tempfile.mkdtemp(prefix="tt-"))
     folder.chmod(0o755)
     primary = Server(folder / "a", settings=NOT_DURABLE)
@@ -93,7 +93,7 @@ def pair() -> Iterator[Pair]:
 
 @pytest.fixture
 def synchronous(pair: Pair) -> Pair:
-    """A primary whose commits wait for its standby."""
+    """A primary with a synchronous standby."""
     value(pair.primary, "alter system set synchronous_standby_names = '*'")
     value(pair.primary, "select pg_reload_conf()")
     until(lambda: value(pair.primary, "show synchronous_standby_names") == "*")
@@ -199,6 +199,6 @@ def test_builds_go_on_after_a_lossy_failover(pair: Pair, tmp_path: Path):
         project = DbtProject(after.database.env, tmp_path)
         project.must("build", "--exclude", "test_type:unit")
         after.check()
-        # Who still has it sends it again under its key.
+        # Callers that still have the event send it again with its key.
         assert tracker.track_token_usage_sync("a", 1, idempotency_key="lost-call") is True
     assert len(after.rows("select from token_tracking_raw.usage_events")) == 5

@@ -1,7 +1,7 @@
-"""What a tracker promises while servers, connections, disks and processes break.
+"""The guarantees of a tracker while servers, connections, disks and processes fail.
 
-After each schedule: what was acknowledged is recorded, nothing is there twice, and the statistics
-add up to the calls made. `SEED=n` replays; `make soak` runs schedules for SOAK_SECONDS.
+After each schedule, all acknowledged events are recorded, none is recorded twice, and the
+statistics add up to the calls made. `SEED=n` replays; `make soak` runs schedules for SOAK_SECONDS.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def arena(breakable_server: Server, clock: Clock, tmp_path: Path) -> Iterator[Ar
 
 @pytest.fixture
 def tally(record_property: Callable[[str, object], None]) -> Callable[[int], None]:
-    """Count a schedule and what it acknowledged, for the summary at the end of the run."""
+    """Count a schedule and its acknowledged calls, for the summary at the end of the run."""
 
     def count(acknowledged: int, schedules: int = 1) -> None:
         record_property("fault schedules", schedules)
@@ -96,7 +96,7 @@ def test_schedules_for_as_long_as_asked(
 
 
 def test_spool_files_taken_from_their_owner_lose_nothing(arena: Arena, tally):
-    """Each way in turn; then the owner is killed."""
+    """In each of the ways, one after the other; then the owner is killed."""
     arena.start_client("owner")
     arena.wait_for("owner")
     arena.proxy.refusing = True
@@ -112,7 +112,7 @@ def test_spool_files_taken_from_their_owner_lose_nothing(arena: Arena, tally):
 
 @pytest.mark.parametrize("damage", range(len(DAMAGES)))
 def test_what_a_damaged_log_lost_is_told(arena: Arena, tally, damage: int):
-    """All else of it is recorded."""
+    """All its other rows are recorded."""
     arena.start_client("victim")
     arena.wait_for("victim")
     arena.proxy.refusing = True
@@ -204,7 +204,7 @@ def test_a_server_that_accepts_and_never_answers(arena: Arena, tally):
     until(lambda: arena.database.value(EVENTS) == 101, what="all are in")
     until(lambda: tracker.stats().flushed == {"recorded": 101}, what="counted")
 
-    # And one that falls silent while it is used: found out once, within the bounded wait.
+    # Also a server that falls silent during use: detected once, within the bounded wait.
     until(lambda: tracker.track_token_usage_sync("a", 7) and tracker.stats().recorded > 0)
     arena.proxy.silent = True
     started = time.monotonic()
@@ -240,7 +240,7 @@ def test_a_thousand_cancelled_calls_are_all_recorded_and_counted(arena: Arena, t
 
 
 def test_a_full_spool_is_told_and_loses_nothing_acknowledged(arena: Arena, tally):
-    """In turn: spooled while there is room, refused when there is none, recorded again after."""
+    """Calls are spooled while there is room, then refused, and recorded again afterwards."""
     arena.server.kill()
     arena.start_client("full", spool_max_bytes=150_000, max_wait=0.3, tasks=40)
 
@@ -274,7 +274,7 @@ def test_the_fallback_never_counts_what_is_recorded(arena: Arena, tally, seed: i
 
 
 def test_an_event_that_may_be_committed_never_reaches_the_fallback(arena: Arena, tally):
-    """Also where a later attempt is known to have failed: the first one decides."""
+    """Even if a later attempt is known to have failed, the first one decides."""
     given: list[dict[str, object]] = []
 
     def old_implementation(**arguments: object) -> bool:

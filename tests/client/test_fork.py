@@ -17,7 +17,7 @@ from token_tracking import UsageTracker
 
 NAMES = "select conversation_id, count(*)::int from token_tracking_raw.usage_events group by 1"
 
-# What every script here begins with; `wait` fails for a child that hangs.
+# The beginning of every script here; `wait` fails for a child that hangs.
 HEAD = """
 import asyncio, os, sys, threading, time
 from token_tracking import UsageTracker
@@ -168,7 +168,7 @@ if not int(DOWN):
     assert stats.spooled == 0, stats
 print(made + 6)
 """,
-    # As a daemon does it: the child goes on when the parent has gone.
+    # Like a daemon: the child continues after the parent has ended.
     "the parent ends first": """
 tracker = UsageTracker(dsn=DSN, spool_dir=SPOOL, max_wait=20).start()
 assert tracker.track_token_usage_sync("a", 7, conversation_id="parent") is True
@@ -242,7 +242,7 @@ def test_a_fork(database: Database, tmp_path: Path, name: str, server_is: str):
 
 
 def test_a_fork_while_others_log_at_debug(database: Database, tmp_path: Path):
-    """A child inherits the lock of the stream that a thread of its parent writes to."""
+    """A child inherits the lock of a stream to which a thread of its parent is writing."""
     script = (
         HEAD
         + """
@@ -276,7 +276,7 @@ for thread in threads:
 
 
 def test_a_fork_does_not_wait_for_a_server_that_is_silent(database: Database, tmp_path: Path):
-    """Nor does another tracker; and the child, cut off in the middle of it, connects."""
+    """Nor for another tracker; and the child, forked in the middle of a connect, connects."""
     proxy = Proxy(socket_path(database.env["PGHOST"]))
     proxy.silent = True
     script = (
@@ -314,7 +314,7 @@ os._exit(0)
 
 
 def test_a_child_that_lives_on_leaves_the_spool_to_others(database: Database, tmp_path: Path):
-    """Its parent has died; a third process brings in what the parent left."""
+    """The parent has died; a third process sends what the parent left."""
     script = (
         HEAD
         + """
@@ -346,7 +346,7 @@ os._exit(0)
 def test_a_call_under_way_ends_in_the_child_that_a_signals_handler_makes(
     database: Database, tmp_path: Path
 ):
-    """The child goes on where the handler interrupted the call; its parent sends the usage."""
+    """The child continues the interrupted call; the parent sends the usage."""
     script = """
 import signal, psycopg
 made = []

@@ -1,6 +1,6 @@
-"""What hangs holds no call beyond its bound, and the event loop not at all.
+"""A component that hangs delays no call beyond its bound, and the event loop not at all.
 
-A library put before the system's own lets the disk or the name server hang while a file is there.
+A preloaded library makes the disk or the name server hang while a file exists.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
 }
 """
 
-# What every script here begins with; `MAX_WAIT` is the bound of all its calls.
+# The beginning of every script here; `MAX_WAIT` is the bound of all its calls.
 HEAD = """
 import asyncio, json, logging, os, sys, threading, time
 import token_tracking
@@ -86,7 +86,7 @@ def tracker_whose_disk_hangs():
     return tracker
 """
 
-# Each with what the call answers at the bound at the latest.
+# Each script with the call's answer, which it gets by the bound.
 SCRIPTS = {
     "the disk, at the first call of all on a loop": (
         False,

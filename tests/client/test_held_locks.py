@@ -1,4 +1,4 @@
-"""One lock that another transaction holds stops what needs it, and nothing else."""
+"""A lock that another transaction holds stops the requests that need it, and no others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def database(emptied: Database) -> Database:
 
 @contextmanager
 def another_session(database: Database, *statements: str) -> Iterator[psycopg.Connection[tuple]]:
-    """Run the statements in a transaction that stays open, and is rolled back in the end."""
+    """Run the statements in a transaction that stays open and is finally rolled back."""
     with closing(psycopg.connect(database.url)) as connection:
         for statement in statements:
             connection.execute(statement)  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ def is_down(tracker: UsageTracker) -> bool:
 def test_a_held_key_sends_no_other_event_to_the_spool(
     database: Database, caplog: pytest.LogCaptureFixture
 ):
-    """Whoever holds it, for however long; it is brought in when the lock is gone."""
+    """For any holder and any duration; the event is recorded when the lock is released."""
     with UsageTracker(dsn=database.url) as tracker:
         with another_session(database, holding("victim", "k")):
             assert tracker.track_token_usage_sync("victim", 1, idempotency_key="k") is True
@@ -143,7 +143,7 @@ def test_a_flush_passes_by_what_waits(database: Database, tmp_path: Path):
 
 @pytest.mark.parametrize(("held", "free"), [(30, 470), (150, 50)])
 def test_many_held_keys_stop_no_other_one(database: Database, tmp_path: Path, held: int, free: int):
-    """Found in several goes, each of a bounded time, and in any order among the others."""
+    """They are found in several passes of bounded duration, in any order among the others."""
     keys = [f"{number:04}" for number in range(held + free)]
     locked = set(random.Random(1).sample(keys, held))
     spool = Spool.create(tmp_path / "other", 2**30)
@@ -163,7 +163,7 @@ def test_many_held_keys_stop_no_other_one(database: Database, tmp_path: Path, he
 
 
 def test_the_way_back_after_an_outage_passes_by_what_waits(database: Database, tmp_path: Path):
-    """Also where all that was spooled waits: the next call is recorded."""
+    """Even if all spooled requests wait, the next call is recorded."""
     held = [holding("held", f"{number}") for number in range(6)]
     folder = tmp_path / "spool"
     with UsageTracker(dsn=database.url, spool_dir=folder) as tracker:
@@ -193,7 +193,7 @@ def test_the_first_payload_of_a_held_key_counts(database: Database):
 
 
 def test_owners_of_a_held_agent_keep_their_order(database: Database):
-    """The later call wins; other agents, voids and events go on."""
+    """The later call wins; other agents, voids and events are not delayed."""
     held = "select token_tracking_raw.record_agent_owner('bot', 'before', '2026-01-01Z')"
     with UsageTracker(dsn=database.url) as tracker:
         with another_session(database, held):
@@ -257,7 +257,7 @@ def test_a_held_void_and_rejection_stop_no_event(database: Database):
 
 
 def test_a_lock_on_a_whole_table_is_an_outage(database: Database, caplog: pytest.LogCaptureFixture):
-    """Found out with two waits and not with one for each event; over when the lock is."""
+    """Detected with two waits instead of one per event; it ends when the lock is released."""
     with UsageTracker(dsn=database.url, max_wait=5) as tracker:
         assert tracker.track_token_usage_sync("a", 1) is True
         with another_session(
@@ -327,7 +327,7 @@ def test_without_a_spool_only_what_waits_is_told_false(database: Database):
 def test_a_setting_that_keeps_all_from_being_written_is_named(
     database: Database, caplog: pytest.LogCaptureFixture, setting: str, said: str
 ):
-    """Once; what is called meanwhile is kept, and comes in when it is mended."""
+    """Reported once; calls in the meantime are kept, and recorded after the fix."""
     name = database.env["PGDATABASE"]
     cut = (
         "select pg_terminate_backend(pid) from pg_stat_activity"

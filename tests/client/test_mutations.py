@@ -1,7 +1,6 @@
-"""The tests can fail: each of these faults, put into a copy of the package, is caught.
+"""Proof that the tests can fail: each of these faults, put into a copy of the package, is caught.
 
-A fault is text that must be there and what stands there instead; the test is the one that has to
-catch it.
+A fault is a text that must exist once and its replacement; the named test has to catch it.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ SQL_DISTINCT = (
     "                )"
 )
 
-# Name: test, then (file, text, what stands there instead) ...
+# Name: test, then (file, text, replacement) ...
 FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     "acknowledged before anything is durable": (
         "test_tracker.py::test_with_neither_database_nor_spool_a_call_is_told_false",
@@ -92,7 +91,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "the parent's writer in a forked child": (
         "test_spool.py::test_a_forked_child_has_a_tracker_of_its_own",
-        [("client/writer.py", "        writer.start_anew_after_fork()", "        pass")],
+        [("client/writer.py", "        writer.restart_after_fork()", "        pass")],
     ),
     "a child that unlocks its parent's spool": (
         "test_spool.py::test_a_fork_during_an_outage_leaves_the_parent_its_spool",
@@ -382,7 +381,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
 }
 
 
-# Two threads or processes have to meet, which a loaded machine does not grant each time.
+# Two threads or processes have to collide, which may not happen each time on a loaded machine.
 RACES = {"no order on either side"}
 
 
@@ -404,7 +403,7 @@ def test_a_fault_is_caught(tmp_path: Path, name: str):
 
 
 def run_of(test: str, package: Path, folder: Path) -> tuple[int, str]:
-    """Run a test with that package; return its exit status and what it said."""
+    """Run a test with that package; return its exit status and its output."""
     file, name = test.split("::")
     with (folder / "said").open("w+") as said:
         run = subprocess.Popen(
@@ -412,12 +411,12 @@ def run_of(test: str, package: Path, folder: Path) -> tuple[int, str]:
                 sys.executable,
                 *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=1"),
                 *("--timeout", "10", "-o", "timeout_func_only=true"),
-                f"--basetemp={folder / 'run'}",  # nobody else tidies up in there
+                f"--basetemp={folder / 'run'}",  # so that no other run removes it
                 f"{next((ROOT / 'tests').rglob(file))}::{name}",
             ],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(package)},
-            stdout=said,  # and no pipe, which a child that hangs would keep open
+            stdout=said,  # not a pipe, which a hanging child would keep open
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )

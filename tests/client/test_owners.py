@@ -26,7 +26,7 @@ ONCE = "select token_tracking_raw.record_agent_owner_once('bot', %s, '2026-01-01
 
 @pytest.mark.parametrize("known", [[], ["A"]], ids=["a new owner", "the owner that is known"])
 def test_a_lost_answer_brings_no_owner_back(emptied: Database, tmp_path: Path, known: list[str]):
-    """Committed, its answer lost, spooled; corrected by somebody else; then brought in."""
+    """The owner is committed, its answer lost, and spooled; corrected by another; then resent."""
     proxy = Proxy(socket_path(emptied.env["PGHOST"]))
     dsn = proxy.dsn(emptied.env["PGDATABASE"])
     with (
@@ -91,7 +91,7 @@ def test_the_id_is_fixed_at_the_call(emptied: Database):
 
 
 def test_32_writers_of_one_instant_get_a_revision_each(each_emptied: Database):
-    """Half of them sent twice, by their ids: no revision is left out or taken by two."""
+    """Half of the calls are sent twice: no revision is skipped or used by two of them."""
     ready = threading.Barrier(32)
     told: list[object] = []
     errors: list[Exception] = []
@@ -118,12 +118,12 @@ def test_32_writers_of_one_instant_get_a_revision_each(each_emptied: Database):
     assert [revision for revision, _ in found] == list(range(1, len(found) + 1))
     owners = [owner for _, owner in found]
     assert set(owners) == {f"tenant-{number}" for number in range(16)}
-    # What an owner's row says is new to the one before.
+    # Each revision changes the owner: none repeats the one before it.
     assert all(one != other for one, other in pairwise(owners))
 
 
 def test_no_login_can_hold_an_owner_up(each_emptied: Database):
-    """A reader of one tenant holds whatever advisory lock it can think of."""
+    """A tenant's reader holds any advisory lock."""
     with closing(psycopg.connect(each_emptied.url)) as reader, closing(each_emptied.connect()) as w:
         reader.execute("select pg_advisory_lock(hashtextextended('bot', 0))")
         w.execute("set lock_timeout = '2s'")
@@ -158,7 +158,7 @@ def test_a_writer_waits_for_a_row_of_its_instant_alone(each_emptied: Database, c
 
 
 def test_with_one_snapshot_an_owner_that_came_meanwhile_is_an_error(each_emptied: Database):
-    """A serialization failure, after which the transaction can be done again."""
+    """A serialization failure, after which the transaction can be retried."""
     with closing(psycopg.connect(each_emptied.url)) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.execute("select count(*) from token_tracking_raw.agent_owners")

@@ -1,4 +1,4 @@
-"""Behind PgBouncer in transaction mode, whose server connection others use in turn."""
+"""The client behind PgBouncer in transaction mode, which shares a server connection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TABLES = ("usage_events", "usage_event_conflicts", "usage_event_rejections", "ag
 
 @dataclass
 class Pool:
-    """A server of its own behind a pooler with one connection to it."""
+    """A separate server behind a pooler with a single connection to it."""
 
     server: Server
     dsn: str
@@ -57,7 +57,7 @@ class Pool:
         return True
 
     def order(self, command: str) -> None:
-        """Run a command of its administrator."""
+        """Run a command on the pooler's admin console."""
         dsn = self.dsn.replace("dbname=usage", "dbname=pgbouncer")
         with closing(psycopg.connect(dsn, autocommit=True)) as connection:
             connection.execute(command)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Calls under trio, under anyio on top of it, and under what nobody knows."""
+"""Calls under trio, under anyio on top of it, and under an unknown library."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_run_of_trio_that_is_over_breaks_no_other_answer(emptied: Database):
 def test_what_nobody_can_wait_for_is_told_at_once_and_sent(
     emptied: Database, caplog: pytest.LogCaptureFixture, on_error: str
 ):
-    """A coroutine that is driven by hand, as a library that is not known would do."""
+    """A coroutine that is driven by hand, as by an unknown library."""
 
     def by_hand(coroutine: Coroutine[object, object, object]) -> object:
         try:
@@ -160,7 +160,7 @@ def test_a_call_of_a_thread_beside_trio_blocks_that_thread_alone(emptied: Databa
 
 
 def test_lines_of_callers_name_who_logs(caplog: pytest.LogCaptureFixture):
-    """They are written by another thread, in the caller's context."""
+    """Another thread writes the lines, in the caller's context."""
     tracker = UsageTracker(dsn="host=/nonexistent")
     tracker.close()
     caplog.set_level(logging.ERROR)

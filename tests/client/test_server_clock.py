@@ -1,4 +1,4 @@
-"""The server's clock is set while events are on their way: back, forward, under a connection."""
+"""Changes of the server's clock while events are being sent: back, forward, while connected."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_clock_that_jumps_forth_and_back_loses_nothing(database: Database, clo
 def test_a_schema_that_knows_no_early_events_loses_none(
     database: Database, clock: Clock, tmp_path: Path
 ):
-    """It keeps rejections of them; they are sent again even so."""
+    """The server keeps rejections of the events; they are resent nevertheless."""
     with closing(database.connect()) as connection:
         [(source,)] = connection.execute(
             "select pg_get_functiondef('token_tracking_raw.track_token_usage_batch'::regproc)"
@@ -140,7 +140,7 @@ def test_a_schema_that_knows_no_early_events_loses_none(
 
 
 def test_sql_callers_are_told_of_a_time_in_the_future(database: Database, clock: Clock):
-    """It is a rejection, which says so, but for who asks to keep it himself."""
+    """The server rejects it with that reason, unless the client asks to keep early events."""
     now = canonical_time(datetime.now(UTC))
     clock.set(-600)
     one = '"tenant_id": "a", "tokens": 1'

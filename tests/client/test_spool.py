@@ -1,4 +1,4 @@
-"""What waits on local disk: through outages, full disks, ended processes and forks."""
+"""The local spool in outages, with full disks, ended processes and forks."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Outage:
-    """Makes a database refuse new connections, ends those there are, and takes it back."""
+    """Makes a database refuse new connections and ends the existing ones; reverts that."""
 
     def __init__(self, database: Database) -> None:
         self.name = database.env["PGDATABASE"]
@@ -118,7 +118,7 @@ def test_a_full_spool_says_so_and_keeps_what_it_has(folder: Path):
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of its own with room for a mebibyte."""
+    """A folder on a separate disk of 1 MiB."""
     place = tmp_path / "small"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
@@ -136,7 +136,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_on_a_full_disk_nothing_acknowledged_is_lost(
     database: Database, small_disk: Path, caplog: pytest.LogCaptureFixture
 ):
-    """The other calls are told False; with a database all comes in, while the disk is full."""
+    """The other calls return False; with a database, all is sent while the disk is still full."""
     proxy = Proxy(socket_path(database.env["PGHOST"]))
     proxy.refusing = True
     dsn = proxy.dsn(database.env["PGDATABASE"])
@@ -161,7 +161,7 @@ def test_on_a_full_disk_nothing_acknowledged_is_lost(
         proxy.refusing = False
         until(lambda: sum(tracker.stats().flushed.values()) >= len(acknowledged))
         call()
-    # Its rows could not be removed one by one: that, too, takes room.
+    # Its rows could not be removed one by one, since that needs space, too.
     assert spool_files(small_disk) == []
     proxy.close()
     acknowledged = {key for key, answer in told.items() if answer}
@@ -175,7 +175,7 @@ def test_through_an_outage_nothing_is_lost_and_calls_are_fast(database: Database
     with UsageTracker(dsn=database.url) as tracker:
         assert tracker.track_token_usage_sync("a", 1) is True
         outage.start()
-        assert tracker.track_token_usage_sync("a", 1) is True  # finds out, within the bounded wait
+        assert tracker.track_token_usage_sync("a", 1) is True  # detects it, within the bounded wait
         took: list[float] = []
         for _ in range(100):
             started = time.perf_counter()
@@ -236,7 +236,7 @@ def test_a_file_whose_process_ends_later_is_adopted_as_well(
 
 
 def test_what_is_too_early_holds_nothing_back(database: Database, folder: Path):
-    """It waits in front of a thousand others, for the server's clock."""
+    """An early event waits in front of a thousand others."""
     far = EventRequest(("early", "1"), b'{"tokens":1,"occurred_at":"2099-01-01T00:00:00Z"}')
     spool = Spool.create(folder, 2**30)
     spool.append([far] * 300)
@@ -252,7 +252,7 @@ def test_what_is_too_early_holds_nothing_back(database: Database, folder: Path):
 def test_what_waits_for_one_database_does_not_end_in_another(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """By default each has a folder of its own, the same for any way of giving the same target."""
+    """Each database has its own default folder, however the same target is given."""
     monkeypatch.delenv("TOKEN_TRACKING_SPOOL_DIR")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     for dsn in ("host=/nonexistent dbname=a", "postgresql://u:p@/a?host=/nonexistent"):
@@ -283,7 +283,7 @@ dbname={PGDATABASE}
 def test_what_waits_for_one_service_does_not_end_in_another(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whatever PGSERVICE says; and a service is the database that it leads to."""
+    """The string overrides PGSERVICE; a service counts as the database that it leads to."""
     services = tmp_path / "services"
     services.write_text(SERVICES.format(**database.env))
     monkeypatch.delenv("TOKEN_TRACKING_SPOOL_DIR")
@@ -305,7 +305,7 @@ def test_what_waits_for_one_service_does_not_end_in_another(
 
 
 def test_a_forked_child_has_a_tracker_of_its_own(database: Database, folder: Path):
-    """The child's work and end hurt neither the parent's connection nor its spool."""
+    """The child's work and exit harm neither the parent's connection nor its spool."""
     with UsageTracker(dsn=database.url) as tracker:
         assert tracker.track_token_usage_sync("parent", 1) is True
         backends = (

@@ -1,4 +1,4 @@
-"""Whose a spool's folders and files are, which database they are for, and what somebody changed."""
+"""The spool's folders and files: their owner, their database, and changes by others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STRANGER, SERVICE = 2001, 3333
 
 
 def waiting(folder: Path) -> set[str]:
-    """Return the keys that a process finds there after a crash of those that wrote them."""
+    """Return the keys that a process finds there after its writers have crashed."""
     found: set[str] = set()
     for path in folder.glob("*.sqlite"):
         if path.is_file() and not path.is_symlink():
@@ -84,7 +84,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 def test_a_changed_spool_file_is_left_for_a_new_one(
     change: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    """What was acknowledged before and after is in what a crash leaves on disk."""
+    """After a crash, the files hold everything that was acknowledged before and after."""
     folder = tmp_path / "spool"
     with UsageTracker(dsn="host=/nonexistent", max_wait=5, spool_dir=folder) as service:
         for number in range(50):
@@ -123,10 +123,10 @@ def test_one_who_only_looks_changes_nothing(tmp_path: Path):
     spool.close()
 
 
-# In other hands.
+# Folders and files of other users.
 
 
-# All that is imported later, too: others may not be allowed to enter where it lies.
+# Import everything now: the other user may have no access to the package's folder.
 BECOME = """
 import asyncio, encodings.idna, importlib, json, os, sys
 import psycopg, pydantic, token_tracking
@@ -157,7 +157,7 @@ def as_user(uid: int, script: str, *arguments: str, **env: str) -> str:
 
 @pytest.fixture
 def open_place() -> Iterator[Path]:
-    """A folder like /tmp, and others to go there."""
+    """A folder like /tmp, and another user."""
     if os.geteuid() != 0:
         pytest.skip("only root can be other users")
     place = Path(tempfile.mkdtemp(prefix="tt-"))
@@ -197,7 +197,7 @@ print(answer, len(given), tracker.stats().spooled)
 
 
 def test_a_strangers_spool_is_neither_taken_nor_sent(emptied: Database, open_place: Path):
-    """In the place of last resort, whose name anybody can foresee."""
+    """The place of last resort has a predictable name."""
     proxy = Proxy(socket_path(emptied.env["PGHOST"]))
     dsn = proxy.dsn(emptied.env["PGDATABASE"])
     top = open_place / f"token-tracking-{SERVICE}"
@@ -217,7 +217,7 @@ def test_a_strangers_spool_is_neither_taken_nor_sent(emptied: Database, open_pla
     assert said.startswith("True 1 0\n")
     assert rule in said
     assert emptied.rows(KEYS) == [("own",)]
-    # Where nobody was before, it is made, by this user alone.
+    # If no other user was first, it is created for this user only.
     shutil.rmtree(top)
     assert as_user(SERVICE, CALL, "spooled", **where).startswith("True 0 1\n")
     assert {path.stat().st_mode & 0o777 for path in (top, top / "spool", folder)} == {0o700}
@@ -229,7 +229,7 @@ def test_a_strangers_spool_is_neither_taken_nor_sent(emptied: Database, open_pla
 
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
 def test_in_a_shared_volume_each_user_has_a_part(emptied: Database, open_place: Path, mode: int):
-    """As a container's volume is that belongs to root: what is ours goes on, what is not waits."""
+    """Like a container's volume that belongs to root: own files are used, others' are not sent."""
     volume = open_place / "volume"
     volume.mkdir()
     volume.chmod(mode)
@@ -312,7 +312,7 @@ def test_a_folder_of_our_own_is_closed_to_others(tmp_path: Path, monkeypatch: py
 def test_a_file_swapped_while_it_is_opened_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """By somebody who may rename the folder: SQLite opens by name."""
+    """Swapped by a user who may rename the folder: SQLite opens files by name."""
     left_behind(tmp_path / "forged", 1)
     [forged] = (tmp_path / "forged").glob("*.sqlite")
     left_behind(tmp_path / "spool", 2)
@@ -376,7 +376,7 @@ def test_the_log_says_what_libpq_says(caplog: pytest.LogCaptureFixture, emptied:
 
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The default place: a folder for each way to a database."""
+    """The default place: one folder per connection target."""
     monkeypatch.delenv("TOKEN_TRACKING_SPOOL_DIR")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr("token_tracking.client.recovery._LOOK_SECONDS", 0.1)
@@ -384,7 +384,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def left_by_another_way(database: Database) -> Path:
-    """Leave an event under a way that has worked once; return its folder."""
+    """Spool an event under a connection target that has worked once; return its folder."""
     proxy = Proxy(socket_path(database.env["PGHOST"]))
     dsn = proxy.dsn(database.env["PGDATABASE"])
     with UsageTracker(dsn=dsn, max_wait=2) as service:
@@ -409,7 +409,7 @@ def test_what_waits_is_sent_by_any_way_to_its_database(emptied: Database, state:
 
 @pytest.mark.parametrize("reason", ["another database", "a copy that is behind", "in use"])
 def test_what_waits_is_sent_to_no_other_database(emptied: Database, state: Path, reason: str):
-    """Nor to a copy that lacks what the folder's database had; nor taken from who still runs."""
+    """Nor to a copy that is behind the folder's database; nor taken from a running process."""
     folder = left_by_another_way(emptied)
     note = folder / "database.json"
     told = json.loads(note.read_text())
@@ -438,7 +438,7 @@ def places(state: Path) -> dict[str, str]:
 def test_status_shows_every_folder_and_flush_sends_the_named(
     emptied: Database, state: Path, caplog: pytest.LogCaptureFixture
 ):
-    """What an earlier version left for a string that it could not read, too."""
+    """Including what an earlier version left for a string that it could not parse."""
     left_behind(state / "unreadable-dsn", 3)
     left_behind(state / "old-12345678", 2)
     with UsageTracker(dsn="host=/nonexistent dbname=away", max_wait=0.3) as service:
@@ -492,7 +492,7 @@ def plain_identity(database: Database) -> str:
     return str(row[0])
 
 
-# A disk that other machines share.
+# A disk that is shared with other machines.
 
 
 @pytest.mark.parametrize(
@@ -532,15 +532,15 @@ def test_another_hosts_lock_is_taken_only_where_it_is_seen(
     assert ("another-host" in caplog.text) is not sent
     for one in found:
         one.close()
-    # One of our own is always ours again, and so is one of the version before, which is empty.
+    # A lock of this machine can always be taken, and so can an empty one of the previous version.
     lock.write_text("")
     [one] = Spool.adopt(place)
     one.close()
 
 
-# What the disk did, once the process had ended.
+# Damage by the disk after the process had ended.
 
-# The version before knew neither a note in the lock nor checksums.
+# The previous version had neither a number in the lock nor checksums.
 OLD_TABLE = (
     "create table if not exists requests ("
     "number integer primary key autoincrement, spooled_at real not null,"
@@ -569,7 +569,7 @@ ACKNOWLEDGED = 150
 
 
 def killed_while_appending(folder: Path, count: int, after: float | None = None) -> int:
-    """Return how many appends a process was told of before it was killed."""
+    """Return how many appends were acknowledged to a process before it was killed."""
     with subprocess.Popen(
         [sys.executable, "-c", APPENDING, str(folder), str(count)],
         env={"PYTHONPATH": ":".join(sys.path)},
@@ -580,7 +580,7 @@ def killed_while_appending(folder: Path, count: int, after: float | None = None)
         if after is not None:
             time.sleep(after)
             process.kill()
-        # Not `communicate`, which reads past what `readline` has read ahead.
+        # Not `communicate`, which misses what `readline` has already buffered.
         told += process.stdout.read()
         process.wait(60)
     return len(told.splitlines())
@@ -661,7 +661,7 @@ def test_a_service_tells_a_damaged_log_once(
     with UsageTracker(dsn=emptied.url, spool_dir=tmp_path) as service:
         assert service.track_token_usage_sync("a", 1, idempotency_key="0") is True
         until(lambda: not path.exists())
-        time.sleep(0.5)  # which is several looks
+        time.sleep(0.5)  # several intervals
     assert caplog.text.count("that were acknowledged") == 1
     assert [r.levelname for r in caplog.records if "acknowledged" in r.message] == ["ERROR"]
     assert len(list(tmp_path.glob("*.damaged"))) == 1
@@ -693,7 +693,7 @@ def test_without_room_for_a_copy_nothing_is_touched(
 
 @pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1, 0.2])
 def test_a_note_is_never_ahead_of_its_file(tmp_path: Path, after: float):
-    """Wherever a process is killed, nothing is told to be missing."""
+    """Wherever a process is killed, no request is reported missing."""
     told = killed_while_appending(tmp_path, -1, after)
     [file] = spool_files(tmp_path)
     assert (file.missing, file.damaged) == (0, 0)
@@ -717,7 +717,7 @@ def test_an_append_that_fails_notes_nothing(tmp_path: Path):
 
 
 def test_a_changed_row_is_neither_sent_nor_refused(emptied: Database, tmp_path: Path):
-    """It stays and is named; all others are sent, with what they were."""
+    """The changed row stays and is reported; all other rows are sent unchanged."""
     folder = tmp_path / "spool"
     killed_while_appending(folder, ACKNOWLEDGED)
     [path] = folder.glob("*.sqlite")
@@ -768,7 +768,7 @@ def test_a_file_of_the_version_before_is_adopted(
 
 
 def test_the_version_before_reads_our_files(tmp_path: Path):
-    """The statements that it sends, and the words of the lock that it reads."""
+    """With the statements that it runs, and the words of the lock that it reads."""
     spool = Spool.create(tmp_path, 2**30)
     spool.append([event("1")])
     lock = spool.path.with_suffix(".lock").read_text()
@@ -785,7 +785,7 @@ def test_the_version_before_reads_our_files(tmp_path: Path):
 
 
 def test_what_was_moved_to_a_new_file_is_not_missing(tmp_path: Path):
-    """A process that is killed after somebody took its log leaves a file that lacks nothing."""
+    """A process whose log was removed leaves a complete file when it is killed."""
     spool, other = Spool.create(tmp_path, 2**30), Spool.create(tmp_path, 2**30)
     spool.append([event(f"{number}") for number in range(9)])
     wal(spool.path).unlink()

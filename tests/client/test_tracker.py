@@ -48,7 +48,7 @@ def stats(**counts: int) -> TrackerStats:
 
 
 def test_calls_of_today_run_unchanged(database: Database):
-    """As services have them, from `common.tracking`, in a process of their own."""
+    """Called like in services: from `common.tracking`, in a separate process."""
     script = """
 import asyncio
 from uuid import UUID
@@ -142,7 +142,7 @@ def test_a_bad_call_is_told_false_logged_and_kept(
 ):
     fields, field = BAD[name]
     event = {**GOOD, **fields}
-    if not event.keys() <= set(EVENT_FIELDS):  # which no call can be given
+    if not event.keys() <= set(EVENT_FIELDS):  # not an argument of any call
         told = asyncio.run(tracker.track_many([event]))
         assert told == [False]
     else:
@@ -470,7 +470,7 @@ print(time.perf_counter() - started)
 
 
 def test_common_stays_a_namespace_package(tmp_path, database: Database):
-    """A service's own `common` and ours live side by side."""
+    """A service's own `common` package and this one work side by side."""
     (tmp_path / "common").mkdir()
     (tmp_path / "common" / "mine.py").write_text("value = 7")
     script = (

@@ -1,8 +1,8 @@
-"""Every wait in the code that a service runs, with who waits and what ends it.
+"""Every wait in the code that a service runs, with the waiting thread and what ends the wait.
 
-A wait that is not in this list fails the test, and so does an entry whose wait is gone: whoever
-adds one says why it ends. What callers wait for is awaited or bounded by our clock; what may take
-as long as a disk, a network or a log handler is done by threads of ours.
+A wait that is not listed here fails the test, and so does an entry without its wait: whoever adds a
+wait has to state why it ends. Callers only await, or wait for a time bounded by the client's own
+clock; work that may take as long as a disk, a network or a log handler is left to its threads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GATE = "only a fork is waited for, a second at most"
 DISK = "the disk, or forever: its callers were told at their bound"
 IMPORT = "the imports of others: its callers were told at their bound"
 
-# Module, function and what waits: who does, and what ends it.
+# Module, function and waiting call: the waiting thread, and what ends the wait.
 KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("__init__", "__getattr__", "import_module"): (
         CALLER,
@@ -76,7 +76,7 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
         CALLER,
         "max_wait, at exit; where no thread starts any more, as long as libpq and the disk take",
     ),
-    ("fallback", "Fallback.tell_late", "self._taking"): (CALLER, f"{SHORT}; of close, the watch"),
+    ("fallback", "Fallback.answer_late", "self._taking"): (CALLER, f"{SHORT}; of close, the watch"),
     ("fallback", "Fallback.close", "self._worker.join"): (CALLER, "the timeout of close"),
     ("recovery", "Recovery.wait_until_flushed", "self._changed"): (CALLER, SHORT),
     ("recovery", "Recovery.wait_until_flushed", "self._changed.wait_for"): (
@@ -85,7 +85,7 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ),
     ("recovery", "Recovery.stop", "self._changed"): (CALLER, SHORT),
     ("recovery", "Recovery.stop", "self._worker.join"): (CALLER, "a second of close's timeout"),
-    # Threads of ours, and the command line.
+    # The client's own threads, and the command line.
     ("logs", "Speaker._write", "forks.postponed"): (OURS, GATE),
     ("logs", "Speaker._run", "self._seat.acquire"): (OURS, "not at all: blocking=False"),
     ("worker", "Worker._run", "self._seat.acquire"): (OURS, "not at all: blocking=False"),
@@ -101,8 +101,8 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("writer", "Writer._step", "self._worker.wait"): (OURS, "until there is something to do"),
     ("writer", "Writer._settle", "self._settling"): (OURS, SHORT),
     ("writer", "Writer._count", "self._settling"): (OURS, SHORT),
-    ("writer", "Writer._tell_late", "self._settling"): (OURS, SHORT),
-    ("writer", "Writer._tell_late", "self._watch.wait"): (OURS, "until the next bound"),
+    ("writer", "Writer._answer_late", "self._settling"): (OURS, SHORT),
+    ("writer", "Writer._answer_late", "self._watch.wait"): (OURS, "until the next bound"),
     ("writer", "Writer._send", "time.sleep"): (OURS, "the batch's deadline"),
     ("writer", "LastWriter._send", "self._connect"): (OURS, "patience, and the name server"),
     ("recovery", "UncertainRequests.append", "self._changing"): (OURS, SHORT),
@@ -118,8 +118,11 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("recovery", "Recovery._step", "self._changed.wait_for"): (OURS, "30 s"),
     ("recovery", "Recovery._reconnected", "self._changed"): (OURS, SHORT),
     ("recovery", "Recovery._probed", "self._connect"): (OURS, "patience, and the name server"),
-    ("recovery", "Recovery._bring_in", "self._changed"): (OURS, SHORT),
-    ("recovery", "Recovery._bring_in", "self._connect"): (OURS, "patience, and the name server"),
+    ("recovery", "Recovery._send_waiting", "self._changed"): (OURS, SHORT),
+    ("recovery", "Recovery._send_waiting", "self._connect"): (
+        OURS,
+        "patience, and the name server",
+    ),
     ("recovery", "Recovery._let_go", "self._changed"): (OURS, SHORT),
     ("recovery", "_send", "time.sleep"): (OURS, "ten attempts, 0.1 s each"),
     ("connection", "Connection.open", "cls.connect"): (OURS, "patience, and the name server"),
@@ -158,7 +161,7 @@ for _name in ("_writing", "_rows", "is_empty", "close"):
 
 
 class Finder(ast.NodeVisitor):
-    """Collects what may wait: calls by name, `with` of what is made elsewhere, late imports."""
+    """Collects what may wait: calls by name, `with` of objects made elsewhere, late imports."""
 
     def __init__(self, module: str) -> None:
         self.module = module
@@ -175,7 +178,7 @@ class Finder(ast.NodeVisitor):
         self.place.pop()
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        # What is inside of a function counts as a part of it.
+        # An inner function counts as part of the outer one.
         if not self.depth:
             self.place.append(node.name)
         self.depth += 1
@@ -218,7 +221,7 @@ def waits(source: str, module: str) -> set[tuple[str, str, str]]:
 
 
 def modules_of_the_client() -> dict[str, Path]:
-    """Return what a call can come to, by its last name; not the command line, load, report."""
+    """Return what a call can reach, by its last name; without command line, load and report."""
     found: set[Path] = set()
     waiting = [PACKAGE / "__init__.py", PACKAGE / "default.py"]
     while waiting:

@@ -1,4 +1,4 @@
-"""Our threads outlive what goes wrong in them, and nobody waits for them beyond the bound."""
+"""The client's threads survive errors, and no caller waits for them beyond the bound."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def database(emptied: Database) -> Database:
 
 
 def answers_of(tracker: UsageTracker, calls: int = 1, seconds: float = 5, **given: object) -> list:
-    """Call from another thread, so that a call that hangs or raises fails the test alone."""
+    """Call from another thread, so that a call that hangs or raises fails only its test."""
     told: list[object] = []
 
     def call() -> None:
@@ -99,7 +99,7 @@ def test_the_writers_thread_outlives_what_goes_wrong_in_it(
 def test_what_goes_wrong_with_a_batch_harms_no_other_one(
     database: Database, monkeypatch: pytest.MonkeyPatch, where: object, name: str
 ):
-    """The server has the next one already: all are answered, and each is counted once."""
+    """The server has the next batch already: all calls are answered, and each counts once."""
     number = 3 * delivery.MAX_BATCH
 
     async def main(tracker: UsageTracker) -> list[bool]:
@@ -141,7 +141,7 @@ def test_a_log_handler_that_raises_harms_nobody(
 
 
 def test_a_refused_call_inside_of_a_log_handler_has_its_answer_at_its_bound(database: Database):
-    """The writer logs the refusal to the handler that waits for it."""
+    """The writer logs the refusal to a handler that waits for the writer."""
 
     class Counting(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -167,7 +167,7 @@ def test_a_refused_call_inside_of_a_log_handler_has_its_answer_at_its_bound(data
 
 
 def test_a_signals_handler_calls_in_the_middle_of_a_call(database: Database):
-    """Where it waits for its own answer while the call that it interrupts holds what it holds."""
+    """The handler waits for its own answer while the interrupted call holds its locks."""
     script = """
 import signal, sys
 from collections import deque
@@ -221,12 +221,12 @@ assert told == [True], told
 
 
 class Interrupt(BaseException):
-    """What a signal's handler raises, as Ctrl-C does."""
+    """An exception raised by a signal handler, such as Ctrl-C's."""
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 def test_an_exception_at_any_line_of_the_first_call_harms_no_later_one(database: Database):
-    """A program that catches Ctrl-C, or has a time limit of its own, goes on metering."""
+    """A program that catches Ctrl-C, or sets a time limit by a signal, continues metering."""
     folder = str(Path(token_tracking.__file__).parent)
     lines_left = 0
 
@@ -336,7 +336,7 @@ def test_the_fallback_takes_over_where_the_disk_hangs(hung_disk: threading.Event
 
 
 def test_an_outage_takes_a_burst_in_few_commits(monkeypatch: pytest.MonkeyPatch):
-    """So a slow disk does not add up over the calls that wait."""
+    """So the delays of a slow disk do not add up over the waiting calls."""
     commits: list[int] = []
     works = Spool.append
 
@@ -449,7 +449,7 @@ def test_after_each_outage_a_process_has_one_connection(database: Database):
             assert answers_of(tracker) == [True]
             until(lambda: not recovery._waits and not recovery._wanted)
             until(lambda: database.value(backends) == 1, 5, "one is left")
-        # Nobody took the one that there is, and another one is made.
+        # The existing one was not taken, so another one is made.
         proxy.cut()
         for _ in range(2):
             recovery.failed()
@@ -510,7 +510,7 @@ def test_closing_twice_while_a_flush_is_stuck_lets_go_of_the_spool(
 
 
 class Failing(sqlite3.Connection):
-    """Its disk says no at the end of a commit, when all is written."""
+    """The disk fails at the end of the commit, when everything is written."""
 
     def __exit__(self, *_: object) -> bool:
         self.commit()
@@ -546,7 +546,7 @@ def test_what_a_failing_disk_may_have_never_reaches_the_fallback(
 
 
 def test_what_may_be_recorded_is_sent_again_without_another_call(database: Database):
-    """When the server is back; at the end at the latest, more than one batch of it."""
+    """More than one batch of it: when the server is back, or at the end at the latest."""
     proxy = Proxy(socket_path(database.env["PGHOST"]))
     with UsageTracker(
         dsn=proxy.dsn(database.env["PGDATABASE"]), spool_dir=NOWHERE, max_wait=0.5

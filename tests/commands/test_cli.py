@@ -1,4 +1,4 @@
-"""The command line as people run it: a process, its two streams and its exit code."""
+"""The command line as users run it: a process, its two streams and its exit code."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def test_the_embedded_server_by_itself(open_folder: Path):
 
 
 def test_ctrl_c_that_a_library_makes_another_error_of(monkeypatch: pytest.MonkeyPatch):
-    """As some do that are interrupted in the middle of their import."""
+    """Like some libraries that are interrupted in the middle of their import."""
 
     def interrupted() -> None:
         try:

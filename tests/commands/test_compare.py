@@ -1,4 +1,4 @@
-"""`token-tracking compare`: an older daily table beside the totals that dbt built."""
+"""`token-tracking compare`: an older daily table against the totals that dbt built."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_equal_days_are_success(built: Database):
 
 
 def test_no_row_is_as_good_as_no_tokens(built: Database):
-    """Also where ours has the row: an event of no tokens is a row of the day."""
+    """Also if the marts have the row: an event of 0 tokens makes a row of the day."""
     done = compare(built, "--daily", "zeros")
     assert (done.returncode, done.stdout) == (0, "")
     assert "7 of 7 tenants' days are equal" in done.stderr
@@ -120,7 +120,7 @@ def test_rows_without_day_or_tenant_are_counted(built: Database):
     ]
     assert all(row["ours"] is None for row in rows)
     assert "the others differ by -15 tokens together" in done.stderr
-    # They are of no period, so no period leaves them out.
+    # They belong to no period, so no period excludes them.
     people = compare(built, "--daily", "dayless", "--since", "2026-03-03", "--until", "2026-03-04")
     assert people.returncode == 1
     assert "the others differ by -12 tokens together" in people.stderr

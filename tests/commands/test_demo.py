@@ -1,4 +1,4 @@
-"""The demo: the same story every time, told once, and whole after any interruption."""
+"""The demo: the same usage every time, sent once, and complete after any interruption."""
 
 from __future__ import annotations
 

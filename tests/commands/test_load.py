@@ -1,4 +1,4 @@
-"""Files into the raw tables: each row once, a bad row alone, whatever happens in the middle."""
+"""Loading files: each row counts once and a bad row affects no other, despite interruptions."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ def test_a_cut_utc_offset_is_no_event(database, write):
 
 
 def test_a_half_written_quoted_text_gives_no_rows(database, write):
-    """Its inner lines look like rows, whether the file ends in the middle of one or after one."""
+    """The record's inner lines look like rows, whether the file ends within one or after one."""
     log = 'tokens,model\n5,a\n7,"b\n6,c\n'
     for text in (log, log + "8,d"):
         report = load(database, write(text)).files[0]
@@ -316,7 +316,7 @@ def test_the_word_that_a_file_is_complete_takes_its_last_line(database, write):
 
 
 def test_a_whole_object_needs_no_line_end(database, write):
-    """No beginning of a JSON object is one, so nothing can be missing."""
+    """No prefix of a JSON object is an object, so nothing can be missing."""
     line = '{"tenant_id": "x", "tokens": 3}'
     report = load(database, write(line, "a.jsonl"), plan(constants="")).files[0]
     assert (counts(report), report.unread) == ((1, 0, 0, 0), None)
@@ -358,7 +358,7 @@ def test_json_lines(database, write):
 
 
 def test_json_of_any_depth_is_refused_and_the_others_go_on(database, write):
-    """Of some depth Python just reads it, and cannot write it again."""
+    """At some depth, Python can just read it, but cannot write it again."""
     lines = ['{"tenant_id": "b", "tokens": 1, "metadata": {"n": [[[[{}], []]]]}}']
     for depth in range(sys.getrecursionlimit() - 700, sys.getrecursionlimit() + 10):
         for start, end in ("[", "]"), ('{"a":', "}"):
@@ -385,7 +385,7 @@ def test_bytes_that_are_not_utf8_spoil_their_row_alone(database, write):
     report = load(database, write(text)).files[0]
     assert counts(report) == (2, 0, 0, 1)
     assert report.problems[0].reason == "model: bytes that are not UTF-8; must be UTF-8 text"
-    # The byte is there as the escape of half of a surrogate pair.
+    # The byte is kept as the escape of a lone surrogate.
     [(payload, _)] = database.rows(REJECTIONS)
     assert payload["model"] == r"caf\udce9"
 
@@ -527,9 +527,9 @@ def test_options_with_commas():
         ("2023-11-16T18:15", "America/New_York", "2023-11-16T23:15:00+00:00"),
         (" 2023-11-16 18:15:46+05:30 ", "America/New_York", "2023-11-16T12:45:46+00:00"),
         ("2023-11-16 18:15:46Z", "America/New_York", "2023-11-16T18:15:46+00:00"),
-        # Shown twice by the clocks of Berlin: the first of the two, in summer time.
+        # Occurs twice in Berlin: the first of the two, in summer time.
         ("2025-10-26 02:30:00", "Europe/Berlin", "2025-10-26T00:30:00+00:00"),
-        # Skipped by them: the offset before the change, so an hour later.
+        # Skipped in Berlin: read with the offset before the change, so an hour later.
         ("2025-03-30 02:30:00", "Europe/Berlin", "2025-03-30T01:30:00+00:00"),
     ],
 )
@@ -679,7 +679,7 @@ def test_an_event_a_little_ahead_of_the_clock_is_taken(database, write):
     assert load(database, write(f"tokens,occurred_at\n5,{soon}\n")).files[0].recorded == 1
 
 
-# What tells rows apart, and rows from events that are recorded already.
+# The identity of rows, and of rows and events that are recorded already.
 
 LOG = (
     "When,Tenant,Tokens,Model,operation\n"
@@ -690,7 +690,7 @@ BASE = "occurred_at=When,tenant_id=Tenant,tokens=Tokens"
 
 
 def as_recorded_before(database: Database, rows: Sequence[dict[str, str]], **event: object) -> None:
-    """Record rows as the first version of this package did: its key, written out by hand."""
+    """Record rows like the first version of this package, whose key is written out by hand."""
     seen: Counter[str] = Counter()
     events = []
     for row in rows:
@@ -766,7 +766,7 @@ def skipping(database: Database, file: Path, how: Plan) -> FileReport:
 
 
 def test_one_recorded_event_stands_for_one_row(database, write):
-    """What is beyond is recorded, and a further load of the file adds nothing."""
+    """The rows beyond that number are recorded, and another load of the file adds nothing."""
     head, at = "occurred_at,tenant_id,tokens,model", "2026-03-01T10:00:00Z,acme,100,m"
     load(database, write(f"{head}\n{at}\n"), plan(constants=""))
     rows = f"{at},chat\n{at},chat\n{at},summarize\n"
@@ -780,7 +780,7 @@ def test_one_recorded_event_stands_for_one_row(database, write):
 
 
 def test_rows_pair_with_events_across_slices(database, write):
-    """Also where equal rows of the file, known by their keys, lie in other slices."""
+    """Also if equal rows of the file, known by their keys, are in other slices."""
     at = "2026-03-01T10:00:00Z,acme,100"
     between = [f"2026-03-01T11:00:00Z,acme,{n}" for n in range(1, 1200)]
     head = "occurred_at,tenant_id,tokens"
@@ -819,7 +819,7 @@ def test_a_file_is_read_as_often_however_much_of_it_is_alike(
 
 
 def test_a_row_pairs_with_the_event_that_says_most_of_it(database, write):
-    """So a row that says less takes no event away from one that says more."""
+    """So a row with fewer values does not use up the event of a row with more."""
     head, at = "occurred_at,tenant_id,tokens,model,agent_id", "2026-03-01T10:00:00Z,acme,100"
     load(database, write(f"{head}\n{at},a,\n{at},b,g\n"), plan(constants=""))
     file = write(f"{head}\n{at},,g\n{at},a,g\n", "grown.csv")
@@ -855,7 +855,7 @@ def test_other_calls_at_the_same_time_are_new(database, write):
 
 
 def test_equal_rows_of_a_grown_file_are_new(database, write):
-    """Also with thousands of rows between them, and where one says less than the other."""
+    """Also with thousands of rows between them, and if one has fewer values than the other."""
     head = "occurred_at,tenant_id,tokens,model\n"
     row = "2026-05-01T10:00:00Z,acme,7,a\n"
     between = "".join(f"2026-05-01T11:00:00Z,acme,{n},a\n" for n in range(1, 1200))
@@ -898,7 +898,7 @@ def test_ids_with_outer_space_that_an_earlier_version_kept_stop_the_load(databas
         text = f"occurred_at,tenant_id,tokens,idempotency_key\n{when},{row}\n"
         with pytest.raises(LoadError, match="recorded already"):
             load(database, write(text), plan(constants=""))
-    # Another key of the row's own is another call.
+    # A row with another key of its own is another call.
     text = f"occurred_at,tenant_id,tokens,idempotency_key\n{when},acme,6,k2\n"
     assert counts(load(database, write(text), plan(constants="")).files[0]) == (1, 0, 0, 0)
 
@@ -928,7 +928,7 @@ def test_a_known_row_with_another_time_is_told(database, write):
 
 
 def test_a_call_that_its_service_timed_a_little_otherwise_is_told_alone(database, write):
-    """Its key says that it is the same, and a retry may differ in its time."""
+    """The row's key says that it is the same call, and a retry may have another time."""
     head = "idempotency_key,tokens,occurred_at\n"
     load(database, write(head + "k,5,2026-05-01T10:00:00.1Z\n"))
     done = load(database, write(head + "k,5,2026-05-01T10:00:00Z\n"))
@@ -1107,7 +1107,7 @@ def test_a_text_that_means_nothing_is_no_name(database, write, text, field):
     how = plan(constants="", nulls=(text.strip(),))
     expected = (0, 0, 0, 1) if field == "tenant_id" else (1, 0, 0, 0)
     assert counts(load(database, files[0], how).files[0]) == expected
-    # Who says which texts are empty has a tenant called so.
+    # With --null for other texts, this one is the name of a tenant.
     named = load(database, files[0], plan(constants="", nulls=("-",), source="2")).files[0]
     assert named.recorded == 1
 

@@ -57,13 +57,13 @@ def until(holds: Callable[[], bool]) -> None:
 
 @dataclass
 class Running:
-    """A refresh on its way, and the lines that it has written."""
+    """A running refresh, and the lines that it has written."""
 
     process: subprocess.Popen[str]
     lines: queue.Queue[dict[str, Any] | None]
 
     def next(self, event: str, **wanted: object) -> dict[str, Any]:
-        """Wait for a line about such an event; lines before it are passed over."""
+        """Wait for a line about such an event; skip the lines before it."""
         deadline = time.monotonic() + LONGEST_WAIT
         while True:
             line = self.lines.get(timeout=max(0.01, deadline - time.monotonic()))
@@ -72,7 +72,7 @@ class Running:
                 return line
 
     def told(self) -> list[dict[str, Any] | None]:
-        """Return the lines that nobody has waited for, and forget them."""
+        """Return the lines that were not waited for, and forget them."""
         lines: list[dict[str, Any] | None] = []
         while not self.lines.empty():
             lines.append(self.lines.get())
@@ -125,7 +125,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def database(own_server: Server) -> Database:
-    """A database that goes with its server: no connection that would drop it outlives a kill."""
+    """A database that is removed with its server: no connection to drop it survives a kill."""
     with closing(psycopg.connect(own_server.url("postgres"), autocommit=True)) as connection:
         connection.execute(f"create database refreshed template {TEMPLATE}")
     return Database(own_server.url("refreshed"), own_server.environment("refreshed"))
@@ -143,7 +143,7 @@ def running(project: Path, database: Database) -> Iterator[Running]:
 
 @pytest.fixture
 def resident(running: Running, database: Database) -> Running:
-    """A refresh that has built all that there is."""
+    """A refresh that has built everything."""
     wait_until_idle(running, database)
     return running
 
@@ -181,7 +181,7 @@ def total(database: Database, tenant: str, operation: str = "chat") -> object:
 
 @contextmanager
 def held_builds(database: Database) -> Iterator[psycopg.Connection[tuple]]:
-    """Hold the lock behind which builds take turns, until the connection rolls back."""
+    """Hold the lock that serializes builds, until the connection rolls back."""
     with closing(psycopg.connect(database.url)) as holder:
         holder.execute("lock table token_tracking.build_state in share row exclusive mode")
         yield holder
@@ -269,7 +269,7 @@ def test_a_server_killed_and_restarted(resident: Running, database: Database, ow
     assert (failed["nodes"], failed["attempt"]) == ([], 1)
     again = [resident.next("failed") for _ in range(3)]
     assert [line["attempt"] for line in again] == [2, 3, 4]
-    # What the broken connection said, and that there is no other; each of them once.
+    # The error of the broken connection, and that no other can be opened; each of them once.
     messages = [line["message"] for line in (failed, *again) if line["message"]]
     assert len(messages) == len(set(messages)) <= 2
     assert any("cannot be reached" in message for message in messages)
@@ -338,7 +338,7 @@ def test_two_at_once_stay_right_and_a_build_is_given_up(
             assert other.end(signal.SIGTERM) == 0
             assert time.monotonic() - started > 1
             assert other.next("stopped")["message"] == "stopped: a build took over 1 s"
-            # Nothing of it is left on the server, though nobody has given the lock back.
+            # Nothing of it is left on the server, although the lock was not released.
             until(lambda: database.value(WAITING) == 1)
             holder.rollback()
             resident.next("built", events=1)
@@ -371,7 +371,7 @@ def test_stopping_during_a_build(resident: Running, database: Database, project:
 
 @pytest.fixture
 def another(own_server: Server) -> Iterator[Database]:
-    """A database that no refresh is at work on."""
+    """A database without a running refresh."""
     yield from fresh_database(own_server)
 
 
@@ -428,13 +428,13 @@ def test_durations(text: str, seconds: float):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("5", "no duration"),
-        ("", "no duration"),
-        ("-1s", "no duration"),
-        ("1m30s", "no duration"),
-        ("5 minutes", "no duration"),
-        ("1e3s", "no duration"),
-        ("٣s", "no duration"),
+        ("5", "not a duration"),
+        ("", "not a duration"),
+        ("-1s", "not a duration"),
+        ("1m30s", "not a duration"),
+        ("5 minutes", "not a duration"),
+        ("1e3s", "not a duration"),
+        ("٣s", "not a duration"),
         ("50ms", "not between 100ms and 24h"),
         ("25h", "not between 100ms and 24h"),
     ],

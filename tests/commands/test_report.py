@@ -69,7 +69,7 @@ def report(env: dict[str, str], *words: str | Path) -> Ended:
 
 @dataclass
 class Table:
-    """A table as a reader finds it: texts by row."""
+    """A table as shown to a reader: texts by row."""
 
     caption: str = ""
     head: list[str] = field(default_factory=list)
@@ -231,7 +231,7 @@ def built(server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
         events, owners = many_tenants()
         warehouse.insert(events, owners=owners)
         with closing(warehouse.connect()) as connection:
-            # As if they had come at once, but for a few.
+            # As if they had arrived at once, except a few.
             connection.execute(
                 "update token_tracking_raw.usage_events set recorded_at = occurred_at"
                 " where idempotency_key not like 'late-%'"
@@ -272,7 +272,7 @@ def browser() -> Iterator[Browser]:
 
 
 def sums(rows: list[tuple[Any, ...]], name: int, month: date = MARCH) -> dict[str, int]:
-    """Add the tokens of a month of the daily mart up, by one of its columns."""
+    """Sum up the tokens of a month of the daily mart by one of its columns."""
     found: dict[str, int] = defaultdict(int)
     for row in rows:
         if row[0].replace(day=1) == month:
@@ -413,7 +413,7 @@ def test_the_totals_are_proved_by_the_raw_events_that_the_build_saw(built: Built
     assert found
     assert int(found[1].replace(",", "")) == before["Day by day"].numbers("Tokens")["Total"]
     try:
-        # What came since is not the build's business: an event, and a void of a counted one.
+        # The build does not include what arrived since: an event, and a void of a counted one.
         built.warehouse.insert(
             [Event("new", datetime(2026, 3, 9, tzinfo=UTC), "acme", 77)], voids=[("acme", "one-1")]
         )
@@ -932,7 +932,7 @@ def test_it_prints_on_a4(built: Built, browser: Browser):
         [box] = set(re.findall(rb"/MediaBox\s*\[([^\]]*)\]", pdf))
         width, height = (float(number) for number in box.split()[2:])
         assert (round(width), round(height)) == (595, 842)
-        # What is wider than the paper between its margins would be cut.
+        # Anything wider than the printable area would be cut off.
         page.call("Emulation.setEmulatedMedia", media="print")
         page.resize(688, 1000)
         assert (
@@ -943,7 +943,7 @@ def test_it_prints_on_a4(built: Built, browser: Browser):
             <= 688
         )
         assert page.run("getComputedStyle(document.querySelector('nav')).display") == "none"
-        # A foot that is repeated on each page would look like the end of the table.
+        # A footer that is repeated on each page would look like the end of the table.
         foot = "getComputedStyle(document.querySelector('tfoot')).display"
         assert page.run(foot) == "table-row-group"
         # Chromium repeats a head that holds no control's box.

@@ -1,4 +1,4 @@
-"""The private server: started where it is told to, found again, and gone when it is stopped."""
+"""The private server: started in a given folder, found again, and gone when it is stopped."""
 
 from __future__ import annotations
 

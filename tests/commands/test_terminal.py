@@ -1,4 +1,4 @@
-"""What people are shown: no text that came from data commands a terminal, a pipe or a log."""
+"""The output of commands: no text from data can control a terminal, a pipe or a log."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def on_a_terminal(words: list[str], env: Mapping[str, str], folder: Path) -> str
         try:
             while more := os.read(ours, 1 << 16):
                 said += more
-        except OSError:  # so a terminal of Linux ends
+        except OSError:  # how a Linux terminal signals its end
             pass
         process.wait(120)
     os.close(ours)
@@ -61,7 +61,7 @@ def on_a_terminal(words: list[str], env: Mapping[str, str], folder: Path) -> str
 
 @pytest.fixture(scope="module")
 def built(server, tmp_path_factory) -> Iterator[Database]:
-    """Totals of usage whose every text is a command to a terminal, and an older table of it."""
+    """Totals of usage whose every text is a terminal control sequence, and an older table."""
     for database in fresh_database(server):
         with closing(database.connect()) as connection:
             connection.execute(
@@ -179,7 +179,7 @@ def test_a_log_line_is_one_line(caplog: pytest.LogCaptureFixture):
 
 
 def test_commands_print_through_one_door():
-    """No module but terminal.py writes to a stream, or makes a console that would."""
+    """Only terminal.py writes to a stream, or creates a console that would."""
     writes = {"print", "echo", "secho", "print_json", "Console", "Live", "basicConfig", "input"}
     found = []
     for file in sorted(PACKAGE.rglob("*.py")):
@@ -199,6 +199,6 @@ def test_commands_print_through_one_door():
                 case ast.ImportFrom(module="rich.text" | "rich.console" | "rich.markup"):
                     if file.name != "terminal.py":
                         found.append((file.name, "rich"))
-    # At the interpreter's end nothing can be imported; its line has no text but our own.
+    # At the interpreter's end nothing can be imported; the line contains only constant text.
     assert {name for name, _ in found} == {"__init__.py", "terminal.py"}, found
     assert found.count(("__init__.py", "sys")) == 1

@@ -1,4 +1,4 @@
-"""The outside check: each expectation seen to fail by name, with the offending row."""
+"""The check from outside dbt: each expectation is shown to fail, with the offending row."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_all_holds(copy: Database, tmp_path: Path):
 
 @dataclass(frozen=True)
 class Case:
-    """What is broken, what each expectation that has to notice shows, and which others notice."""
+    """A fault, the rows that the intended expectations show, and the others that notice it."""
 
     sql: str
     shows: dict[str, dict[str, object]]
@@ -140,7 +140,7 @@ UNCONSTRAINED = """
         alter token_type drop not null, alter metadata drop not null,
         alter occurred_at drop not null, alter recorded_at drop not null;
 """
-# One event that no build has seen, and that breaks no rule but the one.
+# An event that no build has seen, and that breaks only this rule.
 EVENT = """
     insert into token_tracking_raw.usage_events (tenant_id, idempotency_key, tokens, token_type,
         operation, occurred_at)
@@ -193,7 +193,7 @@ CASES: dict[str, Case] = {
                 "allowed": "text",
             }
         },
-        # What reads the column cannot be checked, which is no success.
+        # Expectations that read the column cannot be checked, which is not a success.
         {
             f"raw_events.{check.name}"
             for check in suites()[0].checks
@@ -803,7 +803,7 @@ READER = f"""
 
 @pytest.fixture
 def reader(copy: Database) -> Iterator[dict[str, str]]:
-    """A role with the least rights, in a database where it cannot even make temporary tables."""
+    """A role with least privileges, in a database where it cannot even create temporary tables."""
     name = copy.env["PGDATABASE"]
     with closing(copy.connect()) as connection:
         connection.execute(READER)
@@ -973,7 +973,7 @@ def test_all_queries_see_one_moment(copy: Database, tmp_path: Path):
                     "update token_tracking.build_state set run_no = 0"
                     " where model = 'monthly_token_usage'"
                 )
-                # A table made anew would look empty to the snapshot: what drops one waits.
+                # A recreated table would look empty to the snapshot, so dropping one waits.
                 connection.execute("set lock_timeout = '50ms'")
                 for mart in MARTS:
                     with pytest.raises(psycopg.errors.LockNotAvailable):
@@ -1207,7 +1207,7 @@ def test_data_docs_show_every_suite_in_a_browser(copy: Database, tmp_path: Path)
 
 @pytest.mark.skipif(PROGRAM is None, reason="no Chromium on the PATH: apt-get install chromium")
 def test_a_suite_that_only_warns_is_shown_so(copy: Database, tmp_path: Path):
-    """One that fails, too, is a failure; others hold."""
+    """A suite with a failure, too, counts as failed; the others hold."""
     docs = tmp_path / "docs"
     status = "getComputedStyle(document.querySelector('{} i'), '::before')"
     seen: list[tuple[str, str, str, bool]] = []

@@ -1,4 +1,4 @@
-"""The workflow's steps are the Makefile's, and its build of what changed does what it says."""
+"""The workflow's steps are those of the Makefile, and its build of changed models works."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ STEPS = [step["run"] for job in WORKFLOW["jobs"].values() for step in job["steps
 
 
 def make(folder: Path, database: Database, *arguments: str, **settings: str) -> str:
-    """Run make as the workflow does, with the environment that is there already."""
+    """Run make like the workflow does, in the existing environment."""
     done = subprocess.run(
-        # Never to be made again, out of a copy that is no project to install.
+        # Never recreate it: the copy cannot be installed as a project.
         ["make", "-C", folder, f"VENV={VENV}", f"--old-file={VENV / '.demo'}", *arguments],
         env={
             "PATH": os.environ["PATH"],
@@ -70,7 +70,7 @@ def test_each_step_is_a_target_of_the_makefile():
 
 
 def test_no_test_is_left_out_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """What tests skip for is installed before them; without PostgreSQL 15 they fail there."""
+    """The workflow installs all that tests would skip for; without PostgreSQL 15 they fail."""
     runs = [step.get("run", "") for step in WORKFLOW["jobs"]["checks"]["steps"]]
     [install] = [run for run in runs if run.startswith("apt-get install")]
     assert {"postgresql-15", "pgbouncer", "chromium", "gcc"} <= set(install.split())

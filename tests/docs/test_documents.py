@@ -1,6 +1,6 @@
-"""What the documents say: links lead somewhere, and every block marked `run` is run.
+"""The documents: every link has a target, and every block marked `run` is run.
 
-The info string of a block says what becomes of it: `run` it runs here, `not tried` it does not.
+The info string of a block says whether it runs here: `run` does, `not tried` does not.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PROGRAMS = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: what stands behind the fence, and its text."""
+    """A fenced block: its info string and its text."""
 
     info: str
     text: str
@@ -118,14 +118,14 @@ class Call:
 
 @dataclass
 class Built:
-    """The demo's usage in a database, and what dbt made of it."""
+    """The demo's usage in a database, and dbt's totals."""
 
     database: Database
     project: DbtProject
     demo: Demo | None = None
 
     def rows(self, query: str) -> list[dict[str, Any]]:
-        # A time zone that no answer may depend on.
+        # No answer may depend on this time zone.
         with closing(
             psycopg.connect(
                 self.database.url, row_factory=dict_row, options="-c timezone=Asia/Kolkata"
@@ -154,7 +154,7 @@ class Built:
 
 
 def built_in(database: Database, server: Server, folder: Path, size: float = SIZE) -> Built:
-    """Send the demo's usage into a database and build."""
+    """Send the demo's usage to a database and build."""
     demo = Demo(server, folder, database=database.env["PGDATABASE"])
     story = replace(demo.prepare(size=size), end_date=END)
     demo.send(story, lambda done, days: None)
@@ -173,7 +173,7 @@ def built(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def copy(server: Server, built: Built, tmp_path: Path) -> Iterator[Built]:
-    """A copy of it, to be changed."""
+    """A copy of it that a test may change."""
     name = f"{built.database.env['PGDATABASE']}_copy"
     with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
         connection.execute(
@@ -188,7 +188,7 @@ def copy(server: Server, built: Built, tmp_path: Path) -> Iterator[Built]:
 
 @pytest.fixture
 def alone() -> Iterator[tuple[Database, Server]]:
-    """A database on a server of its own: roles are a cluster's, and other tests find none."""
+    """A database on a separate server: roles are cluster-wide, and other tests must find none."""
     for server in started_server(None, NOT_DURABLE):
         for database in fresh_database(server):
             yield database, server
@@ -255,7 +255,7 @@ def test_every_mart_tells_its_grain_in_the_database(built: Built):
 
 @pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed: apt-get install chromium")
 def test_the_docs_site_is_one_file(tmp_path: Path):
-    """Neither a database nor a network is there: `make docs` on a train."""
+    """Without database and network: `make docs` works offline."""
     venv = PROGRAMS.parent
     settings = [f"VENV={venv}", f"--old-file={venv / '.demo'}", f"DOCS={tmp_path}"]
     done = subprocess.run(
@@ -455,7 +455,7 @@ def test_the_cookbook_answers(built: Built, number: int):
 
 
 def run_shell(text: str, on: Built, folder: Path, server: Server) -> str:
-    """Run the lines of a block; dbt's in a process that has read the project already."""
+    """Run the lines of a block; dbt runs in a process that has read the project already."""
     said = ""
     for line in text.replace("\\\n", " ").splitlines():
         if not line or line.startswith("#"):
@@ -571,7 +571,8 @@ def test_the_migration_goes_as_the_guide_says(alone: tuple[Database, Server], tm
     with closing(database.connect()) as connection:
         connection.execute(OLD_TABLE)
 
-    # The package is there before its rights: what it is told waits, as the guide's last table says.
+    # The package is installed before the privileges are granted: its events wait, as the guide's
+    # last table says.
     early = "from common.tracking import track_token_usage\n" + STORY
     with closing(database.connect()) as connection:
         connection.execute("create role chat_service login")
@@ -587,7 +588,7 @@ def test_the_migration_goes_as_the_guide_says(alone: tuple[Database, Server], tm
         assert connection.execute(owners).fetchall() == [(2,)]
     code = "".join(block.text for block in blocks(GUIDE, "python") if block.runs)
     assert run_python(code, as_service(database), tmp_path) == ""
-    # The next process has sent what waited, or is about to.
+    # The next process has sent the waiting events, or is about to.
     run_shell(
         "token-tracking spool flush",
         Built(as_service(database), here.project),
@@ -857,7 +858,7 @@ def test_a_dump_comes_to_life_elsewhere(with_roles: tuple[Built, Server], tmp_pa
         run_shell(f"{stamp}\n{build}", there, tmp_path, other)
         assert there.rows(MONTHS) == source.rows(MONTHS) != []
         with closing(database.connect()) as connection:
-            # The login is made again; what it reads came with the dump.
+            # The login is created again; what it reads came with the dump.
             connection.execute(LOGIN)
             connection.execute("set role acme_reader")
             read = connection.execute(

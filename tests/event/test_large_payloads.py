@@ -1,4 +1,4 @@
-"""However large what a call is given: the event loop goes on, and what is kept is small."""
+"""Arguments of any size: the event loop is not blocked, and what is kept is small."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TOO_HUGE = "metadata: a number beyond 1.8e308; must be JSON values that any lang
 
 
 class Liar(Mapping):
-    """Says that it is empty, and never ends."""
+    """Claims to be empty, and never ends."""
 
     def __len__(self) -> int:
         return 0
@@ -43,7 +43,7 @@ class Liar(Mapping):
 
 
 class Again(Liar):
-    """Has the same name again and again."""
+    """Repeats the same name endlessly."""
 
     def __iter__(self) -> Iterator[str]:
         return itertools.repeat("tenant_id")
@@ -96,13 +96,13 @@ LARGE: dict[str, Callable[[], dict[str, object]]] = {
 @pytest.mark.timed
 @pytest.mark.parametrize("name", LARGE)
 def test_no_payload_holds_the_loop(emptied: Database, name: str):
-    """Metadata never costs its event; what else is too large is refused and kept."""
+    """Large metadata is truncated; any other value that is too large is refused and kept."""
     large = LARGE[name]()
     given = {"tenant_id": "a", "tokens": 1, "idempotency_key": "k", **large}
     is_kept = "metadata" in large
 
     async def call(tracker: UsageTracker) -> float:
-        # Of this thread alone: others may have the processor meanwhile.
+        # The processor time of this thread only: others may use the processor meanwhile.
         started = time.thread_time()
         task = asyncio.ensure_future(tracker.track_token_usage(**given))  # type: ignore[arg-type]
         await asyncio.sleep(0)
@@ -131,7 +131,7 @@ def test_no_payload_holds_the_loop(emptied: Database, name: str):
 
 def test_events_whose_fields_have_no_end_are_refused(emptied: Database):
     with UsageTracker(dsn=emptied.url) as tracker:
-        # The second one is, in the end, an event of one field, and without tokens.
+        # The second one ends up as an event of one field, and without tokens.
         good = {"tenant_id": "a", "tokens": 1}
         told = tracker.track_many_sync([Liar(), Again(), EndlessItems(good), good])
         assert told == [False, True, True, True]
@@ -209,7 +209,7 @@ FIELDS = {f"field-{number}": number for number in range(10_000)}
 def test_what_is_kept_is_cut_alike_on_both_sides(
     each_emptied: Database, payload: object, whole: bool
 ):
-    """A refused payload keeps what names it, and what tells that it was cut."""
+    """A truncated payload keeps the fields that identify it, and a mark of the truncation."""
     in_python = keepable(payload)
     for sent in (in_python.decode(), json.dumps(payload)):
         each_emptied.rows("select token_tracking_raw.reject_usage_event(%s::json, 'why')", (sent,))

@@ -1,4 +1,4 @@
-"""Metadata takes part in no total, so nothing in it costs the event; nor does a number's type."""
+"""Metadata is in no total, so no value of it may cause a refusal; nor may a number's type."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_value_that_json_has_not_is_kept_as_text(emptied: Database, name: str)
 def test_metadata_that_breaks_a_rule_costs_no_event(
     emptied: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
 ):
-    """Files and SQL refuse it; a call is kept, and that is said once."""
+    """Files and SQL refuse the event; a call's event is kept, which is logged once."""
     monkeypatch.setattr("token_tracking.client.calls._changed", set())
     event = {**GOOD, **BAD[name][0]}
     with UsageTracker(dsn=emptied.url) as tracker:
@@ -183,7 +183,7 @@ def test_any_other_number_stays_refused(tokens: object, why: str):
 
 
 def test_ids_are_text_or_uuids_and_nothing_else():
-    """They say what an event belongs to, so none is guessed."""
+    """Ids say what an event belongs to, so they are never guessed."""
     for field in ("tenant_id", "agent_id", "conversation_id", "collection_id"):
         with pytest.raises(InvalidUsageError, match=f"{field}: a number; must be text"):
             mended_metadata.event_of({**GOOD, field: 7}, NOW)

@@ -91,8 +91,8 @@ def test_of_each_field_python_and_sql_have_one_opinion(
 def assert_same_verdicts(
     connection: psycopg.Connection[tuple], events: list[dict[str, object]]
 ) -> None:
-    """In one batch, so that a bad one must not touch its neighbours."""
-    # Each with a key of its own: another rule decides about equal keys.
+    """In one batch, in which a bad event must not affect its neighbours."""
+    # Each has its own key: another rule decides about equal keys.
     for number, fields in enumerate(events):
         if isinstance(fields.get("idempotency_key"), str) and fields["idempotency_key"]:
             fields["idempotency_key"] = f"{number}{fields['idempotency_key']}"
@@ -117,7 +117,7 @@ LABELS = st.one_of(
     st.text(st.sampled_from(" \t\n\x0b\x0cvVxé\u00a0\u0130\0"), max_size=6),
     st.sampled_from(["vector_search", "Vector", "embed", "v", "\x0b"]),
 )
-# Where one key comes again with another payload, too.
+# Also if a key is reused with another payload.
 LABELLED = st.fixed_dictionaries(
     {"idempotency_key": st.sampled_from(["k", "l"])},
     optional={"token_type": LABELS, "operation": LABELS, "tokens": st.integers(0, 1)},
@@ -147,7 +147,7 @@ def test_each_postgresql_gives_the_same_verdicts_and_rows(
     data: st.DataObject,
 ):
     for number, fields in enumerate(events):
-        if fields.get("idempotency_key") is None:  # else it would be made at random
+        if fields.get("idempotency_key") is None:  # or else a random one is made
             fields["idempotency_key"] = f"number {number}"
     form = data.draw(st.sampled_from([json.dumps, as_all_canonical]))
     text = form(events)
@@ -159,7 +159,7 @@ def as_all_canonical(events: list[dict[str, object]]) -> str:
 
 
 def outcome_of(connection: psycopg.Connection[tuple], text: str) -> list[object]:
-    """Send a batch twice and return the answers and all rows, of which nothing is left behind."""
+    """Send a batch twice; return the answers and all rows, and leave no rows behind."""
     with connection.transaction(force_rollback=True):
         answers: list[object] = [connection.execute(BATCH, (text,)).fetchone() for _ in range(2)]
         return answers + [connection.execute(query.encode()).fetchall() for query in ALL_ROWS]
@@ -219,7 +219,7 @@ def test_a_tracker_answers_whatever_it_is_given_and_keeps_it(
     assert events_after - events_before == after.recorded - before.recorded
     refused = refused_payloads(calls)
     assert after.rejected - before.rejected == len(refused)
-    # One that is sent again with its key is kept once.
+    # A payload that is sent again with its key is kept once.
     assert kept_after == len(set(refused))
 
 
@@ -234,7 +234,7 @@ def refused_payloads(calls: list[dict[str, object]]) -> list[bytes]:
         given.setdefault("idempotency_key", f"made for call {number}")
         try:
             event_of(given, datetime.now(UTC))
-        except Exception as error:  # of the rules, or of a value's own methods
+        except Exception as error:  # raised by the rules, or by a value's own methods
             if not (isinstance(error, InvalidUsageError) and error.reason == NO_TOKENS):
                 refused.append(keepable(given))
     return refused

@@ -1,4 +1,4 @@
-"""The rules in Python, and that SQL gives the same verdicts, of one rule in the same words."""
+"""The rules in Python; SQL must give the same verdicts, with the same text for one broken rule."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_python_accepts_what_sql_accepts(emptied: Database, name: str):
     for text in (json.dumps([event]), f"[{wire.payload.decode()}]"):
         count = "select recorded + duplicates from token_tracking_raw.track_token_usage_batch(%s)"
         assert emptied.value(f"{count}".replace("%s", "%s::json"), (text,)) == 1
-    # Both texts are one event, both ways in: what Python sends means what the caller said.
+    # Both texts must give the same event in both ways: Python must not change the caller's meaning.
     assert emptied.value("select count(*) from token_tracking_raw.usage_events") == 1
     assert emptied.value("select count(*) from token_tracking_raw.usage_event_conflicts") == 0
 
@@ -149,7 +149,7 @@ def test_what_is_usual_is_what_all_rules_make_of_it(
 
     event = {**USUAL, "metadata": metadata, **changes}
     if event["idempotency_key"] is None:
-        event["idempotency_key"] = "k"  # else each time another one
+        event["idempotency_key"] = "k"  # or else each call makes a new one
     quickly = outcome()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(rules, "_usual_event", lambda *_: None)

@@ -1,4 +1,4 @@
-"""One meaning on each PostgreSQL: labels, verdicts and totals; and what an older one recorded."""
+"""Labels, verdicts and totals are the same on each PostgreSQL, also for rows of an older one."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_calls_recorded_without_their_v_are_known(
     execute(each_database, OF_18)
     assert send(each_database, form([*events[:2], *others]))[2] == 4
     upgrade(each_database)
-    # Those that were none are gone.
+    # False conflicts, which only the letters v caused, are gone.
     assert each_database.rows(CONFLICTS) == [("0",), ("2",)]
     assert send(each_database, form(events)) == (0, 4, 0, 0, None)
     *counts, problems = send(each_database, form(others))
@@ -108,7 +108,7 @@ def test_calls_recorded_without_their_v_are_known(
 
 @each_form
 def test_labels_that_differ_in_a_v_are_two(each_database: Database, form: Callable[[list], str]):
-    """Of what was recorded since the upgrade, also where there are rows of before."""
+    """For events recorded since the upgrade, also if there are older rows."""
     at_version_3(each_database, OF_15)
     send(each_database, form([event("old", operation="v")]))
     upgrade(each_database)

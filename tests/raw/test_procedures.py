@@ -104,7 +104,7 @@ def test_a_bad_event_is_refused_with_its_field_and_stops_no_other(
     [(payload, reason)] = each_emptied.rows(
         "select payload::text, reason from token_tracking_raw.usage_event_rejections"
     )
-    # To the letter, but that what jsonb cannot hold is there as the text of its escape.
+    # Unchanged, except that characters that jsonb cannot hold are kept as their escapes.
     if len(sent := json.dumps(bad)) <= MAX_KEPT_BYTES:
         assert payload == re.sub(r"\\(u0000|ud[89a-f]..)", r"\\\\\1", sent)
     else:
@@ -191,7 +191,7 @@ def test_nothing_told_is_no_event_of_zero_tokens(each_emptied: Database):
 def test_one_thousand_keys_from_32_connections_in_different_orders(
     each_emptied: Database, form: Callable[[list], str]
 ):
-    """No deadlock, no key lost, no key twice."""
+    """There is no deadlock, no key is lost, and none is recorded twice."""
     events = [event(f"key-{number}", tokens=number) for number in range(1, 1001)]
     ready = threading.Barrier(32)
     counts: list[tuple] = []
@@ -225,7 +225,7 @@ def test_one_thousand_keys_from_32_connections_in_different_orders(
 def test_a_waiting_duplicate_sees_the_row_it_waited_for(
     each_database: Database, form: Callable[[list], str]
 ):
-    """The key is taken by a transaction that commits, or rolls back, while another one waits."""
+    """Another transaction waits while the one that holds the key commits or rolls back."""
     for commits, expected in ((True, (2, 1, 1, 0)), (False, (4, 0, 0, 0))):
         key = f"{form.__name__}-{commits}"
         before, after = event(f"a{key}"), event(f"z{key}")
@@ -287,7 +287,7 @@ def test_the_commit_is_durable_whatever_the_session_says(each_emptied: Database,
         ):
             with connection.transaction():
                 connection.execute(call)
-                # What holds at the commit, which comes after the procedure has returned.
+                # Constraints that are checked at commit, after the procedure has returned.
                 assert connection.execute("show synchronous_commit").fetchone() == ("on",)
             assert connection.execute("show synchronous_commit").fetchone() == (level,)
 
@@ -321,7 +321,7 @@ def test_one_event_by_the_single_procedure(each_emptied: Database):
     ],
 )
 def test_the_single_procedure_needs_no_closer_look(each_emptied: Database, arguments: str):
-    """It hands on what is recorded in one pass."""
+    """It passes events on in the form that the batch records in one pass."""
     with closing(each_emptied.connect()) as connection, connection.transaction(force_rollback=True):
         connection.execute(
             "create or replace function token_tracking_raw.cleaned_events("
@@ -469,7 +469,7 @@ def test_a_search_path_of_the_caller_changes_nothing(database: Database):
 
 
 def test_equal_refusals_without_a_key_are_each_kept(each_emptied: Database):
-    """Nobody can say that they are one call; by the batch, a null key is none either."""
+    """Nothing shows that they are one call; in a batch, a null key counts as missing, too."""
     for _ in range(3):
         call = "select token_tracking_raw.track_token_usage('acme', -1)"
         assert each_emptied.value(call) is False
@@ -535,7 +535,7 @@ def test_a_key_twice_in_a_batch_needs_no_closer_look(each_emptied: Database):
 def test_known_keys_and_conflicts_never_read_the_whole_table(
     each_database: Database, form: Callable[[list], str]
 ):
-    """Nor do they after plans were made, and kept, for an empty table."""
+    """Nor with plans that were cached when the table was empty."""
 
     def array(start: int, tokens: int) -> str:
         return form([event(f"k{number}", tokens=tokens) for number in range(start, start + 20)])

@@ -1,4 +1,4 @@
-"""The roles of the raw schema: who makes them, and what a writer may and above all may not.
+"""The roles of the raw schema: who creates them, and what a writer may and may not do.
 
 On servers of their own, for roles belong to a cluster and other tests' builds must find none.
 """
@@ -191,7 +191,7 @@ def test_a_conflict_says_nothing_of_the_recorded_event(raw: Database):
 
 
 def test_a_writer_can_guess_what_was_recorded(raw: Database):
-    """The limit that docs/roles.md names: many guesses in one call, and no trace of them."""
+    """The limit stated in docs/roles.md: one call can make many guesses, without a trace."""
     event = {"tenant_id": "acme", "idempotency_key": "guessed", "tokens": 79}
     guesses = [{**event, "tokens": tokens} for tokens in range(100)]
     with closing(login(raw, "service")) as connection:
@@ -235,7 +235,7 @@ CAUGHT = """
 
 
 def make_evil(connection: psycopg.Connection[tuple]) -> None:
-    """Give every function and operator that is used another meaning, in a schema evil."""
+    """Redefine every function and operator in use, in the schema `evil`."""
     connection.execute("grant usage on schema evil to public")
     connection.execute("create table evil.nothing ()")
     connection.execute(CAUGHT)
@@ -270,7 +270,7 @@ TEMPORARY = (
 
 @pytest.fixture(scope="module")
 def evil(raw: Database) -> Database:
-    """A writer's schema with another meaning of every function and operator that is used."""
+    """A writer's schema that redefines every function and operator in use."""
     execute(raw, "create schema evil authorization mallory")
     with closing(login(raw, "mallory")) as connection:
         make_evil(connection)
@@ -280,7 +280,7 @@ def evil(raw: Database) -> Database:
 def attack(
     database: Database, prefix: str, path: str = "pg_temp, evil, pg_catalog"
 ) -> list[tuple[object, ...]]:
-    """Call every procedure from a session in which every name means something else first."""
+    """Call every procedure from a session whose search path finds the redefinitions first."""
     event = {
         "tenant_id": prefix,
         "idempotency_key": "1",
@@ -381,7 +381,7 @@ def test_whatever_runs_as_the_owner_has_a_fixed_search_path(raw: Database):
 
 
 def rights(database: Database) -> list[tuple]:
-    """Return what belongs to whom and who may do what with it."""
+    """Return the owners and privileges of all objects."""
     return database.rows(
         "select oid::regclass::text, relowner::regrole::text, relacl::text from pg_class"
         " where relnamespace::regnamespace::text like 'token_tracking%'"
@@ -399,7 +399,7 @@ def test_applying_again_changes_nothing(raw: Database):
         with closing(login(raw, "admin")) as connection:
             apply(connection)
         assert rights(raw) == before
-    # A superuser's apply leaves nothing that is the superuser's.
+    # A superuser's apply leaves no object owned by the superuser.
     execute(raw, "drop function token_tracking_raw.void_token_usage")
     with closing(raw.connect()) as connection:
         Roles().apply(connection)
@@ -483,7 +483,7 @@ def test_what_one_role_had_made_is_taken_over(raw: Database):
 
 
 def test_what_others_were_granted_by_name_is_taken_and_told(raw: Database):
-    """As in a database where services wrote before there were roles, one of them granting on."""
+    """Like in a database that services wrote to before the roles existed, one with grant option."""
     schema = "token_tracking_raw"
     others = ("clerk", "old service", "stranger")
     execute(raw, *(f'create role "{name}" login' for name in others))
@@ -530,7 +530,7 @@ def test_what_others_were_granted_by_name_is_taken_and_told(raw: Database):
 
 
 def test_services_that_write_already_go_on_writing(raw: Database):
-    """In the order of docs/roles.md: group and membership first, then the rights of the group."""
+    """In the order of docs/roles.md: group and membership first, then the group's privileges."""
     before = Database(raw.url.replace("/raw?", "/order?"), {**raw.env, "PGDATABASE": "order"})
     execute(raw, 'create database "order" owner admin')
     call = "select token_tracking_raw.track_token_usage('acme', 5)"
@@ -553,7 +553,7 @@ def test_services_that_write_already_go_on_writing(raw: Database):
 
 
 def test_the_schemas_owner_needs_no_right_on_the_database_to_upgrade(raw: Database):
-    """As after a hand-over: the one who upgrades is a member of the owner, and no more."""
+    """Like after a change of ownership: the upgrading role is only a member of the owner."""
     execute(raw, "create role upgrader login in role token_tracking_owner")
     try:
         with closing(login(raw, "upgrader")) as connection:

@@ -1,4 +1,4 @@
-"""Applying the raw schema: again, at once, from an older version, on other servers."""
+"""Applying the raw schema: repeatedly, concurrently, from an older version, on other servers."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_an_apply_that_waits_for_a_reader_says_for_whom(empty_database: Database
 
 
 def test_an_apply_of_a_program_before_breaks_nothing(empty_database: Database):
-    """It takes its turn at an advisory lock, which this one does not know of."""
+    """An older program's apply holds an advisory lock, which this version ignores."""
     apply(empty_database)
     with closing(psycopg.connect(empty_database.url)) as older:
         older.execute("select pg_advisory_xact_lock(hashtextextended('token_tracking_raw', 0))")

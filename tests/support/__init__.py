@@ -1,4 +1,4 @@
-"""What tests share; no test module imports another one."""
+"""Code shared by tests; no test module imports another one."""
 
 from pathlib import Path
 

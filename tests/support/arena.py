@@ -1,4 +1,4 @@
-"""One server, one database, a proxy before it, clients under load, and the check after it all."""
+"""A server, a database, a proxy in front of it, clients under load, and the final check."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def become_folder(path: Path) -> None:
     path.mkdir()
 
 
-# What can be done at any moment to a file that its process has open, so that all of it is there.
+# Changes of an open file that are possible at any moment and lose nothing.
 TAKINGS: list[Callable[[Path], object]] = [
     lambda path: Path(f"{path}-wal").unlink(),
     lambda path: path.unlink(),
@@ -77,7 +77,7 @@ def _zero_a_page(log: Path) -> None:
     log.write_bytes(content)
 
 
-# What a disk can do to the write-ahead log of a process that was killed.
+# Damage by a disk to the write-ahead log of a killed process.
 DAMAGES: list[Callable[[Path], object]] = [
     _flip_a_bit,
     _zero_a_page,
@@ -87,7 +87,7 @@ DAMAGES: list[Callable[[Path], object]] = [
 
 
 class Arena:
-    """Everything of one schedule."""
+    """The state of one schedule."""
 
     def __init__(self, server: Server, database: Database, folder: Path, clock: Clock) -> None:
         self.server = server
@@ -171,7 +171,7 @@ class Arena:
             )
 
     def take_a_spool_file(self, living: list[str], taking: Callable[[Path], object]) -> None:
-        """Do that to a file in use, and wait until every client has gone on since then."""
+        """Apply the change to a file in use, and wait until every client has continued."""
 
         def sizes() -> list[int]:
             notes = [self.notes / f"{name}.acknowledged" for name in living]
@@ -199,7 +199,7 @@ class Arena:
         taking(taken)
         self.taken.append(taken)
         until(lambda: bool(files() - before), what="a new spool file")
-        # Their next answers come after what waited was moved.
+        # Their next answers arrive after the waiting requests were moved.
         for _ in range(2):
             reached = sizes()
             until(
@@ -235,8 +235,8 @@ class Arena:
             assert code in {0, -signal.SIGKILL}, f"{name} ended with {code}"
 
     def drain(self) -> None:
-        """Bring in what ended processes left, as the next process does."""
-        for path in self.taken:  # what was put in its place is nobody's
+        """Send what ended processes left, like the next process does."""
+        for path in self.taken:  # the file put in its place belongs to no process
             if path.is_symlink():
                 path.unlink()
             elif path.is_dir():
@@ -252,7 +252,7 @@ class Arena:
         ]
 
     def check(self) -> int:
-        """Assert what must be so after any faults; return the number of acknowledged calls."""
+        """Assert what must hold after any faults; return the number of acknowledged calls."""
         rows = self.database.rows(
             "select conversation_id, count(*)::int from token_tracking_raw.usage_events group by 1"
         )
@@ -266,7 +266,7 @@ class Arena:
         rejections = "select count(*)::int from token_tracking_raw.usage_event_rejections"
         assert self.database.value(rejections) == 0, "refused what was accepted"
         missing = set(acknowledged) - recorded - old_calls.keys()
-        # Of what a disk lost it is told how much.
+        # The number of requests that a disk lost is reported.
         told = sum(count for _, count in kept_aside(self.spool))
         lost = f"{len(missing)} of {len(acknowledged)} acknowledged are lost, {told} told"
         assert len(missing) <= told, lost
@@ -290,7 +290,7 @@ class Arena:
 
 
 def run_schedule(arena: Arena, seed: int, steps: int, **options: object) -> int:
-    """Let two clients work while things break in an order that the seed decides."""
+    """Run two clients while faults occur in an order that the seed determines."""
     chance = random.Random(seed)
     number = 0
     living: list[str] = []
@@ -339,7 +339,7 @@ def run_schedule(arena: Arena, seed: int, steps: int, **options: object) -> int:
         arena.hold_the_table(0.1 + 0.7 * chance.random())
 
     def take_a_spool_file() -> None:
-        """In an outage: calls go on in a new file, with all that waited in this one."""
+        """In an outage, calls continue in a new file, with all requests that waited in this one."""
         arena.proxy.refusing = True
         arena.proxy.cut()
         arena.take_a_spool_file(living, chance.choice(TAKINGS))

@@ -31,7 +31,7 @@ def _ahead(delta: timedelta) -> str:
     return (datetime.now(UTC) + delta).isoformat()
 
 
-# What each is about, and the field that the reason names.
+# The case, and the field that the reason names.
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "negative tokens": ({"tokens": -1}, "tokens"),
     "negative output_tokens": ({"output_tokens": -1}, "output_tokens"),
@@ -101,13 +101,13 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a number as time": ({"occurred_at": 1767323045}, "occurred_at"),
 }
 
-# These, too; but a call of the library that names no number is none and answers True.
+# Bad for SQL, too; but a library call without any number is a no-op and returns True.
 WITHOUT_NUMBER: dict[str, tuple[dict[str, Any], str]] = {
     "no number of tokens": ({"tokens": None}, "tokens"),
     "no number but in metadata": ({"tokens": None, "metadata": {"tokens": 5}}, "tokens"),
 }
 
-# Each is accepted; the second is what the row then holds.
+# Each event is accepted; the second value is what its row holds.
 EDGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "2**40 tokens": ({"tokens": 2**40}, {"tokens": 2**40}),
     "the sum of the parts": (
@@ -174,7 +174,7 @@ EDGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def as_if_canonical(fields: dict[str, object]) -> str:
-    """Write whatever it is as `to_wire` would: compact, in the columns' order, nothing null."""
+    """Write any value like `to_wire`: compact, in column order, without nulls."""
     has_parts = any(fields.get(name) is not None for name in ("input_tokens", "output_tokens"))
     fields = {
         "idempotency_key": "k",

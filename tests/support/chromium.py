@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROGRAM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-PATIENCE = 60  # seconds for one answer, on a machine with other things to do
+PATIENCE = 60  # seconds for one answer, on a busy machine
 _QUIET = (
     "--no-first-run",
     "--disable-background-networking",
@@ -63,12 +63,12 @@ class Browser:
             self._events.append(answer)
 
     def events(self, session: str) -> list[dict[str, Any]]:
-        """Return what a page has told so far."""
+        """Return the events that a page has sent so far."""
         return [event for event in self._events if event.get("sessionId") == session]
 
     @contextmanager
     def page(self, file: Path, *, width: int = 1280, height: int = 900) -> Iterator[Page]:
-        """Open a file in a tab of its own, ready when its charts are drawn."""
+        """Open a file in a new tab; return when its charts are drawn."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session)
@@ -102,7 +102,7 @@ class Page:
         return self.browser.call(method, self.session, **parameters)
 
     def resize(self, width: int, height: int) -> None:
-        """Give the tab a size, as a phone where it is narrow."""
+        """Set the tab's size; a narrow one emulates a phone."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -140,7 +140,7 @@ class Page:
         return found
 
     def requests(self) -> list[str]:
-        """Return the addresses of everything that the page asked for."""
+        """Return the URLs of everything that the page requested."""
         return [
             event["params"]["request"]["url"]
             for event in self.browser.events(self.session)
@@ -148,7 +148,7 @@ class Page:
         ]
 
     def press(self, key: str) -> None:
-        """Press a key on what has the focus."""
+        """Press a key on the focused element."""
         text = {"Enter": "\r", " ": " "}.get(key)
         for kind in ("keyDown", "keyUp"):
             extra = {"text": text} if kind == "keyDown" and text else {}
@@ -173,7 +173,7 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, *, whole: bool = False) -> bytes:
-        """Return the tab as PNG, all of it or what is in view."""
+        """Return a PNG of the whole tab or of its visible part."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         return base64.b64decode(data)
 
@@ -185,7 +185,7 @@ class Page:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Run Chromium with a profile that is gone afterwards."""
+    """Run Chromium with a temporary profile."""
     assert PROGRAM is not None
     reads_commands, commands = os.pipe()
     answers, writes_answers = os.pipe()

@@ -1,4 +1,4 @@
-"""The clock of a server under libfaketime, to be set while the server runs."""
+"""The clock of a server under libfaketime, which can be set while the server runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Clock:
         if not LIBRARIES:
             left_out = pytest.fail if os.environ.get("GITHUB_ACTIONS") else pytest.skip
             left_out("libfaketime is not installed: apt-get install libfaketime")
-        self.folder.chmod(0o755)  # a root's server runs as somebody else
+        self.folder.chmod(0o755)  # root's server runs as another user
         self.set(0)
         self._file.chmod(0o644)
 

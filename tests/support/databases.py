@@ -21,7 +21,7 @@ from token_tracking.raw.schema import apply_schema
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
 
-# Another PostgreSQL than the embedded one for all tests but those that start servers themselves.
+# A PostgreSQL to use instead of the embedded one, except in tests that start servers themselves.
 GIVEN_BY = "TOKEN_TRACKING_TEST_POSTGRES"
 
 
@@ -60,7 +60,7 @@ class Database:
 def started_server(bin_dir: Path | None, settings: dict[str, str]) -> Iterator[Server]:
     """Run a server in a short-named temporary folder, and remove both in the end."""
     folder = Path(tempfile.mkdtemp(prefix="tt-"))
-    folder.chmod(0o755)  # a root's server runs as somebody else
+    folder.chmod(0o755)  # root's server runs as another user
     server = (
         Server(folder / "data", settings=settings)
         if bin_dir is None
@@ -79,14 +79,14 @@ def started_server(bin_dir: Path | None, settings: dict[str, str]) -> Iterator[S
 
 
 def debian_15() -> Path:
-    """Return the folder of its programs; without it a test is skipped, in the workflow it fails."""
+    """Return the folder of its programs; if it is missing, skip the test, or fail it in CI."""
     if not DEBIAN_15.is_dir():
         left_out("PostgreSQL 15 is not installed: apt-get install postgresql-15")
     return DEBIAN_15
 
 
 def left_out(reason: str) -> NoReturn:
-    """Skip the test for what is not installed; in the workflow it fails."""
+    """Skip the test because something is not installed, or fail it in CI."""
     if os.environ.get("GITHUB_ACTIONS"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -115,7 +115,7 @@ _EMPTY = (
 
 
 def emptied_database(server: Server) -> Database:
-    """Return the worker's database for tests that only write events: emptied, not made anew."""
+    """Return the worker's database for tests that only write events: emptied, not recreated."""
     if server.data_dir not in _emptied:
         name = f"test_{os.getpid()}_emptied"
         with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:

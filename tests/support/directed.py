@@ -102,7 +102,7 @@ def two_builds_wait(project: DbtProject, warehouse: Warehouse) -> None:
 
 
 def payer_loses_everything(project: DbtProject, warehouse: Warehouse) -> None:
-    """The only event of a payer's day turns out to be somebody else's."""
+    """The only event of a payer's day turns out to be another payer's."""
     warehouse.insert([Event("1", NOON, agent="bot"), Event("2", NOON, "other")])
     project.must("run")
     warehouse.insert(owners=[("bot", NOON - DAY, "owner")])
@@ -327,7 +327,7 @@ def changed_view(project: DbtProject, warehouse: Warehouse) -> None:
 
 
 def made_anew(project: DbtProject, warehouse: Warehouse) -> None:
-    """A rollup that was dropped and made anew, empty, is filled again; views on it stay."""
+    """A rollup that was dropped and recreated empty is filled again; its views stay."""
     warehouse.insert([Event("1", NOON, agent="bot")])
     project.must("run")
     with closing(warehouse.connect()) as connection:
@@ -445,7 +445,7 @@ def written(warehouse: Warehouse) -> list[tuple[str, ...]]:
 
 
 def until_waiting_for(warehouse: Warehouse, relation: str, builds: int = 1) -> None:
-    """Return once so many builds wait for a lock on a relation."""
+    """Return once the given number of builds wait for a lock on a relation."""
     deadline = time.monotonic() + 30
     while (
         len(

@@ -1,4 +1,4 @@
-"""How late an event loop is, for a process that has loaded nothing else than a service has."""
+"""Measures how late an event loop is, in a process that loads no more than a service does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Heartbeat:
-    """A task that only sleeps: how late it is woken, and how much of that is the process's doing.
+    """A task that only sleeps: measures how late it wakes up, and how much the process caused.
 
     Linux tells how long a thread was ready to run and had no processor: that is the machine's
     doing, of each of our threads, for any may have held the interpreter meanwhile. The rest is

@@ -1,4 +1,4 @@
-"""How long the tests run that can run longer: `make soak` sets it."""
+"""The duration of the scalable tests, which `make soak` sets."""
 
 from __future__ import annotations
 

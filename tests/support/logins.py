@@ -38,7 +38,7 @@ def execute(database: Database, *statements: str, user: str = "postgres") -> Non
 
 @contextmanager
 def managed_database(server: Server, name: str, *logins: str) -> Iterator[Database]:
-    """Make a database as on managed PostgreSQL: all by a role that is no superuser."""
+    """Create a database like on managed PostgreSQL: all by a role that is not a superuser."""
     database = Database(server.url(name), server.environment(name))
     with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
         connection.execute("create role admin login createrole")

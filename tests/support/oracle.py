@@ -39,7 +39,7 @@ class Snapshot:
         return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid))
 
     def sees(self, xid: int) -> bool:
-        """Say whether a committed transaction had committed when the snapshot was taken."""
+        """Return whether a committed transaction had committed when the snapshot was taken."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.in_progress)
 
 
@@ -79,7 +79,7 @@ def packaged_aliases() -> dict[tuple[str, str], str]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a build was told."""
+    """The settings of a build."""
 
     billing_timezone: str = "UTC"
     token_types: tuple[str, ...] = TOKEN_TYPES

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "token_tracking"
 LONGEST_BUILD = 120  # seconds
-# A test that warns is one about the data, not about the project.
+# A warning test is about the data, not about the project.
 STRICT = '{"error": "all", "warn": ["TypeCodeNotFound", "LogTestResult"]}'
 
 _forks = multiprocessing.get_context("forkserver")
@@ -36,7 +36,7 @@ _manifests: list[Any] = []
 
 @dataclass(frozen=True)
 class Edit:
-    """Another text in one place of one file of the project."""
+    """A replacement of one text in one file of the project."""
 
     file: str
     old: str
@@ -45,7 +45,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """How a build ended: every node's status and message, and what stopped it before any node."""
+    """The result of a build: each node's status and message, or the error before any node."""
 
     statuses: dict[str, str] = field(default_factory=dict[str, str])
     messages: dict[str, str] = field(default_factory=dict[str, str])
@@ -54,7 +54,7 @@ class BuildResult:
 
     @property
     def green(self) -> bool:
-        """Say whether every node succeeded; a test may warn."""
+        """Return whether every node succeeded; a test may warn."""
         good = {"success", "pass", "warn", "skipped", "no-op"}
         return not self.killed and self.error is None and set(self.statuses.values()) <= good
 
@@ -71,7 +71,7 @@ class BuildResult:
 
 @dataclass
 class RunningBuild:
-    """A build on its way, in a worker that takes the next one afterwards."""
+    """A running build, in a worker that takes the next one afterwards."""
 
     process: BaseProcess
     pipe: Connection
@@ -97,7 +97,7 @@ class RunningBuild:
         return result
 
     def kill(self) -> None:
-        """Kill the build with SIGKILL; wait() then says so, or how it had ended before."""
+        """Kill the build with SIGKILL; wait() then returns that, or the result if it had ended."""
         self.killed = True
         self.process.kill()
 
@@ -169,7 +169,7 @@ def _work(pipe: Connection) -> None:
 
 
 def is_read() -> bool:
-    """Say whether this process has read the project, as its children then have."""
+    """Return whether this process, and so its children, have read the project."""
     return bool(_manifests)
 
 
@@ -209,7 +209,7 @@ def _options(scratch: Path) -> list[str]:
 
 
 def _in_database(manifest: Any, database: str) -> Any:
-    """Let the project's nodes live in another database than the one that it was read for."""
+    """Move the project's nodes to another database than the one that it was read for."""
     for node in (*manifest.nodes.values(), *manifest.sources.values()):
         old = node.database
         node.database = database
@@ -219,7 +219,7 @@ def _in_database(manifest: Any, database: str) -> Any:
 
 
 def _apply(edit: Edit, manifest: Any) -> None:
-    """Edit the project as it was read; the old text must be there once."""
+    """Edit the project in memory; the old text must occur once."""
     texts = [
         (thing, name)
         for things, name in ((manifest.macros, "macro_sql"), (manifest.nodes, "raw_code"))

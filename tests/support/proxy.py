@@ -1,4 +1,4 @@
-"""A TCP proxy before PostgreSQL that fails on demand."""
+"""A TCP proxy in front of PostgreSQL that fails on demand."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Proxy:
         return f"host=127.0.0.1 port={self.port} user=postgres dbname={database} sslmode=disable"
 
     def cut(self) -> None:
-        """Cut every connection that there is."""
+        """Cut all connections."""
         with self._lock:
             links, self.links = self.links, set()
         for link in links:

@@ -1,4 +1,4 @@
-"""What hypothesis makes: text, numbers, JSON, times, events."""
+"""Hypothesis strategies: text, numbers, JSON, times, events."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ VALUES = {
 }
 
 
-# A good event with one or two fields of any value, so that each rule has its turn.
+# A valid event with arbitrary values in one or two fields, so that each rule is tested.
 LIKELY = st.lists(
     st.sampled_from(EVENT_FIELDS).flatmap(
         lambda field: st.tuples(st.just(field), st.one_of(VALUES.get(field, TEXT), JSON))

@@ -1,4 +1,4 @@
-"""Waiting for what is to come, and counting calls that ended."""
+"""Waiting for conditions, and counting finished calls."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def until(condition: Callable[[], bool], seconds: float = 30, what: str = "") ->
 
 
 def ended(stats: TrackerStats | dict[str, object]) -> int:
-    """Return how many calls ended, in whichever way."""
+    """Return how many calls have ended, with any outcome."""
     counts = stats if isinstance(stats, dict) else dataclasses.asdict(stats)
     return sum(int(str(counts[name])) for name in ENDINGS)

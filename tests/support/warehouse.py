@@ -32,7 +32,7 @@ ROLLUPS = tuple(mart for mart in COLUMNS if mart not in {"unmapped_labels", "ten
 
 
 class WrongTotalsError(AssertionError):
-    """A mart is not what the oracle says, or was written where nothing had changed."""
+    """A mart differs from the oracle, or was written although nothing had changed."""
 
 
 # Parts of an event's tokens: by default it has both, neither of them 0 nor equal to the other.
@@ -41,7 +41,7 @@ A_HALF, A_THIRD = -2, -3
 
 @dataclass(frozen=True)
 class Event:
-    """A row for usage_events; only what a test is about needs to be told."""
+    """A row for usage_events; a test sets only the fields that it is about."""
 
     key: str
     occurred_at: datetime
@@ -128,7 +128,7 @@ class Warehouse:
             )
 
     def marts(self) -> Marts:
-        """Read every mart that there is, sorted, instants in UTC."""
+        """Read every existing mart, sorted, with instants in UTC."""
         with closing(self.connect()) as connection:
             there = {
                 name
@@ -171,7 +171,7 @@ class Warehouse:
             return connection.execute(query).fetchall()  # type: ignore[arg-type]
 
     def expected(self) -> Marts:
-        """Return what the oracle says for the events that the saved snapshot sees."""
+        """Return the oracle's marts for the events that the saved snapshot sees."""
         with closing(self.connect()) as connection:
             raw = Raw.read(connection)
         _, snapshot = self.status()["int_usage__hourly"]

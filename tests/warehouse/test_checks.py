@@ -1,4 +1,4 @@
-"""The dbt data tests: each is seen to find the one thing that it guards against."""
+"""Proof for the dbt data tests that each one finds the fault that it guards against."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Checked:
-    """A database of its own with a warehouse that is right, until a test damages it."""
+    """A database with a correct warehouse, which a test damages."""
 
     warehouse: Warehouse
     project: DbtProject
@@ -61,7 +61,7 @@ class Checked:
             return list(rows)
 
     def sees(self, test: str, *expected: Row) -> None:
-        """Let both forms of a test run, and see both fail with exactly these rows."""
+        """Run both forms of a test, and expect both to fail with exactly these rows."""
         names = [test, test + FULL] if test + FULL in FORMS else [test]
         result = self.project.run("test", "--select", *names)
         assert result.statuses | dict.fromkeys(names, "fail") == result.statuses, result.messages
@@ -75,7 +75,7 @@ FORMS: set[str] = set()
 
 @pytest.fixture(scope="module")
 def built(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """A month of usage, and one more build over a day with all that makes a day difficult."""
+    """A month of usage, and another build after a day with all the difficult cases."""
     with contextmanager(fresh_database)(server) as database:
         warehouse = Warehouse(database)
         project = DbtProject(
@@ -173,7 +173,7 @@ DROP_INDEXES = (
             FIRST.format("event_count = event_count + 1"),
             [{"model": "gpt-4o", "found_event_count": 2, "expected_event_count": 1}],
         ),
-        # The sums are right, but of two rows where the grain has one.
+        # The sums are right, but there are two rows where the grain allows one.
         (
             DROP_INDEXES.format(BASE)
             + f"update {BASE} set tokens = tokens / 2, input_tokens = input_tokens / 2,"
@@ -329,7 +329,7 @@ def test_a_view_has_one_row_per_key(checked: Checked) -> None:
     ],
 )
 def test_a_rollup_equals_the_sum_of_the_finer_one(checked: Checked, mart: str, test: str) -> None:
-    """More, missing, surplus and repeated, each in a row of its own."""
+    """Larger, missing, surplus and repeated values, each on its own row."""
     table = f"token_tracking.{mart}"
     has_parts = mart != "daily_agent_token_usage"
     checked.execute(
@@ -462,7 +462,7 @@ def test_labels_of_the_list_and_of_the_type(checked: Checked) -> None:
     checked.execute("alter type token_tracking.token_type add value 'video'")
     refused = checked.project.run("test", "--select", "labels_agree")
     assert "was [llm, embedding, fine_tuning, unknown, video]" in refused.said
-    # What every command does first would add a label that is missing, and refuses one too many.
+    # The start of every command would add a missing label, and refuses an extra one.
     unprepared = Edit("macros/protocol/prepare_warehouse.sql", "{% do create_enum_types() %}", "")
     project = DbtProject(checked.project.env, checked.project.scratch, (unprepared,))
     types = ["llm", "embedding", "fine_tuning", "unknown", "image"]
@@ -489,11 +489,11 @@ def test_what_a_build_did_not_change_is_compared_at_night(checked: Checked) -> N
     }
     expected = {"monthly_equals_sum_of_daily_full", "every_total_agrees_full"}
     assert failing == expected | {"tenants_equal_sum_of_months"}
-    # The copy's identity is another one, so this build makes everything anew, and compares it.
+    # The copy has another identity, so this build rebuilds everything, and compares it.
     checked.project.must("build")
     checked.execute(old)
     assert checked.project.run(*OF_A_BUILD).statuses["monthly_equals_sum_of_daily"] == "fail"
-    # The next one has nothing new, and repeats no comparison of all history.
+    # The next build finds nothing new, and does not compare all history again.
     checked.project.must("build")
 
 
@@ -575,7 +575,7 @@ def test_ids_that_look_alike_are_told_with_their_tokens(checked: Checked) -> Non
         assert tokens["model", "GPT-4o"] == 100
         assert len({row["spelling"] for row in rows}) == len(ids)
         assert all(row["spelling"].isascii() for row in rows)
-    # Of a month that no build has touched since only the night speaks.
+    # Only the nightly form reports a month that no build has touched since.
     checked.warehouse.insert([Event("later", NOON + 40 * DAY, "new")])
     checked.project.must("build")
     assert checked.found("ids_that_look_alike") == []
@@ -647,7 +647,7 @@ def test_aliases_since_the_build_are_no_difference_which_is_said(checked: Checke
         assert statuses["nothing_to_check"] == "warn"
         [row] = checked.found("nothing_to_check")
         assert row["finding"] == "nothing to check: label_aliases changed since the build"
-    # With these aliases the past is counted anew, and compared.
+    # With these aliases the past is recounted, and compared.
     checked.project.must("run")
     assert checked.project.must(*EVERYTHING).statuses["nothing_to_check"] == "pass"
     checked.execute(f"update {BASE} set operation = 'summarize' where operation = 'extraction'")
@@ -728,7 +728,7 @@ def test_a_monthly_counter_by_trigger_is_reported_to_the_token(checked: Checked)
     ]
     checked.warehouse.insert(events)
     checked.project.must("build")
-    # By hand: a month has of each day just its first event.
+    # By hand: a month includes only the first event of each day.
     first: dict[tuple[str, date, str], int] = {}
     truth: Counter[str] = Counter()
     for tenant, day, labels, tokens in checked.warehouse.rows(

@@ -1,4 +1,4 @@
-"""What guards the totals: tests that can fail, refusals that teach, no harm to others' work."""
+"""The guards of the totals: tests that can fail, helpful refusals, no harm to others' work."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_list_that_cannot_be_is_refused(
 def test_a_list_changes_in_the_way_that_the_refusal_tells(
     project: DbtProject, database: Database, migration: str, labels: list[str]
 ) -> None:
-    # `dbt run` leaves out the aliases, some of which would have to go.
+    # `dbt run` skips the seed of aliases, some of which would have to be removed.
     warehouse = Warehouse(database, Settings(token_types=tuple(labels), aliases={}))
     warehouse.insert([Event(label, NOON, token_type=label) for label in {*TOKEN_TYPES, *labels}])
     project.must("run")
@@ -284,7 +284,7 @@ def test_a_deferred_build_reads_another_schema_and_a_clone_is_refused(
     own_target = ["--target-path", str(project.scratch / "dev")]
 
     def dbt(*words: str, schema: str = "token_tracking", green: bool = True) -> str:
-        # Not in a worker: dbt notes in the project what it deferred.
+        # Not in a worker: dbt stores in the project what it deferred.
         environment = {**os.environ, **project.env, "DBT_SCHEMA": schema}
         folders = [f"--project-dir={ROOT}", f"--profiles-dir={ROOT}", f"--log-path={state}"]
         command = [sys.executable, "-m", "dbt.cli.main", *words, *folders]
@@ -438,13 +438,13 @@ def test_a_build_reads_no_table_from_end_to_end(project: DbtProject, warehouse: 
         "insert into token_tracking_raw.agent_owners"
         " select 'bot' || number, '2026-01-01', 1, 'owner', 'test'"
         " from generate_series(1, 20000) as number",
-        # What a BRIN index has yet to summarize counts as scans, whenever autovacuum does it.
+        # Summarizing a BRIN index, whenever autovacuum does it, counts as scans.
         *(
             f"alter table token_tracking_raw.{table} set (autovacuum_enabled = off);"
             f" select brin_summarize_new_values('token_tracking_raw.{table}_ingest_xid')"
             for table in ("usage_events", "usage_voids", "agent_owners")
         ),
-        # To freshness the newest 1,000 transactions are news.
+        # The freshness check treats the newest 1,000 transactions as new.
         *["select pg_current_xact_id()"] * 1000,
     )
     project.must("build")
@@ -513,7 +513,7 @@ def test_a_sum_beyond_bigint_names_payer_and_hour(
     half = 2**62
     project.must("seed")
     project.must("run")
-    # Millions of events of the largest size that the procedures take, in two.
+    # The sum of millions of events of the largest allowed size, in two rows.
     execute(
         warehouse, "alter table token_tracking_raw.usage_events drop constraint tokens_in_range"
     )

@@ -87,7 +87,7 @@ voids = st.tuples(st.sampled_from(TENANTS), st.sampled_from(KEYS))
 
 @dataclass(frozen=True)
 class Write:
-    """One transaction of writers."""
+    """One writers' transaction."""
 
     events: list[Event]
     voids: list[tuple[str, str]]
@@ -119,7 +119,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A raw table is written again, perhaps while a build begins, which waits for its end."""
+    """A raw table is rewritten, perhaps while a build begins, which waits for the rewrite."""
 
     table: str
     command: str
@@ -129,14 +129,14 @@ class Rewrite:
 
 @dataclass(frozen=True)
 class Replace:
-    """Somebody replaces a view of the project's by another one, which leaves things out."""
+    """Somebody replaces a view of the project by one that omits rows."""
 
     view: str
 
 
 @dataclass(frozen=True)
 class Build:
-    """How often at once, of what, in which way; `kill_after` is a share of the last one's time."""
+    """The number, selection and mode of builds; `kill_after` is a share of the last one's time."""
 
     at_once: int = 1
     select: list[str] | None = None
@@ -212,7 +212,7 @@ histories = st.builds(
 
 
 class Player:
-    """Plays one history against a database and a model of what a build was told."""
+    """Plays one history against a database and a model of the builds' settings."""
 
     def __init__(self, warehouse: Warehouse, project: DbtProject) -> None:
         self.warehouse = warehouse
@@ -251,12 +251,12 @@ class Player:
                 raise AssertionError(step)
 
     def finish(self) -> None:
-        """Let everything end; incremental and full refresh must then agree with the oracle."""
+        """Finish everything; incremental and full refresh must then agree with the oracle."""
         while self.held:
             self.play(Release(commit=True))
         self.play(Build())
         incremental = self.warehouse.marts()
-        # The aliases are the history's: what it built without tests is compared now.
+        # The aliases are those of the history: its untested builds are compared now.
         result = self._start("test").wait()
         assert result.green, result.said
         self.play(Build(full_refresh=True))
@@ -266,8 +266,8 @@ class Player:
         assert self._written() == before, "a build with nothing new wrote into a mart"
 
     def _hold(self, write: Write) -> None:
-        # Keys and instants of its own: a writer that meets an open one of the same key would wait.
-        # Its voids are of events that others write, but nobody else voids.
+        # Separate keys and instants: a writer would wait for an open transaction with the same key.
+        # It voids events that others write, and that nobody else voids.
         mark = f"held-{len(self.told)}-{time.monotonic_ns()}"
         shift = timedelta(microseconds=time.monotonic_ns() % 997 + 2)
         voids = {
@@ -306,7 +306,7 @@ class Player:
             self.settings = replace(self.settings, billing_timezone=change.zone)
 
     def _rewrite(self, rewrite: Rewrite) -> None:
-        while self.held:  # which it would wait for
+        while self.held:  # the build would wait for them
             self.play(Release(commit=True))
         table = f"token_tracking_raw.{rewrite.table}"
         build = None
@@ -393,7 +393,7 @@ class Player:
             snapshot: count(raw.as_of(Snapshot.parse(snapshot)), self.told[snapshot])
             for _, snapshot in status.values()
         }
-        # A view is as new as what it reads.
+        # A view is as current as the relations that it reads.
         sources = {mart: mart for mart in ROLLUPS} | {"unmapped_labels": "int_usage__hourly"}
         if whole:
             sources["tenant_token_usage"] = "daily_token_usage"
@@ -416,7 +416,7 @@ class Player:
 
 
 def play(server: Server, scratch: Path, history: list[object]) -> int:
-    """Play a history in a database of its own; return how many rows were compared."""
+    """Play a history in a new database; return how many rows were compared."""
     with contextmanager(fresh_database)(server) as database:
         project = DbtProject({**database.env, "PGTZ": "Asia/Kolkata"}, scratch)
         # `dbt run` leaves the aliases to the history.

@@ -76,7 +76,7 @@ models:
 
 @dataclass(frozen=True)
 class RootProject:
-    """A project of somebody else, in a folder of its own."""
+    """Another project that uses this one as a package, in its own folder."""
 
     folder: Path
     env: dict[str, str]
@@ -100,7 +100,7 @@ class RootProject:
 
 
 def of_the_guide(language: str, word: str) -> str:
-    """Return the guide's block in a language that has a word."""
+    """Return the guide's block in a language that contains a word."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
     [block] = [block for block in blocks if word in block]
     return block
@@ -153,7 +153,7 @@ def test_another_project_builds_the_marts(project: RootProject, warehouse: Wareh
         marts = warehouse.check()
         assert all(marts[mart] for mart in ROLLUPS), "a mart is empty, so nothing was compared"
         bases.append(warehouse.rows(whole))
-        # Its own models, seed and tests are dbt's.
+        # Its own models, seed and tests use dbt's materializations.
         months = warehouse.rows("select sum(tokens) from token_tracking.months")
         assert months == [(sum(row[5] for row in marts["monthly_token_usage"]),)]
     assert bases[0] == bases[1] != [], "the second build counted everything again"
@@ -161,6 +161,6 @@ def test_another_project_builds_the_marts(project: RootProject, warehouse: Wareh
     # Its incremental model added the new day, as dbt's does, and left the old one.
     assert warehouse.rows("select count(*) from token_tracking.days") == [(2,)]
     assert warehouse.rows("select model, price from token_tracking.prices") == [("gpt-4o", 3)]
-    # The checks go on from what they have proved.
+    # The checks continue from what they have proved.
     proofs = "select count(*) > 8, bool_and(run_no = 2) from token_tracking.build_proofs"
     assert warehouse.rows(proofs) == [(True, True)]

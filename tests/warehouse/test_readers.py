@@ -1,4 +1,4 @@
-"""Who builds and who reads the marts, by real logins; after a first build and after another."""
+"""Building and reading the marts with real logins, after the first build and after another."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ FOR_TENANTS = {
     "tenant_token_usage",
     "tenant_agent_token_usage",
 }
-# Numbers and names of others that acme may find nowhere. Two of them used its agent: it pays
-# for both in one number, and may not take that apart.
+# Other tenants' numbers and names, which acme must not find anywhere. Two of them used its agent:
+# acme sees what it pays for both as one number, and must not be able to split it.
 SECRETS = ("secret", "7919", "104729", "1299709", "15485863")
 OTHERS = 1299709 + 15485863
 EVENTS = [
@@ -62,7 +62,7 @@ OWNERS = [
     ("acme-agent", datetime(2025, 1, 1, tzinfo=UTC), "acme"),
     ("secret-agent", datetime(2025, 1, 1, tzinfo=UTC), "secret-a"),
 ]
-# The logins of docs/roles.md, and some that it does not have.
+# The logins of docs/roles.md, and some others.
 GUIDE = (ROOT / "docs" / "roles.md").read_text("utf-8")
 LOGINS_SQL, BACKEND_SQL, ASK_SQL = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
 MORE_SQL = """
@@ -73,7 +73,7 @@ MORE_SQL = """
 
 
 def filled_database(servers: Iterator[Server]) -> Iterator[Database]:
-    """Make the logins and the raw events on a server of their own."""
+    """Create the logins and the raw events on a separate server."""
     script = LOGINS_SQL + BACKEND_SQL + MORE_SQL
     logins = re.findall(r"create role (\w+) login", script)
     for server in servers:
@@ -90,7 +90,7 @@ def database() -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def built_15(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """Built once on PostgreSQL 15, whose plans are others."""
+    """Built once on PostgreSQL 15, which has other plans."""
     if not DEBIAN_15.is_dir():
         pytest.skip("PostgreSQL 15 is not installed: apt-get install postgresql-15")
     settings = {**NOT_DURABLE, "shared_preload_libraries": ""}
@@ -113,7 +113,7 @@ def built(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Datab
 
 @pytest.fixture(scope="module")
 def rebuilt(built: Database, tmp_path_factory: pytest.TempPathFactory) -> Database:
-    """Built by another one, one table made anew, where somebody took the protection away."""
+    """Built by another login, with one table recreated after its protection was removed."""
     execute(
         built,
         "reassign owned by dbt_plain to token_tracking_transformer",
@@ -177,7 +177,7 @@ def test_whoever_builds_sees_every_row_and_totals_are_right(marts: Database):
                     found = connection.execute(query).fetchone()  # type: ignore[arg-type]
                     assert found == (sum(event.tokens for event in EVENTS),)
                 except DENIED:
-                    # Not the owner, but another member of its group: all or nothing, never a part.
+                    # Another member of the owner's group sees all or nothing, never a part.
                     assert (owner, user) == ("dbt_plain", "dbt")
             for table in RAW_TABLES:
                 with pytest.raises(DENIED):
@@ -303,7 +303,7 @@ LEAK = """
 
 
 def attacks() -> list[str]:
-    """Return what a tenant may try to see of others: by rows, messages, plans and statistics."""
+    """Return a tenant's attempts to see others: by rows, messages, plans and statistics."""
     tried = [
         LEAK,
         "select * from pg_stats where schemaname <> 'pg_catalog'",
@@ -353,7 +353,7 @@ def attacks() -> list[str]:
 
 
 def all_seen(database: Database, user: str) -> str:
-    """Return every row, notice and message that the attacks bring out, as text."""
+    """Return every row, notice and message that the attacks produce, as text."""
     seen: list[str] = []
     with closing(login(database, user)) as connection:
         connection.add_notice_handler(lambda notice: seen.append(str(notice.message_primary)))
@@ -385,7 +385,7 @@ def test_a_tenant_finds_no_value_of_another_anywhere(marts: Database):
 
 
 def estimates(database: Database) -> list[set[str]]:
-    """Return what the planner expects of conditions that differ in a value only."""
+    """Return the planner's estimates for conditions that differ only in a value."""
     conditions = [
         [f"tokens > {number}" for number in (0, 100000, 190000, 10**12)],
         [f"tenant_id = '{tenant}'" for tenant in ("secret-a", "nobody")],
@@ -454,7 +454,7 @@ QUESTIONS = [
 WITHOUT_INDEX = "; ".join(
     f"set enable_{way} = off" for way in ("indexscan", "indexonlyscan", "bitmapscan")
 )
-# Of this session, with what earlier transactions of it have not reported yet.
+# Of this session, including what its earlier transactions have not reported yet.
 COUNTERS = (
     "select array[seq_scan, seq_tup_read, idx_scan, idx_tup_fetch] from pg_stat_xact_all_tables"
     " where schemaname like 'token_tracking%' order by relid"
@@ -462,7 +462,7 @@ COUNTERS = (
 
 
 def told(connection: psycopg.Connection[tuple], mart: str, condition: str, value: object) -> str:
-    """Return what plan and counters tell of a query, without the value that was asked for."""
+    """Return what plan and counters reveal about a query, without the value in its condition."""
     query = f"select from token_tracking.{mart} where {condition.format(value)}"
     explain = f"explain (analyze, buffers off, costs off, timing off, summary off) {query}"
     before = connection.execute(COUNTERS).fetchall()
@@ -485,12 +485,12 @@ def telling_questions(database: Database, setting: str, questions: list[tuple]) 
         connection.execute(setting)  # type: ignore[arg-type]
         connection.autocommit = False
         for mart, table, condition, met, unmet in questions:
-            # There is something to be told.
+            # There is something to reveal.
             assert [
                 database.value(f"select count(*) > 0 from token_tracking.{table} where {asked}")
                 for asked in (condition.format(met), condition.format(unmet))
             ] == [True, False]
-            # The first one finds no memory that an earlier one has left.
+            # The first query does not profit from caches that an earlier one has filled.
             _, *answers = [told(connection, mart, condition, value) for value in (met, met, unmet)]
             assert "tenant_readers" in answers[0]
             if len(set(answers)) > 1:
@@ -509,7 +509,7 @@ def test_whether_others_meet_a_condition_is_not_told(fixture: str, request: pyte
 
 
 def test_an_index_tells_that_it_has_an_entry(built_15: Database):
-    """The limit that docs/roles.md names."""
+    """The limit stated in docs/roles.md."""
     condition = "usage_date = '2026-03-10' and tenant_id = '{}'"
     question = ("daily_token_usage", "daily_token_usage", condition, "secret-c", "nobody")
     assert telling_questions(built_15, "set enable_seqscan = off", [question]) != []
@@ -652,7 +652,7 @@ NAMES_OF_LOCKS = (
 def test_a_tenants_reader_stops_nothing(
     rebuilt: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """It takes every lock that it can: the advisory ones, and those of tables that it reads."""
+    """The tenant takes every lock that it can: advisory ones, and those of tables it reads."""
     relations = [
         name
         for (name,) in rebuilt.rows(
@@ -673,7 +673,7 @@ def test_a_tenants_reader_stops_nothing(
                     taken.add((relation, mode))
                 except psycopg.errors.InsufficientPrivilege:
                     pass
-        # Before PostgreSQL 16 select allows no other lock, either.
+        # Before PostgreSQL 16, SELECT does not allow any other lock, either.
         assert {mode for _, mode in taken} == {"access share"}
         assert {relation.partition(".")[2] for relation, _ in taken} == FOR_TENANTS
         for number in range(2):

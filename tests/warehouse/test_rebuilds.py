@@ -1,4 +1,4 @@
-"""Directed histories, and proof that they would catch the mistakes that are easily made."""
+"""Directed histories, and proof that they catch easily made mistakes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ FINGERPRINT = "macros/protocol/input_fingerprint.sql"
 PREPARE = "macros/protocol/prepare_rollup.sql"
 BEGIN = "macros/protocol/begin_build.sql"
 REPLACE = "macros/protocol/replace_rows.sql"
-# Rows are found by their numbers alone, and not by their place in the file.
+# Rows are found only by their numbers, and not by their place in the file.
 BLIND = (CHANGES, "{{ rows }}.ctid >", "false and {{ rows }}.ctid >")
 
 MISTAKES = [

@@ -1,4 +1,4 @@
-"""Raw rows that logical replication brings from another database, counted like any others."""
+"""Raw rows that logical replication copies from another database count like any others."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_rows_of_two_publishers_are_counted_once(
     assert sum(row[-1] for row in totals) == 4
     runs = warehouse.status()
 
-    # What a publisher blanks is no new event.
+    # A row that a publisher blanks is not a new event.
     with closing(north.connect()) as connection:
         connection.execute("update token_tracking_raw.usage_events set conversation_id = 'erased'")
     until(

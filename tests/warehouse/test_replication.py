@@ -1,4 +1,4 @@
-"""A database of which everything is published: nothing that we do needs a name that a row lacks."""
+"""A database that publishes all tables: no statement fails for want of a replica identity."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def published() -> Iterator[Database]:
 
 
 def test_everything_goes_on_under_a_publication(published: Database, tmp_path: Path) -> None:
-    """Also in a warehouse that was built before its tables had names for their rows."""
+    """Also in a warehouse that was built before its tables had a replica identity."""
     warehouse = Warehouse(published)
     project = DbtProject(dict(published.env), tmp_path)
     with closing(published.connect()) as connection:

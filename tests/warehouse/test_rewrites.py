@@ -1,4 +1,4 @@
-"""Raw tables that are written again while a build, a check or a report begins."""
+"""Raw tables that are rewritten while a build, a check or a report begins."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def rewrite_as_a_build_begins(
     rewrite: str,
     *words: str,
 ) -> None:
-    """Let a table be written again by a transaction that ends while the build waits for it."""
+    """Rewrite a table in a transaction that ends while the build waits for it."""
     with closing(warehouse.connect(autocommit=False)) as other:
         other.execute(rewrite.format(table))  # type: ignore[arg-type]
         build = project.start(*words)
@@ -98,7 +98,7 @@ def test_a_rewrite_as_a_build_begins_changes_no_total(
 def test_a_rewrite_as_a_check_begins_is_no_difference(
     project: DbtProject, warehouse: Warehouse, rewrite: str
 ) -> None:
-    """Also where a session's own transactions have one snapshot each."""
+    """Also if each transaction of a session has a single snapshot by default."""
     usage(warehouse)
     project.must("build")
     options = {"PGOPTIONS": "-c default_transaction_isolation=serializable"}
@@ -109,7 +109,7 @@ def test_a_rewrite_as_a_check_begins_is_no_difference(
 def test_a_table_filled_anew_differs_until_the_next_build(
     project: DbtProject, warehouse: Warehouse
 ) -> None:
-    """Its rows are new ones, which the build before has not seen."""
+    """Its rows are new, so the previous build has not seen them."""
     usage(warehouse)
     project.must("build")
     with closing(warehouse.connect(autocommit=False)) as other:
@@ -123,7 +123,7 @@ def test_a_table_filled_anew_differs_until_the_next_build(
 
 
 def test_a_view_is_not_replaced_under_a_build(project: DbtProject, warehouse: Warehouse) -> None:
-    """What the base read of it, and what the state says of it, are one."""
+    """What the base read of the table agrees with what the state says of it."""
     usage(warehouse)
     project.must("run")
     warehouse.insert([Event("new", NOON)])
@@ -242,7 +242,7 @@ def test_what_was_built_without_tests_is_compared_by_the_next(
 
 
 def test_rows_under_old_numbers_are_counted(project: DbtProject, warehouse: Warehouse) -> None:
-    """As a restore of rows alone or a replication leaves them, in each raw table."""
+    """Like after a data-only restore or a replication, in each raw table."""
     usage(warehouse)
     project.must("build")
     inserts = (
@@ -262,12 +262,12 @@ def test_rows_under_old_numbers_are_counted(project: DbtProject, warehouse: Ware
             connection.execute(f"alter table {table} enable always trigger stamp_row")  # type: ignore[arg-type]
         project.must("build")
         warehouse.check()
-    # Nothing is new, and nothing is repeated.
+    # Nothing is new, and no work is repeated.
     assert project.must("run").messages["int_usage__hourly"] == "UNCHANGED"
 
 
 def test_a_restore_under_way_is_counted(project: DbtProject, warehouse: Warehouse) -> None:
-    """Its rows have old numbers and lie before others, which commit and are counted first."""
+    """Its rows have old numbers and precede others, which commit and are counted first."""
     usage(warehouse)
     project.must("build")
     with closing(warehouse.connect(autocommit=False)) as restore:
@@ -289,7 +289,7 @@ def test_a_restore_under_way_is_counted(project: DbtProject, warehouse: Warehous
 def test_a_truncated_rollup_is_rebuilt(
     project: DbtProject, warehouse: Warehouse, table: str
 ) -> None:
-    """Else its old periods would be missing, and their later changes come out as none."""
+    """Otherwise its old periods would be missing, and their later changes would go unnoticed."""
     usage(warehouse)
     project.must("build")
     with closing(warehouse.connect()) as connection:
@@ -308,7 +308,7 @@ def server_of_its_own() -> Iterator[Server]:
 
 
 def set_back(server: Server, warehouse: Warehouse, transactions: int) -> None:
-    """Set the transaction counter back, as a repair with pg_resetwal may."""
+    """Set the transaction counter back, like a repair with pg_resetwal may."""
     for database in ("postgres", "template1", TEMPLATE):
         with closing(psycopg.connect(server.url(database), autocommit=True)) as connection:
             connection.execute("vacuum freeze")

@@ -1,4 +1,4 @@
-"""Settings that dbt reads from the environment: what it cannot use is refused in a sentence."""
+"""Settings that dbt reads from the environment: an unusable one is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BAD = {
     "\u00e9" * 24: "48 bytes",
 }
 GOOD = ("token_tracking", "Acme-usage 2", "s" * LONGEST, "\u00e9" * 23)
-# In one process, for dbt takes seconds to start.
+# In one process, since dbt takes seconds to start.
 PARSE = """
 import json, os, sys
 from dbt.cli.main import dbtRunner

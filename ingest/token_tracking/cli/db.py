@@ -49,7 +49,7 @@ def db_url(
 ) -> None:
     r"""Print the URL of the running server's database, for psql or TOKEN_TRACKING_DSN.
 
-    For dbt and all other programs: eval "$({ours} db url --env)"
+    For dbt and all other programs: eval "$(token-tracking db url --env)"
     """
     import shlex
 

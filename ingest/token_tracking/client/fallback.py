@@ -73,7 +73,7 @@ class Fallback:
         """Return how many requests wait for the function."""
         return len(self._queue)
 
-    def tell_late(self, due: float) -> float:
+    def answer_late(self, due: float) -> float:
         """Answer all calls that have waited since `due`; return when the next one began to wait."""
         told: list[tuple[Request, Answer]] = []
         with self._taking:

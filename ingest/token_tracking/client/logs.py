@@ -75,7 +75,7 @@ class Speaker:
         if start_thread("token-tracking-log", self._run) is not None:
             return True
         if not is_ending():
-            return False  # no thread to be had: the lines wait for the next one
+            return False  # no thread can be started: the lines wait for the next one
         self._run()
         return True
 

@@ -289,7 +289,7 @@ class Recovery:
         failed = not self._reconnected()
         if not failed:
             try:
-                self._bring_in()
+                self._send_waiting()
             except Exception as error:  # noqa: BLE001  # retried after any error
                 logger.debug("not flushed: %s", cause_of(error))
                 failed = True
@@ -386,7 +386,7 @@ class Recovery:
         if self._identity[0]:
             self._folder().belongs_to(*self._identity)
 
-    def _bring_in(self) -> None:
+    def _send_waiting(self) -> None:
         """Send all waiting requests, from memory and from every spool file.
 
         Raises:
@@ -402,7 +402,7 @@ class Recovery:
         unreadable = False
         with ExitStack() as stack:
             database: Connection | None = None
-            for spool in stack.enter_context(closing(self._what_waits())):
+            for spool in stack.enter_context(closing(self._waiting_sources())):
                 if self._stopping:
                     return
                 try:
@@ -436,7 +436,7 @@ class Recovery:
             self._changed.notify_all()
         self._say_aside(before)
 
-    def _what_waits(self) -> Generator[Spool | UncertainRequests]:
+    def _waiting_sources(self) -> Generator[Spool | UncertainRequests]:
         yield self._uncertain
         if spool := self._own_spool():
             yield spool

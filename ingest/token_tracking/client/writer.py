@@ -125,7 +125,7 @@ class Writer:
         self._settling = threading.Lock()
         self._outcomes: Counter[Outcome] = Counter()
         self._late: set[Request] = set()
-        self._watch = Worker("token-tracking-watch", self._tell_late, writes_lines=False)
+        self._watch = Worker("token-tracking-watch", self._answer_late, writes_lines=False)
         self._watching = True
         self._fallback = (
             Fallback(self._fallback_function, self._count, deliver_answers)
@@ -211,7 +211,7 @@ class Writer:
         )
         if self._fallback is not None and not has_ended:
             logger.error("the fallback is still running: calls that wait for it are answered False")
-            self._fallback.tell_late(float("inf"))  # the watch thread stops next
+            self._fallback.answer_late(float("inf"))  # the watch thread stops next
         self._watching = False
         self._watch.ring()
         self._watch.join(max(0.1, until - time.monotonic()))
@@ -241,7 +241,7 @@ class Writer:
             self._closing = True
         self._ring()
 
-    def start_anew_after_fork(self) -> None:
+    def restart_after_fork(self) -> None:
         """Start with a new state and leave threads, connection, spool and queue to the parent."""
         # Never freed: closing the connection here would close the parent's.
         for inherited in (self._database, self._recovery):
@@ -359,7 +359,9 @@ class Writer:
             answered = answered + [(request, answer) for request in refused]
             ended[Outcome.REFUSED] += len(refused)
         if late:
-            self._count_apart(ended, [answer for request, answer in answered if request in late])
+            self._count_as_flushed(
+                ended, [answer for request, answer in answered if request in late]
+            )
         with self._settling:
             self._outcomes.update(ended)
         deliver_answers(answered)
@@ -375,7 +377,7 @@ class Writer:
                     cause,
                 )
 
-    def _count_apart(self, ended: Counter[Outcome], answers: list[Answer]) -> None:
+    def _count_as_flushed(self, ended: Counter[Outcome], answers: list[Answer]) -> None:
         """Recount calls that were already answered False as flushed outcomes, not call outcomes."""
         later: Counter[Outcome] = Counter()
         for answer in answers:
@@ -386,7 +388,7 @@ class Writer:
         del later[Outcome.SPOOLED], later[Outcome.REFUSED]
         self._recovery.count_flushed(later)
 
-    def _tell_late(self) -> bool:
+    def _answer_late(self) -> bool:
         """Answer False to calls whose bounded wait is over; sleep until the next one's is."""
         due = time.monotonic() - self._max_wait
         waits_since = due + self._max_wait
@@ -403,7 +405,7 @@ class Writer:
                 self._outcomes[Outcome.REFUSED] += len(late)
         deliver_answers([(request, LATE) for request in late])
         if self._fallback is not None:
-            waits_since = min(waits_since, self._fallback.tell_late(due))
+            waits_since = min(waits_since, self._fallback.answer_late(due))
         if self._queue and self._worker.start():
             self._ring()
         self._watch.wait(max(0.001, waits_since + self._max_wait - time.monotonic()))
@@ -472,7 +474,7 @@ class Writer:
                 if error.uncertain:
                     for request in requests:
                         request.uncertain = True
-                if not self._left_spool(error):
+                if not self._replace_spool(error):
                     break
             else:
                 self._spool_fails = False
@@ -487,7 +489,7 @@ class Writer:
             self._recovery.spooled()  # a pass must find that none of their keys waits
         return cause
 
-    def _left_spool(self, error: SpoolError) -> bool:
+    def _replace_spool(self, error: SpoolError) -> bool:
         """Stop using a file that is broken, gone, or full and drained; return False otherwise."""
         spool = self._spool
         if spool is None:
@@ -642,7 +644,7 @@ def _close_at_end_of_child() -> None:
 
 def _after_fork_in_child() -> None:
     for writer in list(_writers):
-        writer.start_anew_after_fork()
+        writer.restart_after_fork()
 
 
 atexit.register(_close_all)

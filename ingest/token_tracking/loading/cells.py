@@ -121,7 +121,7 @@ def value_of(field: str, text: object, zone: tzinfo) -> object:
 
 
 def instant_of(text: str, zone: tzinfo) -> datetime | str:
-    """Parse a time; return the text itself if it is none, for the rules to refuse.
+    """Parse a time; return the text itself if it is not a time, for the rules to refuse.
 
     A time without a UTC offset is in `zone`. Of a local time that occurs twice, the first one is
     meant; one that is skipped is read with the offset before the change (02:30 becomes 03:30), as

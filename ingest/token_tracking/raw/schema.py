@@ -163,7 +163,7 @@ def apply_schema(
         held = [f"{table} by {holders}" for table, holders in connection.execute(_HOLDERS)]
         message = (
             f"a table has to change, and others used it for more than {_PATIENCE} s: "
-            f"{'; '.join(held) or 'whoever did is gone by now'}. Apply again when these "
+            f"{'; '.join(held) or 'they have ended by now'}. Apply again when these "
             "transactions have ended, or end them"
         )
         raise SchemaError(message) from error

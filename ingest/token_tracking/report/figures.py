@@ -194,7 +194,7 @@ def builds_of(reading: Reading, schema: str) -> Mapping[str, Build]:
     except psycopg.errors.UndefinedTable:
         builds = dict[str, Build]()
     except psycopg.errors.UndefinedColumn as error:
-        message = f"the marts in schema {schema!r} are those of an older version: {_BUILD} anew"
+        message = f"the marts in schema {schema!r} were built by an older version: {_BUILD} again"
         raise ReportError(message) from error
     if missing := {"daily_token_usage", "monthly_token_usage", "daily_agent_token_usage"} - set(
         builds

@@ -441,7 +441,7 @@ def spool_files(folder: Path) -> list[SpoolFile]:
     found: list[SpoolFile] = []
     for path in folder.rglob(f"*{SUFFIX}"):
         try:
-            file = _looked_at(path)
+            file = _examined(path)
         except FileNotFoundError:  # drained in the meantime
             path.with_suffix(".lock").unlink(missing_ok=True)  # created here to examine the file
         else:
@@ -449,7 +449,7 @@ def spool_files(folder: Path) -> list[SpoolFile]:
     return sorted(found, key=lambda file: file.oldest or 0)
 
 
-def _looked_at(path: Path) -> SpoolFile:
+def _examined(path: Path) -> SpoolFile:
     if problem := _problem_of(path):
         return SpoolFile(path, None, path.lstat().st_size, None, owned=False, problem=problem)
     owned = _is_owned(path)

@@ -16,10 +16,13 @@ from tests.support.databases import (
     GIVEN,
     GIVEN_BY,
     NOT_DURABLE,
+    SHARED,
+    SHARED_BY,
     Database,
     debian_15,
     emptied_database,
     fresh_database,
+    shared_server,
     started_server,
 )
 from token_tracking.client.complaints import BURST
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 def pytest_configure(config: pytest.Config) -> None:
     """Isolate the tests from the user's settings and files."""
     for name in list(os.environ):
-        if name.startswith(("PG", "TOKEN_TRACKING_", "DBT_")) and name != GIVEN_BY:
+        if name.startswith(("PG", "TOKEN_TRACKING_", "DBT_")) and name not in {GIVEN_BY, SHARED_BY}:
             del os.environ[name]
     # A shell's background job ignores Ctrl-C, and so would every process that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -69,7 +72,9 @@ def private_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """The embedded server, or the one whose programs TOKEN_TRACKING_TEST_POSTGRES names."""
-    if GIVEN is None:
+    if SHARED is not None:
+        yield from shared_server(Path(SHARED))
+    elif GIVEN is None:
         yield from started_server(None, NOT_DURABLE)
     else:
         yield from started_server(Path(GIVEN), {**NOT_DURABLE, "shared_preload_libraries": ""})

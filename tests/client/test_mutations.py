@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
+from tests.support.databases import SHARED_BY
+from token_tracking.embedded.server import Server
 
 PACKAGE = ROOT / "ingest" / "token_tracking"
 
@@ -386,23 +388,23 @@ RACES = {"no order on either side"}
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_caught(tmp_path: Path, name: str):
+def test_a_fault_is_caught(tmp_path: Path, server: Server, name: str):
     test, changes = FAULTS[name]
     copy = tmp_path / "ingest" / "token_tracking"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, copy)  # with what was compiled of the files that stay as they are
     for file, text, instead in changes:
         source = (copy / file).read_text()
         assert source.count(text) == 1, f"{text!r} is {source.count(text)} times in {file}"
         (copy / file).write_text(source.replace(text, instead))
     for _ in range(3 if name in RACES else 1):
-        status, text = run_of(test, copy.parent, tmp_path)
+        status, text = run_of(test, copy.parent, tmp_path, server)
         if status != 0:
             break
     assert status == 1, text
     assert "1 failed" in text, text
 
 
-def run_of(test: str, package: Path, folder: Path) -> tuple[int, str]:
+def run_of(test: str, package: Path, folder: Path, server: Server) -> tuple[int, str]:
     """Run a test with that package; return its exit status and its output."""
     file, name = test.split("::")
     with (folder / "said").open("w+") as said:
@@ -415,7 +417,7 @@ def run_of(test: str, package: Path, folder: Path) -> tuple[int, str]:
                 f"{next((ROOT / 'tests').rglob(file))}::{name}",
             ],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(package)},
+            env={**os.environ, "PYTHONPATH": str(package), SHARED_BY: str(server.data_dir)},
             stdout=said,  # not a pipe, which a hanging child would keep open
             stderr=subprocess.STDOUT,
             start_new_session=True,

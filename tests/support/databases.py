@@ -26,13 +26,16 @@ GIVEN_BY = "TOKEN_TRACKING_TEST_POSTGRES"
 
 
 GIVEN = os.environ.get(GIVEN_BY)
+# The data folder of a running server, for a test that runs another one in a process of its own.
+SHARED_BY = "TOKEN_TRACKING_TEST_SERVER"
+SHARED = os.environ.get(SHARED_BY)
 
 
 # Nothing here survives the test run, so nothing has to reach the disk.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on"}
 
 
-TEMPLATE = "template_raw"
+TEMPLATE = f"template_raw_{os.getpid()}" if SHARED else "template_raw"
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,28 @@ def started_server(bin_dir: Path | None, settings: dict[str, str]) -> Iterator[S
     )
     try:
         server.start()
-        with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
-            connection.execute(f"create database {TEMPLATE}")
-        with closing(psycopg.connect(server.url(TEMPLATE))) as connection:
-            apply_schema(connection)
+        make_template(server)
         yield server
     finally:
         server.stop("immediate")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def shared_server(data_dir: Path) -> Iterator[Server]:
+    """Use a server that runs, with a template of this process's package."""
+    server = Server(data_dir)
+    make_template(server)
+    yield server
+    with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
+        connection.execute(f"drop database {TEMPLATE} with (force)")
+
+
+def make_template(server: Server) -> None:
+    """Make the database that tests copy, with the raw schema."""
+    with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
+        connection.execute(f"create database {TEMPLATE}")
+    with closing(psycopg.connect(server.url(TEMPLATE))) as connection:
+        apply_schema(connection)
 
 
 def debian_15() -> Path:

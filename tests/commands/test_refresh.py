@@ -24,7 +24,7 @@ from tests.support import ROOT
 from tests.support.commands import LONGEST_WAIT, environment
 from tests.support.commands import refresh_once as command
 from tests.support.databases import NOT_DURABLE, TEMPLATE, Database, fresh_database, started_server
-from token_tracking.cli.app import app
+from token_tracking.cli import app
 from token_tracking.refresh.durations import seconds_of
 
 if TYPE_CHECKING:

@@ -197,6 +197,7 @@ def alone() -> Iterator[tuple[Database, Server]]:
 # The front page
 
 README = ROOT / "README.md"
+PROMISES = DOCS / "promises.md"
 
 
 def test_the_demo_prints_the_excerpt_of_the_front_page(
@@ -216,15 +217,35 @@ def test_the_demo_prints_the_excerpt_of_the_front_page(
     assert [line for line in lines if line and line.rstrip() not in printed] == []
 
 
-def test_each_guarantee_names_its_test():
-    rows = re.findall(r"^\| .* \| (\[`test_.*) \|$", README.read_text("utf-8"), flags=re.MULTILINE)
-    named = [link for row in rows for link in re.findall(r"\[`(\w+)`\]\((tests/[\w/]+\.py)\)", row)]
+def test_each_promise_names_its_test():
+    rows = re.findall(
+        r"^\| .* \| (\[`test_.*) \|$", PROMISES.read_text("utf-8"), flags=re.MULTILINE
+    )
+    named = [
+        link for row in rows for link in re.findall(r"\[`(\w+)`\]\(../(tests/[\w/]+\.py)\)", row)
+    ]
     assert len(rows) > 10
     assert len(named) >= len(rows)
     missing = [
         name for name, file in named if f"def {name}(" not in (ROOT / file).read_text("utf-8")
     ]
     assert missing == []
+
+
+def test_the_map_names_every_place():
+    """Each folder of the package, the dbt project and the tests; each module of the first floor."""
+    package = ROOT / "ingest" / "token_tracking"
+    places = {f"{path.name}/" for path in package.glob("*/") if path.name != "__pycache__"}
+    places |= {path.name for path in package.glob("*.py") if path.name != "__init__.py"}
+    for folder in ("macros", "models"):
+        places |= {f"{folder}/{path.name}" for path in (ROOT / folder).glob("*/")}
+    places |= {path.name for path in (ROOT / "macros").glob("*.sql")}
+    tests = [path.parent for path in (ROOT / "tests").glob("*/__init__.py")]
+    places |= {f"tests/{path.name}" for path in tests}
+    text = (DOCS / "code.md").read_text("utf-8")
+    named = set(re.findall(r"`([\w/.]+)`", text))
+    assert len(places) > 30
+    assert places - named == set()
 
 
 # Descriptions

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import conftest
-from tests.support import ROOT
+from tests.support import ROOT, databases
 from tests.support.databases import Database
 
 VENV = ROOT / ".venv"
@@ -73,13 +72,13 @@ def test_no_test_is_left_out_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     """The workflow installs all that tests would skip for; without PostgreSQL 15 they fail."""
     runs = [step.get("run", "") for step in WORKFLOW["jobs"]["checks"]["steps"]]
     [install] = [run for run in runs if run.startswith("apt-get install")]
-    assert {"postgresql-15", "pgbouncer", "chromium", "gcc"} <= set(install.split())
+    assert {"postgresql-15", "pgbouncer", "chromium", "gcc", "faketime"} <= set(install.split())
     assert runs.index(install) < runs.index("make test")
-    monkeypatch.setattr(conftest, "DEBIAN_15", tmp_path / "nothing")
+    monkeypatch.setattr(databases, "DEBIAN_15", tmp_path / "nothing")
     for there, ending in (("", pytest.skip.Exception), ("true", pytest.fail.Exception)):
         monkeypatch.setenv("GITHUB_ACTIONS", there)
         with pytest.raises(BaseException, match="apt-get install postgresql-15") as ended:
-            conftest.debian_15()
+            databases.debian_15()
         assert ended.type is ending
 
 

@@ -20,7 +20,7 @@ class Clock:
     def __post_init__(self) -> None:
         if not LIBRARIES:
             left_out = pytest.fail if os.environ.get("GITHUB_ACTIONS") else pytest.skip
-            left_out("libfaketime is not installed: apt-get install libfaketime")
+            left_out("libfaketime is not installed: apt-get install faketime")
         self.folder.chmod(0o755)  # root's server runs as another user
         self.set(0)
         self._file.chmod(0o644)

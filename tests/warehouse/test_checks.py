@@ -7,13 +7,13 @@ from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.support import ROOT
 from tests.support.databases import Database, fresh_database
 from tests.support.loading import REAL, load, plan
 from tests.support.project import BuildResult, DbtProject, Edit
@@ -22,7 +22,6 @@ from token_tracking.demo.usage import days_of_usage, ownerships
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from token_tracking.embedded.server import Server
 
@@ -759,7 +758,7 @@ def test_a_monthly_counter_by_trigger_is_reported_to_the_token(checked: Checked)
 
 
 def test_every_test_was_seen_to_find_something(built: Database) -> None:
-    seen = (ROOT / "tests" / "test_dbt_checks.py").read_text()
+    seen = Path(__file__).read_text()
     names = {name.removesuffix(FULL) for name in FORMS if not name.startswith("token_tracking-on")}
     assert len(names) >= 18
     assert {name for name in names if f'"{name}"' not in seen} == set()

@@ -20,20 +20,16 @@ from token_tracking.raw.schema import apply_schema
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 
-
 # A PostgreSQL to use instead of the embedded one, except in tests that start servers themselves.
 GIVEN_BY = "TOKEN_TRACKING_TEST_POSTGRES"
-
 
 GIVEN = os.environ.get(GIVEN_BY)
 # The data folder of a running server, for a test that runs another one in a process of its own.
 SHARED_BY = "TOKEN_TRACKING_TEST_SERVER"
 SHARED = os.environ.get(SHARED_BY)
 
-
 # Nothing here survives the test run, so nothing has to reach the disk.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on"}
-
 
 TEMPLATE = f"template_raw_{os.getpid()}" if SHARED else "template_raw"
 
@@ -122,7 +118,6 @@ def fresh_database(server: Server) -> Iterator[Database]:
 
 
 _emptied: dict[Path, Database] = {}
-
 
 _EMPTY = (
     "truncate token_tracking_raw.usage_events, token_tracking_raw.usage_event_conflicts,"

@@ -6,5 +6,4 @@ import os
 
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
 
-
 SEED = int(os.environ.get("SEED", "0"))

@@ -14,7 +14,6 @@ from token_tracking.loading.source import Source
 
 REAL = ROOT.parent / "shared" / "data" / "AzureLLMInferenceTrace_conv.csv"
 
-
 COUNT = "select count(*) from token_tracking_raw.usage_events"
 
 

@@ -22,7 +22,6 @@ RAW_TABLES = (
     "schema_versions",
 )
 
-
 DENIED = psycopg.errors.InsufficientPrivilege
 
 

@@ -19,19 +19,15 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
-
 settings.load_profile("ours")
-
 
 # Lone surrogates and NUL, too.
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
-
 
 TEXT = st.one_of(
     ANY_TEXT,
     st.sampled_from(["", " ", "llm", "LLM ", "acme", "x" * 255, "x" * 256, "é" * 255, "\\u0000"]),
 )
-
 
 NUMBERS = st.one_of(
     st.integers(-5, 2**41),
@@ -40,7 +36,6 @@ NUMBERS = st.one_of(
     st.sampled_from([0, 1, 2**40, 2**40 + 1, 2**63, 2**70, True, False, 1e300, 5e-324, -0.0]),
 )
 
-
 JSON = st.recursive(
     st.one_of(st.none(), NUMBERS, TEXT),
     lambda inner: st.one_of(
@@ -48,7 +43,6 @@ JSON = st.recursive(
     ),
     max_leaves=25,
 )
-
 
 TIMES = st.one_of(
     st.datetimes(timezones=st.one_of(st.none(), st.timezones())).map(datetime.isoformat),
@@ -63,7 +57,6 @@ TIMES = st.one_of(
     TEXT,
 )
 
-
 VALUES = {
     "tenant_id": TEXT,
     "idempotency_key": TEXT,
@@ -74,7 +67,6 @@ VALUES = {
     "occurred_at": TIMES,
 }
 
-
 # A valid event with arbitrary values in one or two fields, so that each rule is tested.
 LIKELY = st.lists(
     st.sampled_from(EVENT_FIELDS).flatmap(
@@ -82,7 +74,6 @@ LIKELY = st.lists(
     ),
     max_size=2,
 ).map(lambda changes: {**GOOD, **dict(changes)})
-
 
 PYTHON_VALUES = st.one_of(
     JSON,

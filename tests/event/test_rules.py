@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -15,9 +16,16 @@ from hypothesis import strategies as st
 from tests.support.bad_events import BAD, EDGE, GOOD, WITHOUT_NUMBER, as_if_canonical
 from tests.support.databases import Database
 from tests.support.strategies import LIKELY
-from token_tracking import InvalidUsageError, Operation, UsageEvent, make_idempotency_key
+from token_tracking import (
+    InvalidUsageError,
+    Operation,
+    UsageEvent,
+    UsageTracker,
+    make_idempotency_key,
+)
 from token_tracking.event import metadata as metadata_rules
 from token_tracking.event import rules
+from token_tracking.event.fields import EVENT_FIELDS
 from token_tracking.event.kept import keepable
 from token_tracking.event.keys import new_event_key
 from token_tracking.event.rules import to_wire
@@ -155,6 +163,22 @@ def test_what_is_usual_is_what_all_rules_make_of_it(
         patched.setattr(rules, "_usual_event", lambda *_: None)
         patched.setattr(metadata_rules, "_flat_text", lambda _: None)
         assert quickly == outcome()
+
+
+def test_all_fields_are_read_where_they_are_written_out():
+    """A new field that the fast path did not read would be dropped without a word."""
+    read: list[str] = []
+
+    class Fields(dict[str, object]):
+        def get(self, field: str, default: object = None) -> object:
+            read.append(field)
+            return super().get(field, default)
+
+    assert rules._usual_event(Fields(USUAL), NOW) is not None
+    assert sorted(read) == sorted(EVENT_FIELDS)
+    assert set(UsageEvent.model_fields) == set(EVENT_FIELDS)
+    arguments = inspect.signature(UsageTracker.track_token_usage).parameters
+    assert arguments.keys() - {"self"} == set(EVENT_FIELDS)
 
 
 def test_what_a_service_sends_is_usual():

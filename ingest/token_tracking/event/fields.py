@@ -1,7 +1,8 @@
 """The one table of an event's fields: their names, kinds and limits, in wire order.
 
-Lists, checks, messages and columns elsewhere derive from it. SQL has its own table, the columns of
-`usage_events`; a test checks that both agree.
+Lists, checks, messages and columns elsewhere derive from it, but for three places that write the
+fields out: the fast path in `rules`, `UsageEvent` and the signature of `track_token_usage`. SQL has
+its own table, the columns of `usage_events`. Tests check that all agree.
 """
 
 from __future__ import annotations

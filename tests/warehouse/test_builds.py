@@ -25,17 +25,6 @@ NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 ZONES = ["UTC", "Europe/Madrid", "Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns"]
 
 
-@pytest.fixture
-def warehouse(database: Database) -> Warehouse:
-    return Warehouse(database)
-
-
-@pytest.fixture
-def project(database: Database, tmp_path: Path) -> DbtProject:
-    # The server's sessions are in UTC; dbt's are not.
-    return DbtProject({**database.env, "PGTZ": "Asia/Kolkata"}, tmp_path)
-
-
 @pytest.mark.parametrize("zone", ZONES)
 def test_every_mart_equals_an_independent_count(
     project: DbtProject, database: Database, zone: str

@@ -26,16 +26,6 @@ NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 UNIT_TESTS = ("test", "--select", "test_type:unit")
 
 
-@pytest.fixture
-def warehouse(database: Database) -> Warehouse:
-    return Warehouse(database)
-
-
-@pytest.fixture
-def project(database: Database, tmp_path: Path) -> DbtProject:
-    return DbtProject({**database.env, "PGTZ": "Asia/Kolkata"}, tmp_path)
-
-
 def execute(warehouse: Warehouse, *statements: str) -> None:
     with closing(warehouse.connect()) as connection:
         for statement in statements:

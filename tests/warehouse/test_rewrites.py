@@ -39,16 +39,6 @@ REWRITES = [
 REWRITE_IDS = ["alter events", "purge events", "alter owners", "purge owners"]
 
 
-@pytest.fixture
-def warehouse(database: Database) -> Warehouse:
-    return Warehouse(database)
-
-
-@pytest.fixture
-def project(database: Database, tmp_path: Path) -> DbtProject:
-    return DbtProject({**database.env, "PGTZ": "Asia/Kolkata"}, tmp_path)
-
-
 def usage(warehouse: Warehouse, mark: str = "") -> None:
     warehouse.insert(
         [Event(f"{mark}{number}", NOON + number * DAY, agent="bot") for number in range(20)],

@@ -24,6 +24,7 @@ def spool_folder_of(settings: TrackerSettings) -> SpoolFolder:
 
 
 def connect(settings: TrackerSettings) -> Connection:
+    """Open a connection to the database of these settings; every wait on it has a bound."""
     with forks.postponed:
         from .connection import Connection
     dsn = settings.dsn

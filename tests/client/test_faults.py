@@ -348,6 +348,7 @@ def test_a_later_attempt_says_nothing_about_an_earlier_one(arena: Arena, tally):
         assert [call["conversation_id"] for call in given] == ["after"]
         run(arena.database, "drop function fails cascade")
         until(lambda: tracker.track_token_usage_sync("a", 7) and tracker.stats().duplicate == 0)
+        until(lambda: sum(tracker.stats().flushed.values()) >= 1, what="the lost one is sent")
     assert ended(tracker.stats()) >= 3
     names = "select conversation_id from token_tracking_raw.usage_events where tokens = 7"
     assert ("lost",) in arena.database.rows(names)

@@ -9,7 +9,7 @@ import io
 import os
 import subprocess
 import sys
-import tarfile
+import zipfile
 from contextlib import closing
 from pathlib import Path
 
@@ -49,14 +49,24 @@ with UsageTracker(dsn=dsn, max_wait=2) as tracker:
 @pytest.fixture(scope="session")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The version before, as a folder with its package and its dbt project."""
-    words = ["git", "archive", VERSION, "ingest", "models", "macros", "seeds", "tests/data"]
+    words = [
+        "git",
+        "archive",
+        "--format=zip",
+        VERSION,
+        "ingest",
+        "models",
+        "macros",
+        "seeds",
+        "tests/data",
+    ]
     words += ["dbt_project.yml", "profiles.yml", "selectors.yml"]
     archive = subprocess.run(words, cwd=ROOT, check=False, capture_output=True)
     if archive.returncode:
         left_out("the repository's history is not here: git fetch --unshallow")
     folder = tmp_path_factory.mktemp("before")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-        tar.extractall(folder, filter="data")
+    with zipfile.ZipFile(io.BytesIO(archive.stdout)) as files:
+        files.extractall(folder)
     return folder
 
 

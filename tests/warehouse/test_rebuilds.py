@@ -392,7 +392,7 @@ MISTAKES = [
         BEGIN,
         "flags.EMPTY or invocation_args_dict.get('sample')",
         "false",
-        "macros/materializations/incremental.sql",
+        "macros/materializations/rollup.sql",
         "input_of_rollup()",
         "load_relation(input_of_rollup())",
         ROLLUP,

@@ -26,6 +26,7 @@ from tests.support.databases import (
     started_server,
 )
 from token_tracking.client.complaints import BURST
+from token_tracking.client.logs import speaker
 from token_tracking.embedded.server import Server
 
 if TYPE_CHECKING:
@@ -63,10 +64,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def private_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test its own state folder for spools, and reset the log's rate limit."""
+def private_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test its own state folder for spools and its own log, with all its room."""
     monkeypatch.setenv("TOKEN_TRACKING_SPOOL_DIR", str(tmp_path / "spool"))
     monkeypatch.setattr("token_tracking.client.complaints.complaints._room", BURST)
+    yield
+    speaker.finish()  # a line that found no thread would come with the next test's first one
 
 
 @pytest.fixture(scope="session")

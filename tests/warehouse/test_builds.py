@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from tests.support import ROOT
 from tests.support.oracle import Settings
 from tests.support.project import DbtProject
 from tests.support.usage import believable_usage
 from tests.support.warehouse import ROLLUPS, Event, Warehouse
 from token_tracking.event.labels import Operation, TokenType
+from token_tracking.validation.suites import ROLLUPS as VALIDATED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,6 +134,16 @@ def test_grains_and_descriptions_reach_the_database(
         " and relkind in ('r', 'v') and obj_description(oid) not like 'One row per %'"
     )
     assert undescribed == []
+
+
+def test_every_list_of_rollups_is_complete(project: DbtProject, warehouse: Warehouse) -> None:
+    project.must("run")
+    built = {model for (model,) in warehouse.rows("select model from token_tracking.build_status")}
+    checked = (ROOT / "tests" / "data" / "nothing_to_check.sql").read_text("utf-8")
+    [listed] = re.findall(r"set rollups = \[(.*?)\]", checked, re.DOTALL)
+    assert {"int_usage__hourly", *re.findall(r"'(.*?)'", listed)} == built
+    assert set(VALIDATED) == built
+    assert {"int_usage__hourly", *ROLLUPS} == built
 
 
 def test_a_wrong_total_is_refused_by_the_table(project: DbtProject, warehouse: Warehouse) -> None:

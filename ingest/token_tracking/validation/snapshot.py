@@ -12,19 +12,16 @@ from psycopg import sql
 
 from ..errors import NothingToCheckError, QualityError
 from ..target import Target
+from .suites import MARTS, ROLLUPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from datetime import datetime
 
-ROLLUPS: Final = (
-    "int_usage__hourly",
-    "hourly_token_usage",
-    "daily_token_usage",
-    "monthly_token_usage",
-    "daily_agent_token_usage",
+_READ: Final = (
+    *(mart.name for mart in MARTS),
+    *("build_status", "unmapped_labels", "tenant_token_usage", "label_aliases"),
 )
-_READ_BESIDES: Final = ("build_status", "unmapped_labels", "tenant_token_usage", "label_aliases")
 _RAW_TABLES: Final = ("usage_events", "usage_voids", "agent_owners")
 _NO_EVENTS: Final = "nothing to check: no events are recorded; record some, then run dbt build"
 # During a build, the models' totals are of two different builds. After this many seconds, that is
@@ -163,7 +160,7 @@ def hold_snapshot(
 
 def _require_relations(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> None:
     [(has_raw, has_marts)] = connection.execute(
-        _THERE, {"schema": schema, "marts": [*ROLLUPS[1:], *_READ_BESIDES]}
+        _THERE, {"schema": schema, "marts": list(_READ)}
     ).fetchall()
     if not has_raw:
         message = (
@@ -193,7 +190,7 @@ def _refuse_unbuilt(
 def _lock(schema: str) -> sql.Composed:
     relations = [
         *(sql.Identifier("token_tracking_raw", table) for table in _RAW_TABLES),
-        *(sql.Identifier(schema, relation) for relation in (*ROLLUPS[1:], *_READ_BESIDES)),
+        *(sql.Identifier(schema, relation) for relation in _READ),
     ]
     return sql.SQL("lock table {} in access share mode").format(sql.SQL(", ").join(relations))
 
@@ -226,7 +223,7 @@ def _is_one_build(builds: dict[str, _Build]) -> bool:
 
 
 def _refuse_hidden_rows(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> None:
-    for mart, roles in connection.execute(_HIDDEN, (schema, list(ROLLUPS[1:]))):
+    for mart, roles in connection.execute(_HIDDEN, (schema, [mart.name for mart in MARTS])):
         message = (
             f"{Target.of('')} is not shown every row of {schema}.{mart}: its row-level security "
             f"shows them to members of {roles}; validate as one of these"

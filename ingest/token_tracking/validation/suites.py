@@ -64,24 +64,27 @@ class RowRule:
 
 def suites() -> tuple[Suite, ...]:
     """Return all suites, raw events first."""
-    return (_raw_events(), _raw_to_marts(), *(_mart(mart) for mart in _MARTS))
+    return (_raw_events(), _raw_to_marts(), *(_mart(mart) for mart in MARTS))
 
 
 def _found_by(
-    name: str, otherwise: str, severity: Severity = "critical", order: str = "rule"
+    name: str,
+    otherwise: str,
+    severity: Severity = "critical",
+    order: str = "rule",
+    **values: str,
 ) -> Check:
-    """Return the expectation whose query is in the file of its name."""
-    query = f"select '{name}' as rule, found.* from ({_file(name)}) as found"
+    """Return the expectation whose query, with these values, is in the file of its name."""
+    query = f"select '{name}' as rule, found.* from ({_file(name, **values)}) as found"
     return Check(name, otherwise, _limited(query, order), name, severity)
 
 
-def _file(name: str) -> str:
-    return (
-        resources.files("token_tracking.validation")
-        .joinpath("sql", f"{name}.sql")
-        .read_text("utf-8")
-        .strip()
-    )
+def _file(name: str, **values: str) -> str:
+    file = resources.files("token_tracking.validation").joinpath("sql", f"{name}.sql")
+    text = file.read_text("utf-8").strip()
+    for place, value in values.items():
+        text = text.replace(f"{{{place}}}", value)
+    return text
 
 
 def _limited(query: str, order: str = "rule") -> str:
@@ -309,6 +312,7 @@ def _raw_to_marts() -> Suite:
                 "every_total_is_of_one_build",
                 "A rollup is behind the others, or label_aliases was changed since it was built, "
                 "so it was not compared: run dbt build.",
+                rollups=_listed(ROLLUPS),
             ),
             *(
                 Check(
@@ -317,7 +321,7 @@ def _raw_to_marts() -> Suite:
                     from_raw,
                     mart.name,
                 )
-                for mart in _MARTS
+                for mart in MARTS
             ),
             _found_by("daily_equals_sum_of_hourly", _REBUILD, order=_LARGEST_FIRST),
             _found_by("monthly_equals_sum_of_daily", _REBUILD, order=_LARGEST_FIRST),
@@ -346,7 +350,9 @@ def _raw_to_marts() -> Suite:
 
 
 @dataclass(frozen=True)
-class _Mart:
+class Mart:
+    """A rollup that people read: its grain's columns with their types, and what holds in it."""
+
     name: str
     grain: Mapping[str, str]
     has_parts: bool = True
@@ -384,8 +390,8 @@ _LABELS: Final = {
     "operation": "operation_type",
     "model": "text",
 }
-_MARTS: Final = (
-    _Mart(
+MARTS: Final = (
+    Mart(
         "hourly_token_usage",
         {"usage_hour": "timestamp with time zone", "usage_date": "date", **_LABELS},
         rules=(
@@ -407,7 +413,7 @@ _MARTS: Final = (
             _labels_check("operation", "operation_type", [*Operation, "unknown"]),
         ),
     ),
-    _Mart(
+    Mart(
         "daily_token_usage",
         {"usage_date": "date", **_LABELS},
         checks=(
@@ -426,7 +432,7 @@ _MARTS: Final = (
             ),
         ),
     ),
-    _Mart(
+    Mart(
         "monthly_token_usage",
         {"usage_month": "date", **_LABELS},
         rules=(
@@ -438,7 +444,7 @@ _MARTS: Final = (
             ),
         ),
     ),
-    _Mart(
+    Mart(
         "daily_agent_token_usage",
         {
             "usage_date": "date",
@@ -461,7 +467,11 @@ _MARTS: Final = (
 )
 
 
-def _mart(mart: _Mart) -> Suite:
+# All rollups of the project, the one first that the others are computed from.
+ROLLUPS: Final = ("int_usage__hourly", *(mart.name for mart in MARTS))
+
+
+def _mart(mart: Mart) -> Suite:
     sums = ["tokens", *(["input_tokens", "output_tokens"] if mart.has_parts else []), "event_count"]
     key = tuple(mart.grain)
     rules = (

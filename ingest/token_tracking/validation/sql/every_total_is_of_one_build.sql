@@ -4,13 +4,7 @@ builds as (
     select build_status.*
     from build_status
     -- models of the project; a model that was removed leaves its row
-    where build_status.model in (
-        'int_usage__hourly',
-        'hourly_token_usage',
-        'daily_token_usage',
-        'monthly_token_usage',
-        'daily_agent_token_usage'
-    )
+    where build_status.model in ({rollups})
 )
 
 select

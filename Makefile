@@ -9,6 +9,8 @@ export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONPATH :=
 # Of the shell's settings none may lead the tests or the demo elsewhere.
 unexport DBT_PROFILES_DIR DBT_PROJECT_DIR DBT_TARGET_PATH
+# The tests start hundreds of processes; each would compile everything again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint sample build build-changed docs format bench soak clean
 

@@ -383,6 +383,9 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
 }
 
 
+BY_HYPOTHESIS = {"test_properties.py"}
+NO_PLUGINS = ("-p", "no:hypothesispytest", "-p", "no:xdist")
+
 # Two threads or processes have to collide, which may not happen each time on a loaded machine.
 RACES = {"no order on either side"}
 
@@ -411,7 +414,9 @@ def run_of(test: str, package: Path, folder: Path, server: Server) -> tuple[int,
         run = subprocess.Popen(
             [
                 sys.executable,
-                *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-seed=1"),
+                *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+                # Plugins take longer to import than most of these tests to run.
+                *(("--hypothesis-seed=1",) if file in BY_HYPOTHESIS else NO_PLUGINS),
                 *("--timeout", "10", "-o", "timeout_func_only=true"),
                 f"--basetemp={folder / 'run'}",  # so that no other run removes it
                 f"{next((ROOT / 'tests').rglob(file))}::{name}",

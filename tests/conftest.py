@@ -14,10 +14,9 @@ import pytest
 from tests.support.clock import Clock
 from tests.support.databases import (
     GIVEN,
-    GIVEN_BY,
     NOT_DURABLE,
+    SETTINGS,
     SHARED,
-    SHARED_BY,
     Database,
     debian_15,
     emptied_database,
@@ -36,13 +35,14 @@ if TYPE_CHECKING:
 def pytest_configure(config: pytest.Config) -> None:
     """Isolate the tests from the user's settings and files."""
     for name in list(os.environ):
-        if name.startswith(("PG", "TOKEN_TRACKING_", "DBT_")) and name not in {GIVEN_BY, SHARED_BY}:
+        if name.startswith(("PG", "TOKEN_TRACKING_", "DBT_")) and name not in SETTINGS:
             del os.environ[name]
     # A shell's background job ignores Ctrl-C, and so would every process that a test starts.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run tests that share a module's fixture in one worker: most share a warehouse, built once."""
     for item in items:

@@ -17,6 +17,7 @@ import pytest
 from tests.support.bad_events import BAD, EDGE, WITHOUT_NUMBER
 from tests.support.databases import Database
 from tests.support.procedures import BATCH, canonical, each_form, event, send
+from tests.support.waiting import until
 from token_tracking.errors import InvalidUsageError
 from token_tracking.event.kept import MAX_KEPT_BYTES
 from token_tracking.event.rules import to_wire
@@ -185,6 +186,35 @@ def test_nothing_told_is_no_event_of_zero_tokens(each_emptied: Database):
     assert each_emptied.value("select count(*) from token_tracking_raw.usage_events") == 1
     assert each_emptied.value(call.replace("null", "0")) is True
     assert each_emptied.value("select count(*) from token_tracking_raw.usage_events") == 2
+
+
+@each_form
+def test_a_batch_takes_its_keys_in_their_order(each_emptied: Database, form: Callable[[list], str]):
+    """So of two batches with the same keys, none holds one that the other one had before."""
+    blocked = (
+        "select count(*)::int from pg_stat_activity"
+        " where datname = current_database() and wait_event_type = 'Lock'"
+    )
+    results: list[tuple] = []
+    batch = form([event("k9"), event("k5"), event("k1")])
+    with (
+        closing(psycopg.connect(each_emptied.url)) as holder,
+        closing(psycopg.connect(each_emptied.url)) as other,
+    ):
+        holder.execute(BATCH, (form([event("k5")]),))
+        waiter = threading.Thread(target=lambda: results.append(send(each_emptied, batch)))
+        waiter.start()
+        until(lambda: each_emptied.value(blocked) == 1)
+        other.execute("set lock_timeout = '100ms'")
+        other.commit()
+        assert other.execute(BATCH, (form([event("k9")]),)).fetchone()[0] == 1
+        other.rollback()
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            other.execute(BATCH, (form([event("k1")]),))
+        other.rollback()
+        holder.rollback()
+        waiter.join(10)
+    assert results[0][0] == 3
 
 
 @each_form

@@ -27,11 +27,16 @@ GIVEN = os.environ.get(GIVEN_BY)
 # The data folder of a running server, for a test that runs another one in a process of its own.
 SHARED_BY = "TOKEN_TRACKING_TEST_SERVER"
 SHARED = os.environ.get(SHARED_BY)
+# Its template, if the package there has the same raw schema.
+TEMPLATE_BY = "TOKEN_TRACKING_TEST_TEMPLATE"
+SETTINGS = frozenset({GIVEN_BY, SHARED_BY, TEMPLATE_BY})
 
 # Nothing here survives the test run, so nothing has to reach the disk.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "on"}
 
-TEMPLATE = f"template_raw_{os.getpid()}" if SHARED else "template_raw"
+TEMPLATE = os.environ.get(TEMPLATE_BY) or (
+    f"template_raw_{os.getpid()}" if SHARED else "template_raw"
+)
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,11 @@ def started_server(bin_dir: Path | None, settings: dict[str, str]) -> Iterator[S
 
 
 def shared_server(data_dir: Path) -> Iterator[Server]:
-    """Use a server that runs, with a template of this process's package."""
+    """Use a server that runs, with its template or one of this process's package."""
     server = Server(data_dir)
+    if TEMPLATE_BY in os.environ:
+        yield server
+        return
     make_template(server)
     yield server
     with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:

@@ -7,15 +7,48 @@ import warnings
 from pathlib import Path
 
 import parsedatetime
+from dbt.plugins.manager import PluginManager
+from dbt_common.events.base_types import BaseEvent, EventLevel
+from dbt_common.events.event_manager import EventManager
 
 from tests.support.project import invoke, is_read
 
 warnings.simplefilter("ignore")
-# Half of a build's time in tests is dbt's own: it reads the whole environment for each event, and
+
+# More than half of a build's time in tests is dbt's own: it reads the whole environment for each
+# event, makes each event for a log that is not kept, looks for plugins among all packages, and
 # makes the same parsers of dates for each result of a query.
 for name in set(os.environ) - {"HOME", "LANG", "PATH", "PYTHONPATH", "TMPDIR"}:
     del os.environ[name]
 parsedatetime.Constants = functools.cache(parsedatetime.Constants)
+PluginManager.get_prefixed_modules = functools.cache(PluginManager.get_prefixed_modules)
+
+make_event = BaseEvent.__init__
+fire_event = EventManager.fire_event
+
+
+def prepare_event(event, *words, **values):
+    object.__setattr__(event, "made_of", (words, values))
+
+
+def made_event(event, key):
+    if key == "pb_msg" and "made_of" in vars(event):
+        words, values = vars(event).pop("made_of")
+        make_event(event, *words, **values)
+        return event.pb_msg
+    return getattr(event.pb_msg, key)
+
+
+def fire_doubts(manager, event, level=None, node=None, force_warn_or_error_handling=False):
+    if force_warn_or_error_handling or (level or event.level_tag()) in DOUBTS:
+        fire_event(manager, event, level, node, force_warn_or_error_handling)
+
+
+DOUBTS = {EventLevel.WARN, EventLevel.ERROR}
+BaseEvent.__init__ = prepare_event
+BaseEvent.__getattr__ = made_event
+EventManager.fire_event = fire_doubts
+
 with tempfile.TemporaryDirectory() as folder:
     # No server is there: the run ends before its first query, and all that it needs is loaded.
     os.environ.update(PGHOST=folder, PGDATABASE="nowhere")

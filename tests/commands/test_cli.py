@@ -82,7 +82,8 @@ def numbers(ended: Ended) -> list[int]:
 def test_output_that_is_not_unicode(database: Database, tmp_path: Path):
     file = tmp_path / "usage-\u00fc.jsonl"
     file.write_text(ROWS)
-    ended = run("load", file, env={**database.env, "PYTHONIOENCODING": "ascii", "COLUMNS": "200"})
+    env = {**database.env, "PYTHONIOENCODING": "ascii", "COLUMNS": "200"}
+    ended = run("load", file, env=env, started=COMMAND)
     assert ended.code == 0, ended.err
     assert "usage-?.jsonl" in ended.out
 

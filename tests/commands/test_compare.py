@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
+from tests.support.commands import forked_command
 from tests.support.databases import Database, fresh_database
 from tests.support.project import DbtProject
 from token_tracking import UsageTracker
@@ -55,9 +54,8 @@ def built(server, tmp_path_factory):
 
 
 def compare(database: Database, *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).with_name("token-tracking")
     return subprocess.run(
-        [program, "compare", *arguments],
+        [*forked_command(), "compare", *arguments],
         env={"PATH": os.environ["PATH"], **database.env},
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.support import ROOT
-from tests.support.commands import LONGEST_WAIT, environment
+from tests.support.commands import LONGEST_WAIT, environment, forked_command
 from tests.support.commands import refresh_once as command
 from tests.support.databases import NOT_DURABLE, TEMPLATE, Database, fresh_database, started_server
 from token_tracking.cli import app
@@ -85,7 +85,7 @@ class Running:
 
 @contextmanager
 def refreshing(project: Path, env: dict[str, str], *words: str) -> Iterator[Running]:
-    command = [sys.executable, "-m", "token_tracking.cli", "refresh", "--format", "json", *words]
+    command = [*forked_command(), "refresh", "--format", "json", *words]
     with subprocess.Popen(
         command, cwd=project, env=environment(env), stdout=subprocess.PIPE, text=True
     ) as process:

@@ -20,6 +20,7 @@ import pytest
 
 from tests.support import ROOT
 from tests.support.chromium import PROGRAM, chromium
+from tests.support.commands import COMMAND, forked_command
 from tests.support.databases import Database, fresh_database
 from tests.support.project import DbtProject
 from tests.support.usage import believable_usage
@@ -36,7 +37,7 @@ from token_tracking.target import differing_databases
 from token_tracking.validation.suites import suites
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from token_tracking.embedded.server import Server
 
@@ -771,14 +772,15 @@ def test_a_trigger_that_misses_updates_is_told_to_the_token(copy: Database, tmp_
 
 
 def command(
-    env: dict[str, str], folder: Path, *words: str | Path
+    env: dict[str, str], folder: Path, *words: str | Path, started: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "token_tracking.cli", "validate", *map(str, words)],
+        [*(started or forked_command()), "validate", *map(str, words)],
         env={
             "PATH": os.environ["PATH"],
             "PYTHONPATH": ":".join(sys.path),
+            "PYTHONWARNINGS": "error",
             "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": str(folder),
             "TMPDIR": str(folder),
@@ -823,7 +825,7 @@ def test_the_command_reads_only_and_leaves_nothing_but_data_docs(
             " where tenant_id = 'initech' and usage_date = '2026-03-02'"
         )
     folder = tmp_path / "somewhere"
-    ended = command(reader, folder, "--format", "json")
+    ended = command(reader, folder, "--format", "json", started=COMMAND)
     assert ended.returncode == 1, ended.stderr
     assert ended.stderr == ""
     found = json.loads(ended.stdout)

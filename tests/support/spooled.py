@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
+from tests.support.commands import forked_command
 from token_tracking.client.requests import EventRequest
 from token_tracking.client.spool.spool import Spool
 
@@ -19,9 +19,9 @@ def spool_command(
     dsn: str, folder: Path, *words: str, **more: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "token_tracking.cli", "spool", *words],
+        [*forked_command(), "spool", *words],
         env={
-            "PYTHONPATH": ":".join(sys.path),
+            "PYTHONWARNINGS": "error",
             "TOKEN_TRACKING_DSN": dsn,
             "TOKEN_TRACKING_SPOOL_DIR": str(folder),
             **more,

@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from ..client.connection import Connection
+from ..marts.recount import recounted_events
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -76,7 +77,9 @@ class Reading:
     ) -> list[T]:
         """Return the rows of a query, named after its file in `queries`, as objects of `kind`."""
         file = resources.files("token_tracking") / "report" / "queries" / f"{query}.sql"
-        text = sql.SQL(cast("LiteralString", file.read_text("utf-8")))
+        events = recounted_events(snapshot="%(snapshot)s::pg_snapshot", zone="%(zone)s")
+        query = file.read_text("utf-8").replace("{recounted_events}", events)
+        text = sql.SQL(cast("LiteralString", query))
         composed = text if dimension is None else text.format(dimension=sql.Identifier(dimension))
         with self.database.cursor(row_factory=class_row(kind)) as cursor:
             return cursor.execute(composed, values).fetchall()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from ..event.fields import MAX_TEXT, MAX_TOKENS
 from ..event.labels import Operation, TokenType
+from ..marts.recount import recounted_events
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -303,7 +304,10 @@ _REBUILD: Final = (
 
 
 def _raw_to_marts() -> Suite:
-    from_raw = _limited(_file("raw_to_marts"), _LARGEST_FIRST)
+    events = recounted_events(
+        snapshot="(select base.snapshot from base)", zone="(select base.billing_timezone from base)"
+    )
+    from_raw = _limited(_file("raw_to_marts", recounted_events=events), _LARGEST_FIRST)
     return Suite(
         "raw_to_marts",
         "build_status",

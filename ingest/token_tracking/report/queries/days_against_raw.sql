@@ -18,69 +18,22 @@ daily as (
     group by daily_token_usage.usage_date, daily_token_usage.tenant_id
 ),
 
--- one row per agent and instant: its newest revision
-owners as (
-    select distinct on (agent_owners.agent_id, agent_owners.valid_from)
-        agent_owners.agent_id,
-        agent_owners.valid_from,
-        agent_owners.owner_tenant_id
-    from token_tracking_raw.agent_owners
-    where
-        pg_visible_in_snapshot(
-            agent_owners.ingest_xid::text::xid8, %(snapshot)s::pg_snapshot
-        )
-    order by agent_owners.agent_id, agent_owners.valid_from, agent_owners.revision desc
-),
-
-ownerships as (
-    select
-        owners.agent_id,
-        owners.owner_tenant_id,
-        owners.valid_from,
-        lead(owners.valid_from, 1, 'infinity') over (
-            partition by owners.agent_id order by owners.valid_from
-        ) as valid_to
-    from owners
-),
-
 raw_events as (
     select
         counted.usage_date,
         counted.tenant_id,
-        sum(events.tokens) as tokens,
-        coalesce(sum(events.input_tokens), 0) as input_tokens,
-        coalesce(sum(events.output_tokens), 0) as output_tokens,
+        sum(counted.tokens) as tokens,
+        coalesce(sum(counted.input_tokens), 0) as input_tokens,
+        coalesce(sum(counted.output_tokens), 0) as output_tokens,
         count(*) as event_count
-    from token_tracking_raw.usage_events as events
-    left join ownerships
-        on
-            events.agent_id = ownerships.agent_id
-            and events.occurred_at >= ownerships.valid_from
-            and events.occurred_at < ownerships.valid_to
-    cross join lateral (
-        select
-            (events.occurred_at at time zone %(zone)s)::date as usage_date,
-            coalesce(ownerships.owner_tenant_id, events.tenant_id) as tenant_id
-    ) as counted
-    -- index look-ups: a join would read all voids
-    left join lateral (
-        select true as is_voided
-        from token_tracking_raw.usage_voids as voids
-        where
-            voids.tenant_id = events.tenant_id
-            and voids.idempotency_key = events.idempotency_key
-            and pg_visible_in_snapshot(voids.ingest_xid::text::xid8, %(snapshot)s::pg_snapshot)
-        limit 1
-    ) as void on true
+    from {recounted_events} as counted
     where
         -- For the index; a day on either side is more than the offset of any time zone.
-        events.occurred_at >= (%(month)s::timestamp - interval '1 day') at time zone 'UTC'
-        and events.occurred_at < (%(month_end)s::timestamp + interval '1 day') at time zone 'UTC'
+        counted.occurred_at >= (%(month)s::timestamp - interval '1 day') at time zone 'UTC'
+        and counted.occurred_at < (%(month_end)s::timestamp + interval '1 day') at time zone 'UTC'
         and counted.usage_date >= %(month)s
         and counted.usage_date < %(month_end)s
         and (%(tenant)s::text is null or counted.tenant_id = %(tenant)s)
-        and pg_visible_in_snapshot(events.ingest_xid::text::xid8, %(snapshot)s::pg_snapshot)
-        and void.is_voided is null
     group by counted.usage_date, counted.tenant_id
 ),
 

@@ -6,7 +6,6 @@ base as (
     select
         build_status.run_number,
         build_status.snapshot,
-        pg_snapshot_xmin(build_status.snapshot)::text::bigint as oldest_running,
         build_status.billing_timezone
     from build_status
     where build_status.model = 'int_usage__hourly'
@@ -22,46 +21,16 @@ marts as (
         and build_status.aliases_are_current
 ),
 
--- one row per agent and instant: its newest revision
-owners as (
-    select distinct on (agent_owners.agent_id, agent_owners.valid_from)
-        agent_owners.agent_id,
-        agent_owners.valid_from,
-        agent_owners.owner_tenant_id
-    from token_tracking_raw.agent_owners
-    where
-        pg_visible_in_snapshot(
-            agent_owners.ingest_xid::text::xid8, (select base.snapshot from base)
-        )
-    order by agent_owners.agent_id, agent_owners.valid_from, agent_owners.revision desc
-),
-
-ownerships as (
-    select
-        owners.agent_id,
-        owners.owner_tenant_id,
-        owners.valid_from,
-        lead(owners.valid_from, 1, 'infinity') over (
-            partition by owners.agent_id order by owners.valid_from
-        ) as valid_to
-    from owners
-),
-
 -- one row per hour, date, payer, requester, agent and labels: the only scan of the raw
 -- events, of those that the build saw
 counted as (
     select
         date_bin('1 hour', events.occurred_at, '2000-01-01 00:00+00') as usage_hour,
-        (
-            events.occurred_at at time zone (select base.billing_timezone from base)
-        )::date as usage_date,
-        coalesce(ownerships.owner_tenant_id, events.tenant_id) as tenant_id,
-        events.tenant_id as requester_tenant_id,
+        events.usage_date,
+        events.tenant_id,
+        events.requester_tenant_id,
         events.agent_id,
-        case
-            when ownerships.owner_tenant_id is null then 'unknown_agent'
-            else 'agent_owner'
-        end as attribution_rule,
+        events.attribution_rule,
         events.token_type,
         events.operation,
         events.model,
@@ -69,36 +38,14 @@ counted as (
         coalesce(sum(events.input_tokens), 0) as input_tokens,
         coalesce(sum(events.output_tokens), 0) as output_tokens,
         count(*) as event_count
-    from token_tracking_raw.usage_events as events
-    left join ownerships
-        on
-            events.agent_id = ownerships.agent_id
-            and events.occurred_at >= ownerships.valid_from
-            and events.occurred_at < ownerships.valid_to
-    where
-        (
-            events.ingest_xid < (select base.oldest_running from base)
-            or pg_visible_in_snapshot(
-                events.ingest_xid::text::xid8, (select base.snapshot from base)
-            )
-        )
-        and not exists (
-            select 1
-            from token_tracking_raw.usage_voids as voids
-            where
-                voids.tenant_id = events.tenant_id
-                and voids.idempotency_key = events.idempotency_key
-                and pg_visible_in_snapshot(
-                    voids.ingest_xid::text::xid8, (select base.snapshot from base)
-                )
-        )
+    from {recounted_events} as events
     group by
         usage_hour,
-        usage_date,
-        coalesce(ownerships.owner_tenant_id, events.tenant_id),
+        events.usage_date,
         events.tenant_id,
+        events.requester_tenant_id,
         events.agent_id,
-        attribution_rule,
+        events.attribution_rule,
         events.token_type,
         events.operation,
         events.model

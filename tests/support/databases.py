@@ -116,11 +116,11 @@ def left_out(reason: str) -> NoReturn:
 _numbers = itertools.count(1)
 
 
-def fresh_database(server: Server) -> Iterator[Database]:
+def fresh_database(server: Server, template: str = TEMPLATE) -> Iterator[Database]:
     """Copy the template database, and drop the copy in the end."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
-        connection.execute(f"create database {name} template {TEMPLATE}")
+        connection.execute(f"create database {name} template {template}")
         yield Database(server.url(name), server.environment(name))
         connection.execute(f"drop database {name} with (force)")
 

@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,11 +187,10 @@ def invoke(scratch: Path, words: Sequence[str], edits: Sequence[Edit] = ()) -> d
         outcome.result.selectors = {}  # dbt cannot copy a project that has some
         _manifests.append(outcome.result)
     manifest = _in_database(_manifests[0], os.environ["PGDATABASE"])
-    if edits:
-        manifest = manifest.deepcopy()
+    with ExitStack() as undo:
         for edit in edits:
-            _apply(edit, manifest)
-    return dbtRunner(manifest=manifest).invoke([*words, *options])
+            _apply(edit, manifest, undo)
+        return dbtRunner(manifest=manifest).invoke([*words, *options])
 
 
 def _options(scratch: Path) -> list[str]:
@@ -218,8 +218,8 @@ def _in_database(manifest: Any, database: str) -> Any:
     return manifest
 
 
-def _apply(edit: Edit, manifest: Any) -> None:
-    """Edit the project in memory; the old text must occur once."""
+def _apply(edit: Edit, manifest: Any, undo: ExitStack) -> None:
+    """Edit the project in memory until `undo` closes; the old text must occur once."""
     texts = [
         (thing, name)
         for things, name in ((manifest.macros, "macro_sql"), (manifest.nodes, "raw_code"))
@@ -231,4 +231,6 @@ def _apply(edit: Edit, manifest: Any) -> None:
         message = f"{edit.file} has {edit.old!r} {found} times"
         raise LookupError(message)
     for thing, name in texts:
-        setattr(thing, name, getattr(thing, name).replace(edit.old, edit.new))
+        text = getattr(thing, name)
+        undo.callback(setattr, thing, name, text)
+        setattr(thing, name, text.replace(edit.old, edit.new))

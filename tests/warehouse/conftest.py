@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from contextlib import closing
+from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
-from tests.support.databases import Database
+from tests.support.databases import TEMPLATE, Database, fresh_database
 from tests.support.project import DbtProject
 from tests.support.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from token_tracking.embedded.server import Server
+
+
+@pytest.fixture(scope="session")
+def built_template(server: Server, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a database with totals of no events and without aliases."""
+    name = f"template_built_{os.getpid()}"
+    with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
+        connection.execute(f"create database {name} template {TEMPLATE}")
+    DbtProject(server.environment(name), tmp_path_factory.mktemp("built")).must("run")
+    return name
+
+
+@pytest.fixture
+def prebuilt(server: Server, built_template: str) -> Iterator[Database]:
+    """A fresh database whose first build is over, which takes twice as long as any other."""
+    yield from fresh_database(server, built_template)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.support.project import DbtProject, Edit
 from tests.support.warehouse import Warehouse, WrongTotalsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tests.support.databases import Database
@@ -402,41 +402,32 @@ MISTAKES = [
 ]
 
 
-@pytest.fixture
-def warehouse(database: Database) -> Warehouse:
+def play(history: History, database: Database, folder: Path, edits: Sequence[Edit] = ()) -> None:
+    """Play a history with the edited project."""
+    project = DbtProject({**database.env, "PGTZ": "Asia/Kolkata"}, folder, tuple(edits))
     # `dbt run` leaves the aliases to the history.
-    return Warehouse(database, Settings(aliases={}))
-
-
-@pytest.fixture
-def env(database: Database) -> dict[str, str]:
-    return {**database.env, "PGTZ": "Asia/Kolkata"}
+    history(project, Warehouse(database, Settings(aliases={})))
 
 
 @pytest.mark.parametrize("history", directed.HISTORIES, ids=lambda history: history.__name__)
-def test_history_ends_in_exact_totals(
-    history: History, warehouse: Warehouse, env: dict[str, str], tmp_path: Path
-) -> None:
-    history(DbtProject(env, tmp_path), warehouse)
+def test_history_ends_in_exact_totals(history: History, database: Database, tmp_path: Path) -> None:
+    play(history, database, tmp_path)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
-def test_mistake_is_caught(
-    mistake: Mistake, warehouse: Warehouse, env: dict[str, str], tmp_path: Path
-) -> None:
+def test_mistake_is_caught(mistake: Mistake, prebuilt: Database, tmp_path: Path) -> None:
     for edit in mistake.edits:
         text = (ROOT / edit.file).read_text()
         assert text.count(edit.old) == 1, f"{edit.file} has no single {edit.old!r}"
     shown = WrongTotalsError if mistake.stops is None else AssertionError
     with pytest.raises(shown, match=mistake.stops):
-        mistake.history(DbtProject(env, tmp_path, mistake.edits), warehouse)
+        play(mistake.history, prebuilt, tmp_path, mistake.edits)
 
 
 @pytest.mark.parametrize(
     "mistake", [one for one in MISTAKES if one.harmless], ids=lambda mistake: mistake.name
 )
 def test_what_leads_to_a_mistake_is_none(
-    mistake: Mistake, warehouse: Warehouse, env: dict[str, str], tmp_path: Path
+    mistake: Mistake, prebuilt: Database, tmp_path: Path
 ) -> None:
-    edits = mistake.edits[: mistake.harmless]
-    mistake.history(DbtProject(env, tmp_path, edits), warehouse)
+    play(mistake.history, prebuilt, tmp_path, mistake.edits[: mistake.harmless])

@@ -436,5 +436,6 @@ def run_of(
         finally:
             with contextlib.suppress(ProcessLookupError):  # what the fault left hanging
                 os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
         said.seek(0)
         return run.returncode, said.read()

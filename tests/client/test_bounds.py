@@ -61,7 +61,7 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2])))
 
 
 @pytest.mark.timeout(1200)
-def test_calls_of_a_whole_outage_end_in_the_spool_and_come_in_once(
+def test_calls_of_an_outage_are_spooled_and_come_in_once(
     database: Database, tmp_path: Path, record_property
 ):
     spool = tmp_path / "spool"

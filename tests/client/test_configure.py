@@ -87,7 +87,7 @@ print(track_token_usage_sync("acme", 42))
         ),
     ],
 )
-def test_a_fallback_that_is_not_there_is_told_at_the_first_call(
+def test_a_missing_fallback_is_told_at_the_first_call(
     database: Database, tmp_path: Path, place: str, said: str
 ):
     """Even if the database takes every event; if it does not, the call returns False."""

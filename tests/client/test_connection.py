@@ -57,7 +57,7 @@ def test_the_session_keeps_its_settings(emptied: Database):
     ],
     ids=["batch", "void", "owner", "rejections", "rejection"],
 )
-def test_a_statement_that_waits_for_a_lock_does_not_stay_behind(emptied: Database, call):
+def test_a_statement_that_waits_does_not_stay_behind(emptied: Database, call):
     """A waiting server does not check whether its client has gone."""
     with (
         closing(Connection.open(emptied.url)) as holder,

@@ -165,7 +165,7 @@ def test_requests_that_are_interleaved_leave_nothing_behind():
     asyncio.run(main())
 
 
-def test_what_an_ended_request_gave_does_not_reach_through_a_later_block():
+def test_an_ended_request_gives_nothing_to_a_later_block():
     async def main() -> None:
         generator = steps("acme")
         await step(generator)
@@ -177,7 +177,7 @@ def test_what_an_ended_request_gave_does_not_reach_through_a_later_block():
     asyncio.run(main())
 
 
-def test_a_task_that_outlives_its_block_keeps_what_it_was_given():
+def test_a_task_that_outlives_its_block_keeps_its_context():
     async def main() -> None:
         ended = asyncio.Event()
 

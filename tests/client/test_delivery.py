@@ -263,7 +263,7 @@ def test_values_that_fail_in_metadata_cost_no_event(
     assert "canary" not in caplog.text
 
 
-def test_events_ahead_of_the_servers_clock_wait_until_it_has_come(
+def test_events_ahead_of_the_servers_clock_wait(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """The client's clock is wrong: acknowledged, and later neither lost nor refused."""
@@ -292,7 +292,7 @@ def test_events_ahead_of_the_servers_clock_wait_until_it_has_come(
     assert "clock is 303 s ahead" in caplog.text
 
 
-def test_a_row_that_cannot_be_read_stays_and_holds_nothing_back(
+def test_an_unreadable_row_stays_and_holds_nothing_back(
     database: Database,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -522,9 +522,7 @@ def test_a_slow_name_server_stalls_neither_loop_nor_calls(monkeypatch: pytest.Mo
         assert tracker.stats().spooled == 1
 
 
-def test_what_waits_in_memory_is_bounded_when_nobody_takes_anything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_waits_in_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The disk hangs: calls are refused at once, not queued without end."""
     hangs = threading.Event()
     monkeypatch.setattr(Spool, "append", lambda *_: hangs.wait(20))
@@ -596,7 +594,7 @@ def test_a_flood_of_bad_calls_does_not_flood_the_log(
         assert tracker.stats().rejected == 501
 
 
-def test_the_fallback_gets_the_ten_arguments_as_they_were_given():
+def test_the_fallback_gets_the_arguments_as_given():
     received: list[dict[str, object]] = []
 
     def old_implementation(**arguments: object) -> bool:
@@ -689,7 +687,7 @@ def test_writers_that_share_keys_never_deadlock(database: Database):
     assert database.value(deadlocks) == 0
 
 
-def test_what_was_spooled_while_the_database_was_there_is_in_at_the_end(
+def test_what_was_spooled_in_a_burst_is_in_at_the_end(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     """A burst above the queue's limit is spooled; a container's disk may be lost with it."""
@@ -749,7 +747,7 @@ def test_closed_means_refused_and_counted(database: Database):
     assert dataclasses.asdict(tracker.stats())["refused"] == 1
 
 
-def test_without_home_and_state_folder_the_functions_still_work(database: Database):
+def test_the_functions_work_without_a_home(database: Database):
     script = (
         "import os, pwd\n"
         "def nobody(uid): raise KeyError(uid)\n"
@@ -766,7 +764,7 @@ def test_without_home_and_state_folder_the_functions_still_work(database: Databa
     assert database.value(EVENTS) == 1
 
 
-def test_the_end_of_the_interpreter_writes_what_waits_in_any_tracker(database: Database):
+def test_the_interpreters_end_writes_what_waits(database: Database):
     script = (
         "import sys, asyncio\n"
         "from token_tracking import UsageTracker\n"
@@ -824,7 +822,7 @@ def test_debug_tells_how_each_call_ended_without_what_it_said(
 
 
 @pytest.mark.timed
-def test_the_spool_is_its_owners_alone_and_a_reader_does_not_hold_it(tmp_path: Path):
+def test_the_spool_is_private_and_no_reader_holds_it(tmp_path: Path):
     folder = tmp_path / "spool"
     with UsageTracker(dsn="host=/nonexistent", max_wait=1, spool_dir=folder) as tracker:
         assert tracker.track_token_usage_sync("a", 1) is True

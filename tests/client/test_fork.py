@@ -343,9 +343,7 @@ os._exit(0)
         os.kill(child, signal.SIGKILL)
 
 
-def test_a_call_under_way_ends_in_the_child_that_a_signals_handler_makes(
-    database: Database, tmp_path: Path
-):
+def test_a_call_ends_in_a_child_made_by_a_signal_handler(database: Database, tmp_path: Path):
     """The child continues the interrupted call; the parent sends the usage."""
     script = """
 import signal, psycopg

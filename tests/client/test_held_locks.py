@@ -210,7 +210,7 @@ def test_owners_of_a_held_agent_keep_their_order(database: Database):
     assert database.rows(OWNERS) == [("first",), ("second",), ("third",)]
 
 
-def test_a_later_owner_stays_behind_an_earlier_one_when_its_lock_is_free(database: Database):
+def test_a_later_owner_waits_behind_an_earlier_one(database: Database):
     at = START.isoformat()
     first, second = (OwnerRequest.of("bot", name, at) for name in ("first", "second"))
     held = HeldKeys()

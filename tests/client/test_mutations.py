@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "the fallback for what may be committed": (
-        "test_faults.py::test_an_event_that_may_be_committed_never_reaches_the_fallback",
+        "test_faults.py::test_what_may_be_committed_never_reaches_the_fallback",
         [("client/writer.py", "                or request.uncertain\n", "")],
     ),
     "a later attempt decides what an earlier one did": (
@@ -150,7 +150,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [("client/connection.py", "timeout if timeout is not None else self.patience", "None")],
     ),
     "what is ahead of the server's clock is sent": (
-        "test_delivery.py::test_events_ahead_of_the_servers_clock_wait_until_it_has_come",
+        "test_delivery.py::test_events_ahead_of_the_servers_clock_wait",
         [
             ("client/delivery.py", "if event.occurred_at() > latest]", "if False]"),
             ("client/delivery.py", 'problem.kind == "early" and', "False and"),
@@ -161,11 +161,11 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [("client/delivery.py", 'problem.kind == "early" and', "False and")],
     ),
     "a server keeps what is early as refused": (
-        "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
+        "test_server_clock.py::test_a_clock_set_under_a_connection_refuses_nothing",
         [("raw/procedures/62_batch.sql", "        where refused.kind = 'rejection'\n", "")],
     ),
     "a server's clock is asked for once": (
-        "test_server_clock.py::test_the_servers_clock_set_under_a_connection_refuses_nothing",
+        "test_server_clock.py::test_a_clock_set_under_a_connection_refuses_nothing",
         [
             (
                 "client/delivery.py",
@@ -179,7 +179,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [("client/delivery.py", "        return Fault.WAITING", "        return Fault.PASSING")],
     ),
     "a later owner does not wait behind an earlier one": (
-        "test_held_locks.py::test_a_later_owner_stays_behind_an_earlier_one_when_its_lock_is_free",
+        "test_held_locks.py::test_a_later_owner_waits_behind_an_earlier_one",
         [
             (
                 "client/delivery.py",
@@ -200,7 +200,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         ],
     ),
     "nothing is written at the end": (
-        "test_delivery.py::test_the_end_of_the_interpreter_writes_what_waits_in_any_tracker",
+        "test_delivery.py::test_the_interpreters_end_writes_what_waits",
         [("client/writer.py", "atexit.register(_close_all)\n", "")],
     ),
     "a file is adopted while its owner lives": (
@@ -278,7 +278,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [("client/spool/folder.py", "if shared is None or not written", "if True or not written")],
     ),
     "a queue without end": (
-        "test_delivery.py::test_what_waits_in_memory_is_bounded_when_nobody_takes_anything",
+        "test_delivery.py::test_what_waits_in_memory_is_bounded",
         [
             (
                 "client/writer.py",
@@ -371,7 +371,7 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         [("client/writer.py", "            self._spool.append([request])\n", "")],
     ),
     "calls are counted when they are made": (
-        "test_faults.py::test_a_thousand_cancelled_calls_are_all_recorded_and_counted",
+        "test_faults.py::test_a_thousand_cancelled_calls_are_all_recorded",
         [
             (
                 "client/writer.py",

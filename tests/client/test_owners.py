@@ -157,7 +157,7 @@ def test_a_writer_waits_for_a_row_of_its_instant_alone(each_emptied: Database, c
     assert found == ([(1, "A"), (2, "B")] if commits else [(1, "B")])
 
 
-def test_with_one_snapshot_an_owner_that_came_meanwhile_is_an_error(each_emptied: Database):
+def test_an_owner_beyond_the_snapshot_is_an_error(each_emptied: Database):
     """A serialization failure, after which the transaction can be retried."""
     with closing(psycopg.connect(each_emptied.url)) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ

@@ -109,7 +109,7 @@ def pool() -> Iterator[Pool]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_all_that_a_tracker_does_leaves_others_of_the_pool_alone(pool: Pool):
+def test_a_tracker_leaves_others_of_the_pool_alone(pool: Pool):
     async def many(tracker: UsageTracker) -> list[bool]:
         return await asyncio.gather(*(tracker.track_token_usage("a", 1) for _ in range(500)))
 

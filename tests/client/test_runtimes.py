@@ -146,7 +146,7 @@ def test_what_nobody_can_wait_for_is_told_at_once_and_sent(
     assert caplog.text.count("neither asyncio nor trio") == 3
 
 
-def test_a_call_of_a_thread_beside_trio_blocks_that_thread_alone(emptied: Database):
+def test_a_call_beside_trio_blocks_its_own_thread_alone(emptied: Database):
     async def main() -> None:
         with UsageTracker(dsn=emptied.url) as tracker:
             answer = await trio.to_thread.run_sync(

@@ -74,7 +74,7 @@ def test_the_servers_clock_set_back_in_a_flush_refuses_nothing(
     assert (database.value(EVENTS), database.value(REJECTED)) == (3000, 0)
 
 
-def test_the_servers_clock_set_under_a_connection_refuses_nothing(
+def test_a_clock_set_under_a_connection_refuses_nothing(
     database: Database, clock: Clock, caplog: pytest.LogCaptureFixture
 ):
     """Set back, calls are spooled and counted as early; set right, they are recorded again."""

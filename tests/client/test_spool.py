@@ -358,7 +358,7 @@ def calls_of(received: list[dict[str, object]], answer: object):
 
 
 @pytest.mark.parametrize("answer", [True, False])
-def test_the_fallback_takes_over_when_neither_database_nor_spool_can(answer: bool):
+def test_the_fallback_takes_what_nothing_else_can(answer: bool):
     received: list[dict[str, object]] = []
     with UsageTracker(
         dsn="host=/nonexistent",

@@ -154,9 +154,7 @@ def test_a_bad_call_is_told_false_logged_and_kept(
     assert tracker.stats() == stats(rejected=1)
 
 
-def test_parts_without_tokens_are_summed_and_zero_parts_are_an_event(
-    database: Database, tracker: UsageTracker
-):
+def test_parts_alone_are_summed_and_zeros_are_an_event(database: Database, tracker: UsageTracker):
     track = tracker.track_token_usage_sync
     assert track("a", input_tokens=3, output_tokens=4) is True
     assert track("b", None, output_tokens=4) is True
@@ -332,7 +330,7 @@ def test_of_many_all_are_sent_before_the_first_error_is_raised(database: Databas
 
 
 @pytest.mark.timed
-def test_without_a_database_a_call_goes_to_the_spool_within_the_bounded_wait(
+def test_without_a_database_a_call_is_spooled_in_time(
     caplog: pytest.LogCaptureFixture,
 ):
     tracker = UsageTracker(dsn="host=/nonexistent user=u password=canary-secret", max_wait=0.5)
@@ -391,14 +389,14 @@ def test_a_disabled_tracker_does_nothing_and_says_true(monkeypatch: pytest.Monke
     assert tracker.stats() == stats(no_op=3)
 
 
-def test_a_setting_that_breaks_a_rule_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch):
+def test_a_bad_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TOKEN_TRACKING_MAX_WAIT", "canary")
     with pytest.raises(SettingsError, match=r"max_wait \(TOKEN_TRACKING_MAX_WAIT\)") as caught:
         UsageTracker()
     assert "canary" not in str(caught.value)
 
 
-def test_the_functions_of_the_module_never_raise_for_a_bad_setting():
+def test_the_modules_functions_never_raise_for_a_setting():
     script = (
         "from token_tracking import track_token_usage_sync as track\n"
         "assert track('a', 1) is False\n"

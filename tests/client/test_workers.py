@@ -140,7 +140,7 @@ def test_a_log_handler_that_raises_harms_nobody(
         ours.manager._clear_cache()  # type: ignore[attr-defined]
 
 
-def test_a_refused_call_inside_of_a_log_handler_has_its_answer_at_its_bound(database: Database):
+def test_a_refused_call_in_a_log_handler_is_answered(database: Database):
     """The writer logs the refusal to a handler that waits for the writer."""
 
     class Counting(logging.Handler):
@@ -225,7 +225,7 @@ class Interrupt(BaseException):
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
-def test_an_exception_at_any_line_of_the_first_call_harms_no_later_one(database: Database):
+def test_an_exception_in_the_first_call_harms_no_later_one(database: Database):
     """A program that catches Ctrl-C, or sets a time limit by a signal, continues metering."""
     folder = str(Path(token_tracking.__file__).parent)
     lines_left = 0
@@ -279,7 +279,7 @@ def hung_disk(monkeypatch: pytest.MonkeyPatch):
     goes_on.set()
 
 
-def test_a_call_that_nothing_answers_is_told_false_at_its_bound_and_still_sent(
+def test_an_unanswered_call_is_false_and_still_sent(
     database: Database, hung_disk: threading.Event, caplog: pytest.LogCaptureFixture
 ):
     proxy = Proxy(socket_path(database.env["PGHOST"]))
@@ -421,7 +421,7 @@ def test_a_fallback_without_a_loop_is_not_counted_as_called(monkeypatch: pytest.
         assert (tracker.stats().refused, tracker.stats().fallback, len(asked)) == (1, 1, 1)
 
 
-def test_an_unusable_spool_folder_does_not_keep_it_from_reconnecting(
+def test_an_unusable_spool_folder_lets_it_reconnect(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     with UsageTracker(dsn=database.url, spool_dir=tmp_path / ("x" * 300), max_wait=2) as tracker:
@@ -491,9 +491,7 @@ def test_a_tracker_that_nobody_closes_leaves_nothing_behind(database: Database):
     assert database.value(EVENTS) == 2
 
 
-def test_closing_twice_while_a_flush_is_stuck_lets_go_of_the_spool(
-    database: Database, tmp_path: Path
-):
+def test_closing_twice_in_a_stuck_flush_frees_the_spool(database: Database, tmp_path: Path):
     proxy = Proxy(socket_path(database.env["PGHOST"]))
     folder = tmp_path / "spool"
     tracker = UsageTracker(dsn=proxy.dsn(database.env["PGDATABASE"]), max_wait=0.6).start()
@@ -519,7 +517,7 @@ class Failing(sqlite3.Connection):
         raise error
 
 
-def test_what_a_failing_disk_may_have_never_reaches_the_fallback(
+def test_what_a_disk_may_have_never_reaches_the_fallback(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ):
     given: list[object] = []
@@ -545,7 +543,7 @@ def test_what_a_failing_disk_may_have_never_reaches_the_fallback(
     assert database.value(EVENTS) == 1
 
 
-def test_what_may_be_recorded_is_sent_again_without_another_call(database: Database):
+def test_what_may_be_recorded_is_sent_again_by_itself(database: Database):
     """More than one batch of it: when the server is back, or at the end at the latest."""
     proxy = Proxy(socket_path(database.env["PGHOST"]))
     with UsageTracker(
@@ -564,9 +562,7 @@ def test_what_may_be_recorded_is_sent_again_without_another_call(database: Datab
     assert database.value(EVENTS) == 602
 
 
-def test_a_spool_folder_that_is_removed_loses_nothing_acknowledged(
-    database: Database, tmp_path: Path
-):
+def test_a_removed_spool_folder_loses_nothing_acknowledged(database: Database, tmp_path: Path):
     proxy = Proxy(socket_path(database.env["PGHOST"]))
     proxy.refusing = True
     folder = tmp_path / "spool"

@@ -206,7 +206,7 @@ def test_a_missing_column_is_one_sentence(database: Database, tmp_path: Path):
         ),
     ],
 )
-def test_a_database_that_cannot_be_reached_is_named_without_its_password(env, message):
+def test_an_unreachable_database_is_named_without_password(env, message):
     words = ("schema", "apply") if "PGHOST" in env else ("load", "-", "--format", "csv")
     ended = run(*words, env={"PGCONNECT_TIMEOUT": "5", **env}, stdin="tenant_id,tokens\na,1\n")
     assert (ended.code, ended.out) == (1, "")
@@ -228,7 +228,7 @@ def test_the_dsn_overrides_libpqs_variables(database: Database):
     assert database.value(COUNT) == 2
 
 
-def test_ctrl_c_says_what_is_kept_and_the_next_load_adds_the_rest(database: Database):
+def test_ctrl_c_says_what_is_kept_for_the_next_load(database: Database):
     rows = [f'{{"tenant_id": "acme", "tokens": {number}}}\n' for number in range(2250)]
     command = [*COMMAND, "load", "-", "--format", "jsonl"]
     with subprocess.Popen(

@@ -60,7 +60,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"no {REAL.name}: it is no part of this repository")
-def test_a_real_trace_is_loaded_once_and_reaches_the_monthly_totals(database, tmp_path):
+def test_a_real_trace_reaches_the_monthly_totals_once(database, tmp_path):
     how = plan(
         "occurred_at=TIMESTAMP,input_tokens=ContextTokens,output_tokens=GeneratedTokens",
         "tenant_id=acme,model=gpt-4o",
@@ -92,7 +92,7 @@ def test_a_log_that_grew_adds_what_is_new(database, write):
     ]
 
 
-def test_equal_rows_are_known_in_another_order_file_and_column_name(database, write):
+def test_equal_rows_are_known_in_another_form(database, write):
     load(database, write("tokens,model,noise\n5,a,x\n7,b,y\n5,a,z\n"))
     shuffled = write("Model,spent\na,5\na,5\nb,7\n", "other.csv")
     assert counts(load(database, shuffled, plan("tokens=spent,model=Model")).files[0]) == (
@@ -218,9 +218,7 @@ def test_an_empty_total_is_no_number(database, write):
         ("model", "a\0b", "model: text with NUL"),
     ],
 )
-def test_a_bad_cell_is_kept_with_its_reason_and_the_others_go_on(
-    database, write, field, cell, reason
-):
+def test_a_bad_cell_is_kept_with_its_reason(database, write, field, cell, reason):
     name = "tokens" if field != "tokens" else "output_tokens"
     file = write("")
     with file.open("w", newline="") as stream:
@@ -442,7 +440,7 @@ def test_files_without_rows(database, write):
         ("tokens\n1\n".encode("utf-16"), "", "tenant_id=a", "is UTF-16 text"),
     ],
 )
-def test_a_file_that_cannot_be_loaded_stops_all_before_the_first_row(
+def test_a_bad_file_stops_all_before_the_first_row(
     database, write, text, columns, constants, message
 ):
     good = write("tenant_id,tokens,a,b,c\nx,1,1,1,1\n", "good.csv")
@@ -602,7 +600,7 @@ def test_a_lost_connection_loses_no_row_and_counts_none_twice(database, write):
     assert database.value(COUNT) == 20_000
 
 
-def test_events_are_not_sent_again_for_rejections_that_were_lost(database, write, monkeypatch):
+def test_lost_rejections_send_no_event_again(database, write, monkeypatch):
     reject = Connection.reject
     broken = iter([True])
 
@@ -617,9 +615,7 @@ def test_events_are_not_sent_again_for_rejections_that_were_lost(database, write
     assert len(database.rows(REJECTIONS)) == 1
 
 
-def test_a_database_that_stays_away_ends_the_load_and_the_next_one_adds_the_rest(
-    database, server, write, monkeypatch
-):
+def test_a_load_without_its_database_ends_and_is_completed(database, server, write, monkeypatch):
     monkeypatch.setattr(sender_module, "BACK_OFF", (0.01, 0.02))
     file = write("tokens\n" + "".join(f"{n}\n" for n in range(5000)))
     name = database.env["PGDATABASE"]
@@ -886,7 +882,7 @@ def test_a_file_that_an_earlier_version_loaded_is_known(database, write):
     assert database.value(COUNT) == 3
 
 
-def test_ids_with_outer_space_that_an_earlier_version_kept_stop_the_load(database, write):
+def test_kept_ids_with_outer_space_stop_the_load(database, write):
     query = "select recorded from token_tracking_raw.track_token_usage_batch(%s)"
     when = "2026-05-01T10:00:00Z"
     old = [
@@ -927,7 +923,7 @@ def test_a_known_row_with_another_time_is_told(database, write):
     assert (same.files[0].other_times, same.has_problems) == (0, False)
 
 
-def test_a_call_that_its_service_timed_a_little_otherwise_is_told_alone(database, write):
+def test_a_call_with_a_slightly_different_time_is_told(database, write):
     """The row's key says that it is the same call, and a retry may have another time."""
     head = "idempotency_key,tokens,occurred_at\n"
     load(database, write(head + "k,5,2026-05-01T10:00:00.1Z\n"))

@@ -404,7 +404,7 @@ def test_what_does_not_count_is_told(built: Built):
     assert page["Agents without owner"].body[0][0] == "nobodys"
 
 
-def test_the_totals_are_proved_by_the_raw_events_that_the_build_saw(built: Built):
+def test_the_totals_are_proved_by_what_the_build_saw(built: Built):
     proved = re.compile(
         r"Each of the 31 days was counted again .*: ([\d,]+) tokens in .* both sides"
     )

@@ -815,7 +815,7 @@ def reader(copy: Database) -> Iterator[dict[str, str]]:
         connection.execute("drop owned by outside_reader; drop role outside_reader")
 
 
-def test_the_command_reads_only_and_leaves_nothing_but_data_docs(
+def test_the_command_only_reads_and_leaves_its_data_docs(
     copy: Database, reader: dict[str, str], tmp_path: Path
 ):
     with closing(copy.connect()) as connection:
@@ -1130,7 +1130,7 @@ def test_a_server_that_is_not_there_is_one_sentence(tmp_path: Path):
     assert "p@ss" not in ended.stderr
 
 
-def test_a_connection_that_only_the_second_driver_misses_is_one_sentence(
+def test_a_connection_lost_for_the_second_driver_is_told(
     copy: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(

@@ -83,9 +83,7 @@ def test_no_test_is_left_out_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.timeout(300)
-def test_only_what_changed_is_built_and_the_rest_is_read_from_the_base(
-    database: Database, tmp_path: Path
-):
+def test_only_what_changed_is_built_beside_the_base(database: Database, tmp_path: Path):
     base, change, state = (
         project(tmp_path / "base"),
         project(tmp_path / "change"),

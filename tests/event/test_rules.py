@@ -119,7 +119,7 @@ def test_the_time_is_sent_in_utc():
     assert json.loads(wire.payload)["occurred_at"] == "2025-12-31T18:45:00+00:00"
 
 
-def test_a_usage_event_is_the_same_event_however_often_it_is_sent():
+def test_a_usage_event_sent_again_is_the_same_event():
     event = UsageEvent.model_validate({"tenant_id": UUID(int=1), "input_tokens": 3})
     assert (event.tenant_id, event.tokens) == (str(UUID(int=1)), 3)
     again = UsageEvent.model_validate(event.model_dump())
@@ -200,9 +200,7 @@ def test_what_a_service_sends_is_usual():
 @pytest.mark.parametrize(
     "value", [["x" * 100] * 16, [1e308] * 16, 1.5e300, "\u0001" * 100, ["\U0001f600" * 8] * 16]
 )
-def test_what_is_small_in_python_and_large_in_postgresql_is_measured(
-    emptied: Database, value: object
-):
+def test_what_is_larger_in_postgresql_is_measured(emptied: Database, value: object):
     for number in range(1, 17):
         event = {**USUAL, "metadata": {f"{n}": value for n in range(number)}}
         size = emptied.value(
@@ -259,7 +257,7 @@ def test_whatever_is_refused_can_be_kept():
     assert json.loads(keepable({"tokens": -5, "model": "m"})) == {"tokens": -5, "model": "m"}
 
 
-def test_keys_of_the_same_parts_are_the_same_and_of_others_are_not():
+def test_keys_are_equal_exactly_if_their_parts_are():
     assert make_idempotency_key("a", 1) == make_idempotency_key("a", "1")
     assert make_idempotency_key("ab", "c") != make_idempotency_key("a", "bc")
     assert len({new_event_key() for _ in range(10_000)}) == 10_000

@@ -31,7 +31,7 @@ QUICKLY = (
 )
 
 
-def test_same_event_counts_once_and_another_payload_is_a_conflict(each_emptied: Database):
+def test_the_same_event_counts_once_another_is_a_conflict(each_emptied: Database):
     first, other = event("k", tokens=5), event("k", tokens=6, model="m")
     assert send(each_emptied, [first]) == (1, 0, 0, 0, None)
     assert send(each_emptied, [first]) == (0, 1, 0, 0, None)
@@ -67,7 +67,7 @@ def test_each_compared_field_makes_another_payload(emptied: Database, field: str
     assert send(emptied, [event("k")])[1] == 1
 
 
-def test_a_retry_may_differ_in_time_metadata_conversation_and_collection(database: Database):
+def test_a_retry_may_differ_in_what_is_not_compared(database: Database):
     send(database, [event("k")])
     retry = event(
         "k",
@@ -90,9 +90,7 @@ def test_in_one_batch_the_first_position_wins(each_emptied: Database):
 
 
 @pytest.mark.parametrize("name", [*BAD, *WITHOUT_NUMBER])
-def test_a_bad_event_is_refused_with_its_field_and_stops_no_other(
-    each_emptied: Database, name: str
-):
+def test_a_bad_event_is_refused_and_stops_no_other(each_emptied: Database, name: str):
     fields, field = (BAD | WITHOUT_NUMBER)[name]
     bad = event("bad", **fields)
     batch = [event("before"), bad, event("after")]
@@ -218,7 +216,7 @@ def test_a_batch_takes_its_keys_in_their_order(each_emptied: Database, form: Cal
 
 
 @each_form
-def test_one_thousand_keys_from_32_connections_in_different_orders(
+def test_a_thousand_keys_from_32_connections_in_any_order(
     each_emptied: Database, form: Callable[[list], str]
 ):
     """There is no deadlock, no key is lost, and none is recorded twice."""
@@ -276,7 +274,7 @@ def test_a_waiting_duplicate_sees_the_row_it_waited_for(
 
 
 @each_form
-def test_with_one_snapshot_a_key_that_came_meanwhile_is_a_serialization_failure(
+def test_a_key_beyond_the_snapshot_is_a_serialization_failure(
     each_database: Database, form: Callable[[list], str]
 ):
     with closing(psycopg.connect(each_database.url)) as connection:
@@ -449,7 +447,7 @@ def test_an_owner_that_breaks_a_rule_is_a_rejection(
     assert database.value("select count(*) from token_tracking_raw.agent_owners") == 0
 
 
-def test_owners_from_many_connections_at_once_get_revisions_of_their_own(database: Database):
+def test_owners_recorded_at_once_get_their_own_revisions(database: Database):
     call = "select token_tracking_raw.record_agent_owner('agent', %s, '2026-01-01Z')"
     threads = [
         threading.Thread(target=database.value, args=(call, (f"tenant-{number}",)))

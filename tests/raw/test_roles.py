@@ -357,9 +357,7 @@ def test_names_of_a_callers_own_are_never_called(evil: Database):
         ("void_token_usage", "pg_temp, pg_catalog", "value for domain text"),
     ],
 )
-def test_without_its_search_path_each_procedure_would_be_tricked(
-    evil: Database, procedure: str, path: str, says: str
-):
+def test_each_procedure_needs_its_search_path(evil: Database, procedure: str, path: str, says: str):
     try:
         execute(evil, f"alter function token_tracking_raw.{procedure} reset search_path")
         with pytest.raises(psycopg.Error, match=says):
@@ -552,7 +550,7 @@ def test_services_that_write_already_go_on_writing(raw: Database):
         execute(raw, *(f"drop role {role}" for role in Roles("order_").names.values()))
 
 
-def test_the_schemas_owner_needs_no_right_on_the_database_to_upgrade(raw: Database):
+def test_the_schemas_owner_upgrades_without_other_rights(raw: Database):
     """Like after a change of ownership: the upgrading role is only a member of the owner."""
     execute(raw, "create role upgrader login in role token_tracking_owner")
     try:

@@ -80,7 +80,7 @@ def test_a_procedure_that_returned_less_is_replaced(empty_database: Database):
     assert empty_database.value("select count(*) from token_tracking_raw.usage_events") == 1
 
 
-def test_the_event_type_of_an_older_package_gets_its_new_fields(empty_database: Database):
+def test_the_event_type_of_before_gets_its_new_fields(empty_database: Database):
     apply(empty_database)
     drop = "alter type token_tracking_raw.usage_event drop attribute"
     with closing(empty_database.connect()) as connection:
@@ -144,7 +144,7 @@ def test_applying_while_services_write_breaks_no_call(database: Database):
     assert database.value("select count(*) from token_tracking_raw.usage_events") == len(calls) > 0
 
 
-def test_rows_of_another_cluster_with_numbers_of_the_future_are_stamped_once(database: Database):
+def test_rows_numbered_in_the_future_are_stamped_once(database: Database):
     with closing(database.connect()) as connection:
         for key in ("restored", "own"):
             connection.execute(

@@ -636,7 +636,7 @@ def test_a_rollup_that_is_behind_is_not_compared_which_is_said(checked: Checked)
     assert row["run_number_of_base"] == row["run_number"] + 1
 
 
-def test_aliases_since_the_build_are_no_difference_which_is_said(checked: Checked) -> None:
+def test_aliases_since_the_build_are_no_difference(checked: Checked) -> None:
     checked.execute(
         "update token_tracking.label_aliases set label = 'extraction' where alias = 'summarise'"
     )

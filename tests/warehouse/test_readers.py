@@ -261,7 +261,7 @@ def test_access_is_taken_away_by_the_readers_row(rebuilt: Database):
     )
 
 
-def test_a_role_that_was_granted_a_mart_by_hand_sees_no_rows_of_it(rebuilt: Database):
+def test_a_role_granted_a_mart_by_hand_sees_no_rows(rebuilt: Database):
     tables = ("hourly", "daily", "monthly", "daily_agent", "tenant")
     views = ("usage_events", "unmapped_labels", "build_status")
     execute(
@@ -606,7 +606,7 @@ def test_plans_would_tell_numbers_and_names(rebuilt: Database):
     assert len(plans) == 2
 
 
-def test_a_build_with_nothing_new_leaves_rights_and_policies_alone(
+def test_a_build_of_nothing_new_leaves_rights_alone(
     rebuilt: Database, tmp_path_factory: pytest.TempPathFactory
 ):
     catalog = (

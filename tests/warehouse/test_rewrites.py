@@ -170,7 +170,7 @@ BLIND = Edit("macros/protocol/raw_changes.sql", "{{ rows }}.ctid >", "false and 
 
 
 @pytest.mark.parametrize(("table", "rewrite"), REWRITES, ids=REWRITE_IDS)
-def test_a_build_mends_totals_of_a_snapshot_older_than_its_file(
+def test_a_build_mends_totals_older_than_their_file(
     project: DbtProject, warehouse: Warehouse, table: str, rewrite: str
 ) -> None:
     usage(warehouse)

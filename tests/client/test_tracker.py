@@ -136,7 +136,11 @@ def test_each_call_ends_in_exactly_one_way(database: Database, tracker: UsageTra
     assert database.rows(kept) == [(2,)]
 
 
-@pytest.mark.parametrize("name", [name for name, (_, field) in BAD.items() if field != "metadata"])
+# One of each field; the rules themselves are tested where they are.
+BAD_CALLS = {field: name for name, (_, field) in BAD.items() if field != "metadata"}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS.values())
 def test_a_bad_call_is_told_false_logged_and_kept(
     database: Database, tracker: UsageTracker, caplog: pytest.LogCaptureFixture, name: str
 ):

@@ -45,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run tests that share a module's fixture in one worker: most share a warehouse, built once."""
+    # The longest ones first: at the end, the other workers would wait for them.
+    items.sort(key=lambda item: item.path.stem != "test_histories")
     for item in items:
         fixtures = getattr(item, "_fixtureinfo", None)
         known = fixtures.name2fixturedefs.values() if fixtures else ()

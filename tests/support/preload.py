@@ -10,14 +10,15 @@ import parsedatetime
 from dbt.plugins.manager import PluginManager
 from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
+from jinja2 import Environment
 
 from tests.support.project import invoke, is_read
 
 warnings.simplefilter("ignore")
 
 # More than half of a build's time in tests is dbt's own: it reads the whole environment for each
-# event, makes each event for a log that is not kept, looks for plugins among all packages, and
-# makes the same parsers of dates for each result of a query.
+# event, makes each event for a log that is not kept, looks for plugins among all packages,
+# compiles the same templates, and makes the same parsers of dates for each result of a query.
 for name in set(os.environ) - {"HOME", "LANG", "PATH", "PYTHONPATH", "TMPDIR"}:
     del os.environ[name]
 parsedatetime.Constants = functools.cache(parsedatetime.Constants)
@@ -44,6 +45,18 @@ def fire_doubts(manager, event, level=None, node=None, force_warn_or_error_handl
         fire_event(manager, event, level, node, force_warn_or_error_handling)
 
 
+compile_template = Environment.compile
+compiled = {}
+
+
+def compile_once(environment, source, *words, **options):
+    kind = (type(environment), *environment.extensions, *words, *sorted(options.items()))
+    if (source, kind) not in compiled:
+        compiled[source, kind] = compile_template(environment, source, *words, **options)
+    return compiled[source, kind]
+
+
+Environment.compile = compile_once
 DOUBTS = {EventLevel.WARN, EventLevel.ERROR}
 BaseEvent.__init__ = prepare_event
 BaseEvent.__getattr__ = made_event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.support.commands import forked_command
@@ -21,6 +22,7 @@ def spool_command(
     return subprocess.run(
         [*forked_command(), "spool", *words],
         env={
+            "PYTHONPATH": ":".join(sys.path),
             "PYTHONWARNINGS": "error",
             "TOKEN_TRACKING_DSN": dsn,
             "TOKEN_TRACKING_SPOOL_DIR": str(folder),

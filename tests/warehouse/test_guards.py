@@ -108,10 +108,9 @@ def test_unit_tests_pass_and_take_no_turn_at_a_build(project: DbtProject) -> Non
     ],
 )
 def test_unit_test_sees_a_mistake(
-    project: DbtProject, file: str, right: str, wrong: str, failing: set[str]
+    prebuilt: Database, tmp_path: Path, file: str, right: str, wrong: str, failing: set[str]
 ) -> None:
-    project.must("run")
-    mistaken = DbtProject(project.env, project.scratch, (Edit(file, right, wrong),))
+    mistaken = DbtProject(prebuilt.env, tmp_path, (Edit(file, right, wrong),))
     statuses = mistaken.run(*UNIT_TESTS).statuses
     assert {name for name, status in statuses.items() if status == "fail"} == failing
 

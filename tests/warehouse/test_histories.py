@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from token_tracking.embedded.server import Server
 
-HISTORIES = int(os.environ.get("HISTORIES", "20"))
+HISTORIES = int(os.environ.get("HISTORIES", "10"))
 SHARDS = 5
 
 # Few of each, so that they meet: instants on both sides of midnights, of a month's and a year's

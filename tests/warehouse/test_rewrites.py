@@ -39,6 +39,12 @@ REWRITES = [
 REWRITE_IDS = ["alter events", "purge events", "alter owners", "purge owners"]
 
 
+@pytest.fixture
+def database(prebuilt: Database) -> Database:
+    """A database with totals, which each of these tests rewrites."""
+    return prebuilt
+
+
 def usage(warehouse: Warehouse, mark: str = "") -> None:
     warehouse.insert(
         [Event(f"{mark}{number}", NOON + number * DAY, agent="bot") for number in range(20)],

@@ -24,7 +24,7 @@ _kept: list[subprocess.Popen[bytes]] = []
 def forked_command() -> list[str]:
     """Return the words that start a command as a fork of a process that has imported all.
 
-    This costs a tenth of an interpreter's start and imports; one such process serves all workers.
+    This spares the imports, which take up to ten seconds; one such process serves all workers.
     """
     if SHARED:  # this process tests a package of its own
         return COMMAND
@@ -47,6 +47,7 @@ def forked_command() -> list[str]:
             )
         )
     until(lambda: place.exists() or not folder.exists(), 120, "the server of commands starts")
+    assert place.exists(), "the server of commands failed: its traceback is on stderr"
     return [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")), str(place)]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # In milliseconds: the proof reads all raw events of the month.
 _STATEMENT_TIMEOUT = "600000"
+_RECOUNT = "{recounted_events}"
 _READABLE: LiteralString = """
     select array[pg_namespace.nspname, pg_class.relname]
     from pg_class
@@ -77,10 +78,16 @@ class Reading:
     ) -> list[T]:
         """Return the rows of a query, named after its file in `queries`, as objects of `kind`."""
         file = resources.files("token_tracking") / "report" / "queries" / f"{query}.sql"
-        events = recounted_events(snapshot="%(snapshot)s::pg_snapshot", zone="%(zone)s")
-        query = file.read_text("utf-8").replace("{recounted_events}", events)
-        text = sql.SQL(cast("LiteralString", query))
-        composed = text if dimension is None else text.format(dimension=sql.Identifier(dimension))
+        text = file.read_text("utf-8")
+        if _RECOUNT in text:
+            events = recounted_events(snapshot="%(snapshot)s::pg_snapshot", zone="%(zone)s")
+            text = text.replace(_RECOUNT, events)
+        statement = sql.SQL(cast("LiteralString", text))
+        composed = (
+            statement
+            if dimension is None
+            else statement.format(dimension=sql.Identifier(dimension))
+        )
         with self.database.cursor(row_factory=class_row(kind)) as cursor:
             return cursor.execute(composed, values).fetchall()
 

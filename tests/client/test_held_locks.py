@@ -359,3 +359,44 @@ def test_a_setting_that_keeps_all_from_being_written_is_named(
             dba.execute(f"alter database {name} reset all")  # type: ignore[arg-type]
             dba.execute("drop function slow() cascade")
         until(lambda: dba.execute(EVENTS).fetchone() == (6,), 10, "all are in")
+
+
+def test_an_outage_of_two_causes_names_each_one_once(
+    database: Database, caplog: pytest.LogCaptureFixture
+):
+    name = database.env["PGDATABASE"]
+    causes = {
+        "default_transaction_read_only = on": "25006: the server or this database or role",
+        "statement_timeout = '1ms'": "57014: statement_timeout of this role, database or server",
+    }
+    caplog.set_level("DEBUG", logger="token_tracking")
+    with (
+        UsageTracker(dsn=database.url, max_wait=1) as tracker,
+        closing(database.connect()) as dba,
+    ):
+        dba.execute("set default_transaction_read_only = off")
+        assert tracker.track_token_usage_sync("a", 1) is True
+        dba.execute(
+            "create function slow() returns trigger language plpgsql as"
+            " $$ begin perform pg_sleep(0.02); return new; end $$;"
+            "create trigger slow before insert on token_tracking_raw.usage_events"
+            " for each row execute function slow()"
+        )
+        try:
+            for setting in [*causes, *causes]:
+                state = causes[setting].split(":")[0]
+                before = caplog.text.count(state)
+                dba.execute(f"alter database {name} reset all")  # type: ignore[arg-type]
+                dba.execute(f"alter database {name} set {setting}")  # type: ignore[arg-type]
+                dba.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where application_name = 'token-tracking' and datname = current_database()"
+                )
+                tracker.track_token_usage_sync("a", 1)
+                until(lambda: caplog.text.count(state) > before, 10, setting)  # noqa: B023
+        finally:
+            dba.execute(f"alter database {name} reset all")  # type: ignore[arg-type]
+            dba.execute("drop function slow() cascade")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    for said in causes.values():
+        assert sum(said in warning for warning in warnings) == 1, warnings

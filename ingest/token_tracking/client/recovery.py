@@ -138,7 +138,7 @@ class Recovery:
         self._aside = Aside()
         self._set_aside_since = Aside()
         self._spooled_since = False
-        self._cause: str | None = None
+        self._causes: set[str] | None = None
         self._look_at = 0.0
         # The identity of the database that answered last, and its transaction counter then.
         self._identity = ("", 0)
@@ -179,8 +179,11 @@ class Recovery:
     def _is_news(self, error: BaseException | None) -> bool:
         """Return whether to log an outage: when it begins, and when a setting explains it."""
         cause = "" if error is None else explained(error)
-        known, self._cause = self._cause, cause or self._cause or ""
-        return known is None or (cause != known and ": " in cause)
+        begins = self._causes is None
+        known = self._causes = self._causes or set()
+        is_news = begins or (cause not in known and ": " in cause)
+        known.add(cause)
+        return is_news
 
     def spooled(self, left: Spool | None = None, delivery: Delivery | None = None) -> None:
         """Note that requests wait in the writer's spool, or in a file that it no longer writes to.
@@ -343,7 +346,7 @@ class Recovery:
                 database.close()
                 return True
             was_down, self.is_down = self.is_down, False
-            self._cause = None
+            self._causes = None
             self._wanted = False
             unused, self._fresh = self._fresh, database
             self._look_at = 0.0

@@ -4,7 +4,7 @@
         that was committed by this time is counted. -#}
     {% set as_of = run_query("select quote_literal(statement_timestamp())").columns[0][0] %}
     {% do refuse_foreign_transactions() %}
-    {% set fingerprint = input_fingerprint() %}
+    {% set fingerprint = input_fingerprint(log) %}
     {% set prepared = prepare_rollup(relation, sql, fingerprint) %}
     {% set saved = prepared['saved'] %}
     {% if saved is not none and not saved['read_to'] %}
@@ -18,20 +18,7 @@
         {% set run_no = "1 + coalesce((select max(run_no) from "
             ~ build_table('build_state', relation.schema) ~ "), 0)" %}
     {% else %}
-        {% set run_no = saved['run_no'] + 1 %}
-        {% if create_affected_hours(saved) %}
-            {#- A rollup that is further behind is rebuilt whole. -#}
-            {% do run_query("delete from " ~ log ~ " where run_no <= " ~ (run_no - 10000)) %}
-            {% do replace_rows(
-                relation,
-                partial_query(sql),
-                scope="usage_hour = any(array(select usage_hour from affected_hours))",
-                log=log,
-                run_no=run_no
-            ) %}
-        {% else %}
-            {% call noop_statement('main', 'UNCHANGED', 'UNCHANGED', 0) %}{% endcall %}
-        {% endif %}
+        {% do count_what_is_new(relation, log, saved) %}
         {% set basis = "'" ~ saved['basis'] ~ "'" %}
         {#- Hours that come out as they were are no change. -#}
         {% set run_no = "greatest(" ~ saved['run_no'] ~ ", (select max(run_no) from " ~ log ~ "))" %}
@@ -53,17 +40,49 @@
 {% endmacro %}
 
 
-{% macro create_affected_hours(saved) %}
-    {#- Returns whether there are any. The planner takes an hour for 0.5 % of all events and would hash
-        whole raw tables: the joins of a partial build are lookups. -#}
+{% macro count_what_is_new(relation, log, saved) %}
+    {#- New events are added to the base; hours in which something else changed are counted again. The
+        planner takes an hour for 0.5 % of all events and would hash whole raw tables: the joins of a
+        partial build are lookups. -#}
+    {% set events = marked_input(sql) %}
     {% set query %}
         set local enable_hashjoin = off;
         set local enable_mergejoin = off;
         set local enable_material = off;
-        create temporary table affected_hours (usage_hour timestamptz primary key) on commit drop;
-        insert into affected_hours {{ affected_hours(saved) }};
-        analyze affected_hours;
-        select exists (select 1 from affected_hours)
+        create temporary table hours_to_recount (usage_hour timestamptz primary key) on commit drop;
+        insert into hours_to_recount {{ hours_to_recount(saved) }};
+        analyze hours_to_recount;
+        {{ create_fresh_rows(partial_query(sql, events_to_count(events, saved))) }};
+        select
+            exists (select 1 from hours_to_recount) as recounts,
+            exists (
+                select 1 from fresh_rows
+                where usage_hour not in (select usage_hour from hours_to_recount)
+            ) as adds
     {% endset %}
-    {{ return(run_query(query).columns[0][0]) }}
+    {% set found = run_query(query).rows[0] %}
+    {% set run_no = saved['run_no'] + 1 %}
+    {% if found['recounts'] or found['adds'] %}
+        {% do run_query("delete from " ~ log ~ " where run_no <= " ~ (run_no - runs_in_log())) %}
+    {% endif %}
+    {% if found['recounts'] %}
+        {% set of_these_hours = "where usage_hour = any(array(select usage_hour from hours_to_recount))" %}
+        {% do replace_rows(
+            relation,
+            "(select * from fresh_rows " ~ of_these_hours ~ ")",
+            "(select *, ctid as place from " ~ relation ~ " " ~ of_these_hours ~ ")",
+            log,
+            run_no
+        ) %}
+    {% endif %}
+    {% if found['adds'] %}
+        {% do add_rows(
+            relation,
+            "select * from fresh_rows where usage_hour not in (select usage_hour from hours_to_recount)",
+            log,
+            run_no
+        ) %}
+    {% elif not found['recounts'] %}
+        {% call noop_statement('main', 'UNCHANGED', 'UNCHANGED', 0) %}{% endcall %}
+    {% endif %}
 {% endmacro %}

@@ -11,13 +11,8 @@
     {% set fingerprint = "query " ~ local_md5(query) ~ ", basis " ~ ahead['basis'] %}
     {% set prepared = prepare_rollup(relation, query, fingerprint) %}
     {% set saved = prepared['saved'] %}
-    {% if saved is not none and saved['run_no'] < ahead['run_no'] %}
-        {% set oldest_change %}
-            select coalesce(min(run_no), {{ ahead['run_no'] }} + 1) from {{ log }}
-        {% endset %}
-        {% if run_query(oldest_change).columns[0][0] > saved['run_no'] + 1 %}
-            {% set saved = none %}
-        {% endif %}
+    {% if saved is not none and saved['run_no'] < ahead['run_no'] and not log_reaches(log, saved) %}
+        {% set saved = none %}
     {% endif %}
 
     {% if saved is none %}
@@ -25,24 +20,13 @@
     {% elif saved['run_no'] == ahead['run_no'] %}
         {% call noop_statement('main', 'UNCHANGED', 'UNCHANGED', 0) %}{% endcall %}
     {% else %}
-        {% set changed_periods %}
-            set local enable_seqscan = off;
-            create temporary table changed_periods on commit drop as
-            select distinct {{ config.require('period_of_change') }} as period
-            from {{ log }} as changes
-            where run_no > {{ saved['run_no'] }} and run_no <= {{ ahead['run_no'] }}
-        {% endset %}
-        {% do run_query(changed_periods) %}
-        {#- An array reaches the input's index through the group by; a join would not. -#}
-        {% set scope = config.require('period')
-            ~ " = any(array(select period from changed_periods))" %}
-        {% set query_of_changed_periods %}
-            select * from (
-                {{ query }}
-            ) as whole
-            where {{ scope }}
-        {% endset %}
-        {% do replace_rows(relation, query_of_changed_periods, scope) %}
+        {% do run_query(create_changed_groups(log, saved['run_no'])) %}
+        {% do run_query(create_fresh_rows(
+            partial_query(query, rows_of_changed_groups(marked_input(query), is_input=true))
+        )) %}
+        {% do replace_rows(
+            relation, "fresh_rows", rows_of_changed_groups(relation, is_input=false)
+        ) %}
     {% endif %}
 
     {% set of_input = "(select ahead.{} from " ~ build_table('build_state', input.schema)
@@ -76,3 +60,57 @@
     {% endif %}
     {{ return(ref(inputs[0])) }}
 {% endmacro %}
+
+
+{% macro log_reaches(log, saved) %}
+    {#- Each change is logged under the newest run that made it; what is older than the newest runs was
+        deleted. -#}
+    {% set query %}
+        select coalesce({{ saved['run_no'] }} > max(run_no) - {{ runs_in_log() }}, false) from {{ log }}
+    {% endset %}
+    {{ return(run_query(query).columns[0][0]) }}
+{% endmacro %}
+
+
+{% macro runs_in_log() %}
+    {#- A rollup that is further behind is rebuilt whole. -#}
+    {{ return(10000) }}
+{% endmacro %}
+
+
+{% macro create_changed_groups(log, run_no) %}
+    {#- What changed by payer, so that a day with many of them costs what the changed ones do. A run of the
+        base that this rollup's input has not read yet may be among them: its groups come again. -#}
+    set local enable_seqscan = off;
+    create temporary table changed_groups on commit drop as
+    select distinct
+        {%- for column, period in config.require('period').items() %}
+        {{ period }} as {{ column }},
+        {%- endfor %}
+        tenant_id
+    from {{ log }}
+    where run_no > {{ run_no }};
+    analyze changed_groups
+{% endmacro %}
+
+
+{% macro rows_of_changed_groups(relation, is_input) -%}
+    {#- offset 0 keeps the planner from joining before it has read one group by the index. -#}
+    (
+        select group_rows.*
+        from changed_groups
+        cross join lateral (
+            select
+                rows.*,
+                rows.ctid as place
+            from {{ relation }} as rows
+            where
+                {%- for column, period in config.require('period').items() %}
+                {{ period if is_input else column }} = changed_groups.{{ column }}
+                and
+                {%- endfor %}
+                rows.tenant_id = changed_groups.tenant_id
+            offset 0
+        ) as group_rows
+    )
+{%- endmacro %}

@@ -1,7 +1,8 @@
-{% macro input_fingerprint() %}
+{% macro input_fingerprint(log) %}
     {#- Everything that the base is a function of, except for the rows that raw tables gain. Its query
         holds the rules, the lists of labels and the billing time zone: nobody has to remember to raise
-        a version. A table that was restored or emptied has another file. -#}
+        a version. A table that was restored or emptied has another file; without the log of
+        changes, what reads the base could not follow. -#}
     {% set query %}
         select concat_ws(
             ', ',
@@ -12,6 +13,7 @@
             {%- set name = source('token_tracking_raw', table).include(database=false) %}
             'file ' || pg_relation_filenode('{{ name }}'::regclass),
             {%- endfor %}
+            'log ' || pg_relation_filenode('{{ log }}'::regclass),
             {%- for view in ['stg_usage__events', 'stg_usage__voids', 'stg_usage__agent_owners'] %}
             'view ' || md5(pg_get_viewdef('{{ ref(view).include(database=false) }}'::regclass)),
             {%- endfor %}

@@ -113,12 +113,14 @@
             },
         },
         'rollup_changes': {
-            'meaning': 'One row per run, hour and date in which a build of the base changed a row.',
-            'key': ['run_no', 'usage_hour', 'usage_date'],
+            'meaning': 'One row per hour, date and payer of whom a build of the base changed a row.',
+            'key': ['usage_hour', 'usage_date', 'tenant_id'],
+            'index': 'run_no',
             'columns': {
-                'run_no': ['bigint', 'The number of the build.'],
                 'usage_hour': ['timestamptz', 'The hour.'],
                 'usage_date': ['date', 'The day.'],
+                'tenant_id': ['text', 'The payer.'],
+                'run_no': ['bigint not null', 'The number of the newest such build.'],
             },
         },
         'build_proofs': {
@@ -159,11 +161,15 @@
         {%- endfor %}
         primary key ({{ table['key'] | join(', ') }})
     );
+    {%- if table['index'] %}
+    create index if not exists {{ name }}_{{ table['index'] }} on {{ build_table(name) }} ({{ table['index'] }});
+    {%- endif %}
 {%- endmacro %}
 
 
 {% macro complete_build_table(name) %}
     {% set table = build_tables()[name] %}
+    {% do run_query(drop_unless_keyed(name, table['key'])) %}
     {% do run_query(create_build_table(name)) %}
     {% set query %}
         select wanted.name
@@ -195,3 +201,21 @@
         {% do run_query(comments) %}
     {% endif %}
 {% endmacro %}
+
+
+{% macro drop_unless_keyed(name, key) -%}
+    {#- An earlier version kept another grain: a new table makes the next build count everything. -#}
+    do $drop$
+    begin
+        if (
+            select array_agg(columns.attname::text order by columns.attname)
+            from pg_index as keys
+            inner join pg_attribute as columns
+                on columns.attrelid = keys.indrelid and columns.attnum = any(keys.indkey)
+            where keys.indrelid = to_regclass('{{ build_table(name) }}') and keys.indisprimary
+        ) <> {{ text_array(key | sort) }} then
+            drop table {{ build_table(name) }};
+        end if;
+    end
+    $drop$
+{%- endmacro %}

@@ -64,19 +64,20 @@
 {% endmacro %}
 
 
-{% macro affected_hours(saved) %}
+{% macro hours_to_recount(saved) %}
+    {#- Adding is for new events alone. Where something that was counted may count otherwise now, the hour
+        is counted again: an event that got a void, or another owner, or that lies where no row was. -#}
     {%- set events = source('token_tracking_raw', 'usage_events') -%}
     {%- set voids = source('token_tracking_raw', 'usage_voids') -%}
     {%- set owners = source('token_tracking_raw', 'agent_owners') -%}
     {%- set snapshot = saved['snapshot'] -%}
-    {#- Two accesses of each table: new numbers by their index, and everything beyond the saved end. -#}
-    {%- for by_number in [true, false] %}
-    {{ "union" if not loop.first }}
     select date_trunc('hour', events.occurred_at, 'UTC') as usage_hour
     from {{ events }} as events
     where
-        {{ is_new('events.ingest_xid', snapshot) if by_number
-            else is_beyond_saved_end('events', 'usage_events', saved) }}
+        {{ is_beyond_saved_end('events', 'usage_events', saved) }}
+        and not ({{ is_new('events.ingest_xid', snapshot) }})
+    {#- Two accesses of each table: new numbers by their index, and everything beyond the saved end. -#}
+    {%- for by_number in [true, false] %}
 
     union
 
@@ -89,6 +90,7 @@
     where
         {{ is_new('voids.ingest_xid', snapshot) if by_number
             else is_beyond_saved_end('voids', 'usage_voids', saved) }}
+        and not ({{ is_new('events.ingest_xid', snapshot) }})
 
     union
 
@@ -124,5 +126,33 @@
             events.agent_id = owners.agent_id
             and events.occurred_at >= owners.valid_from
             and events.occurred_at < period.valid_to
+    where not ({{ is_new('events.ingest_xid', snapshot) }})
     {%- endfor %}
 {% endmacro %}
+
+
+{% macro events_to_count(events, saved) -%}
+    (
+        -- offset 0 keeps the planner from joining before it has read one hour by the index
+        select hour_events.*
+        from hours_to_recount
+        cross join lateral (
+            select events.*
+            from {{ events }} as events
+            where
+                events.occurred_at >= hours_to_recount.usage_hour
+                and events.occurred_at < hours_to_recount.usage_hour + interval '1 hour'
+            offset 0
+        ) as hour_events
+
+        union all
+
+        select events.*
+        from {{ events }} as events
+        where
+            {{ is_new('events.ingest_xid', saved['snapshot']) }}
+            and date_trunc('hour', events.occurred_at, 'UTC') not in (
+                select hours_to_recount.usage_hour from hours_to_recount
+            )
+    )
+{%- endmacro %}

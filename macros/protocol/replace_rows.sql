@@ -1,74 +1,128 @@
-{% macro replace_rows(relation, query, scope='true', log=none, run_no=none) %}
-    {#- The query runs once, since both the deleted and the inserted rows are found by its result. It
-        stands on lines of its own, for it may end in a comment. The comparisons that follow are hash
-        joins, since the planner's estimate of a period's rows is often far too low. It overestimates
-        the number of groups, and would sort on disk what takes a megabyte to hash. -#}
-    {% set columns = model.columns.keys() | join(', ') %}
-    {% set fresh_rows %}
-        select set_config('work_mem', '32MB', true)
-        where pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('32MB');
-        create temporary table fresh_rows on commit drop as
-        select {{ columns }} from (
-            {{ query }}
-        ) as counted;
-        set local enable_hashjoin = on;
-        set local enable_mergejoin = off;
-        set local enable_nestloop = off
-    {% endset %}
-    {% do run_query(fresh_rows) %}
-
-    {% set delete_stale_rows %}
-        delete from {{ relation }} as kept
-        where {{ scope }} and not exists (select 1 from fresh_rows as fresh where {{ is_same_row() }})
-    {% endset %}
-    {% set insert_missing_rows %}
-        insert into {{ relation }} ({{ columns }})
-        select {{ columns }} from fresh_rows as fresh
-        where
-            -- Every remaining row is fresh: equal counts mean that none is missing, without a join.
-            (select count(*) from fresh_rows) > (select count(*) from {{ relation }} where {{ scope }})
-            and not exists (
-                select 1 from {{ relation }} as kept where {{ scope }} and {{ is_same_row() }}
-            )
-    {% endset %}
-    {% if not log %}
-        {% do run_query(delete_stale_rows) %}
-        {% call statement('main') %}{{ insert_missing_rows }}{% endcall %}
-        {{ return('') }}
-    {% endif %}
-    {#- The dates of both: a payer, or a date, may lose all that it had. -#}
-    {% call statement('delete_stale_rows') %}
-        with deleted as (
-            {{ delete_stale_rows }}
-            returning usage_hour, usage_date
-        )
-        insert into {{ log }}
-        select distinct {{ run_no }}, deleted.usage_hour, deleted.usage_date from deleted
-    {% endcall %}
-    {% call statement('main') %}
-        with inserted as (
-            {{ insert_missing_rows }}
-            returning usage_hour, usage_date
-        )
-        insert into {{ log }}
-        select distinct {{ run_no }}, inserted.usage_hour, inserted.usage_date from inserted
-        on conflict do nothing
-    {% endcall %}
+{% macro create_fresh_rows(query) %}
+    {#- Into a table, since deleting and writing both compare with the result. The query stands on lines of
+        its own, for it may end in a comment. The comparisons that follow are hash joins, since the
+        planner's estimate of a period's rows is often far too low. It overestimates the number of
+        groups, and would sort on disk what takes a megabyte to hash. -#}
+    select set_config('work_mem', '32MB', true)
+    where pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('32MB');
+    create temporary table fresh_rows on commit drop as
+    select {{ model.columns.keys() | join(', ') }} from (
+        {{ query }}
+    ) as counted;
+    set local enable_hashjoin = on;
+    set local enable_mergejoin = off;
+    set local enable_nestloop = off
 {% endmacro %}
 
 
-{% macro is_same_row() -%}
+{% macro replace_rows(relation, fresh, kept, log=none, run_no=none) %}
+    {#- `fresh` and `kept` are FROM items of the rows that are to be there and that are there, with
+        their place. A row that changes is updated and not written anew, which spares the indexes. -#}
+    {% set columns = model.columns.keys() | join(', ') %}
+    {% set delete_rows_without_events %}
+        delete from {{ relation }}
+        where ctid = any(array(
+            select kept.place
+            from {{ kept }} as kept
+            where not exists (
+                select 1 from {{ fresh }} as fresh where {{ is_same_row(grain_columns()) }}
+            )
+        ))
+    {% endset %}
+    {% set write_changed_rows %}
+        insert into {{ relation }} ({{ columns }})
+        select {{ columns }}
+        from {{ fresh }} as fresh
+        where not exists (
+            select 1 from {{ kept }} as kept where {{ is_same_row(model.columns) }}
+        )
+        on conflict ({{ grain_index_columns() | join(', ') }}) do update
+        set
+            {% for column in summed_columns() -%}
+            {{ column }} = excluded.{{ column }}{{ ", " if not loop.last }}
+            {%- endfor %}
+    {% endset %}
+    {% if log %}
+        {% do run_query(logged(delete_rows_without_events, log, run_no)) %}
+        {% call statement('main') %}{{ logged(write_changed_rows, log, run_no) }}{% endcall %}
+    {% else %}
+        {% do run_query(delete_rows_without_events) %}
+        {% call statement('main') %}{{ write_changed_rows }}{% endcall %}
+    {% endif %}
+{% endmacro %}
+
+
+{% macro add_rows(relation, added, log, run_no) %}
+    {#- Sums of disjoint sets of events add up. -#}
+    {% set columns = model.columns.keys() | join(', ') %}
+    {% set add_to_rows %}
+        insert into {{ relation }} as kept ({{ columns }})
+        {{ added }}
+        on conflict ({{ grain_index_columns() | join(', ') }}) do update
+        set
+            tokens = {{ checked_total(
+                'kept.tokens::numeric + excluded.tokens', 'excluded.tenant_id', 'excluded.usage_hour'
+            ) }},
+            input_tokens = kept.input_tokens + excluded.input_tokens,
+            output_tokens = kept.output_tokens + excluded.output_tokens,
+            event_count = kept.event_count + excluded.event_count
+    {% endset %}
+    {% call statement('main') %}{{ logged(add_to_rows, log, run_no) }}{% endcall %}
+{% endmacro %}
+
+
+{% macro logged(statement, log, run_no) -%}
+    {#- A payer, or a date, may lose all that it had: so the log has the deleted rows too. -#}
+    with changed as (
+        {{ statement }}
+        returning usage_hour, usage_date, tenant_id
+    )
+    insert into {{ log }} (run_no, usage_hour, usage_date, tenant_id)
+    select distinct {{ run_no }}, changed.usage_hour, changed.usage_date, changed.tenant_id
+    from changed
+    on conflict (usage_hour, usage_date, tenant_id) do update
+    set run_no = excluded.run_no
+{%- endmacro %}
+
+
+{% macro is_same_row(columns) -%}
     {#- By = where a column cannot be null, for only that can be hashed. -#}
     {%- set equal = [] -%}
-    {%- for column in model.columns.values() -%}
-        {%- set not_null = column.constraints | selectattr('type', 'equalto', 'not_null') | list -%}
+    {%- for name in columns -%}
+        {%- set not_null = model.columns[name].constraints
+            | selectattr('type', 'equalto', 'not_null') | list -%}
         {%- do equal.append(
-            "kept." ~ column.name ~ (" = " if not_null else " is not distinct from ")
-            ~ "fresh." ~ column.name
+            "kept." ~ name ~ (" = " if not_null else " is not distinct from ") ~ "fresh." ~ name
         ) -%}
     {%- endfor -%}
     {{ equal | join(' and ') }}
 {%- endmacro %}
+
+
+{% macro summed_columns() %}
+    {% set summed = [] %}
+    {% for column in model.columns.values() if column.data_type == 'bigint' %}
+        {% do summed.append(column.name) %}
+    {% endfor %}
+    {{ return(summed) }}
+{% endmacro %}
+
+
+{% macro grain_columns() %}
+    {#- A row has its grain and its sums. -#}
+    {{ return(model.columns.keys() | reject('in', summed_columns()) | list) }}
+{% endmacro %}
+
+
+{% macro grain_index_columns() %}
+    {#- As the table's primary key, or its unique index where the grain is too long for a key, has them. -#}
+    {% for constraint in model.constraints if constraint.type == 'primary_key' %}
+        {{ return(constraint.columns) }}
+    {% endfor %}
+    {% for index in config.require('indexes') if index.unique %}
+        {{ return(index.columns) }}
+    {% endfor %}
+{% endmacro %}
 
 
 {% macro rebuild_rollup(relation, query, is_new) %}
@@ -85,6 +139,7 @@
         {% endcall %}
         {% do create_indexes(relation) %}
     {% else %}
-        {% do replace_rows(relation, query) %}
+        {% do run_query(create_fresh_rows(query)) %}
+        {% do replace_rows(relation, "fresh_rows", "(select *, ctid as place from " ~ relation ~ ")") %}
     {% endif %}
 {% endmacro %}

@@ -10,7 +10,7 @@
             ],
             'unique': true,
         },
-        {'columns': ['usage_date']},
+        {'columns': ['usage_date', 'tenant_id', 'usage_hour']},
     ],
 ) }}
 
@@ -19,7 +19,7 @@ with
 -- Not from the view usage_events: this query holds all that the totals depend on, so
 -- that a change of any of it shows, whatever part of the project is built.
 events as (
-    {% set events = mark_partial_read(ref('stg_usage__events'), 'occurred_at') -%}
+    {% set events = mark_partial_read(ref('stg_usage__events')) -%}
     {{ attributed_events(events) }}
 ),
 

@@ -1,11 +1,10 @@
 {{ config(
-    period='usage_date',
-    period_of_change='changes.usage_date',
+    period={'usage_date': 'usage_date'},
     indexes=[
         {
             'columns': [
-                'usage_date', 'attribution_rule',
-                grain_digest(['tenant_id', 'requester_tenant_id', 'agent_id']),
+                'usage_date', 'tenant_id', 'attribution_rule',
+                grain_digest(['requester_tenant_id', 'agent_id']),
             ],
             'unique': true,
         },
@@ -15,7 +14,7 @@
 with
 
 hourly as (
-    select * from {{ ref('int_usage__hourly') }}
+    select base.* from {{ mark_partial_read(ref('int_usage__hourly')) }} as base
     where agent_id is not null
 ),
 

@@ -1,14 +1,13 @@
 {{ config(
-    period='usage_date',
-    period_of_change='changes.usage_date',
+    period={'usage_date': 'usage_date'},
     tenant_readable=true,
-    indexes=[{'columns': ['(' ~ month_of('usage_date') ~ ')']}],
+    indexes=[{'columns': ['(' ~ month_of('usage_date') ~ ')', 'tenant_id']}],
 ) }}
 
 with
 
 hourly as (
-    select * from {{ ref('int_usage__hourly') }}
+    select base.* from {{ mark_partial_read(ref('int_usage__hourly')) }} as base
 ),
 
 -- one row per usage_date, tenant_id, token_type, operation, model

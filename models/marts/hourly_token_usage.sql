@@ -1,6 +1,5 @@
 {{ config(
-    period='usage_hour',
-    period_of_change='changes.usage_hour',
+    period={'usage_hour': 'usage_hour', 'usage_date': 'usage_date'},
     tenant_readable=true,
     indexes=[{'columns': ['usage_date']}],
 ) }}
@@ -8,7 +7,7 @@
 with
 
 hourly as (
-    select * from {{ ref('int_usage__hourly') }}
+    select base.* from {{ mark_partial_read(ref('int_usage__hourly')) }} as base
 ),
 
 -- one row per usage_hour, usage_date, tenant_id, token_type, operation, model

@@ -1,6 +1,5 @@
 {{ config(
-    period='usage_month',
-    period_of_change=month_of('changes.usage_date'),
+    period={'usage_month': month_of('usage_date')},
     tenant_readable=true,
 ) }}
 
@@ -8,9 +7,9 @@ with
 
 daily as (
     select
-        *,
-        {{ month_of('usage_date') }} as usage_month
-    from {{ ref('daily_token_usage') }}
+        days.*,
+        {{ month_of('days.usage_date') }} as usage_month
+    from {{ mark_partial_read(ref('daily_token_usage')) }} as days
 ),
 
 -- one row per usage_month, tenant_id, token_type, operation, model

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from tests.support.project import Edit
 from tests.support.warehouse import ROLLUPS, Event, Warehouse, WrongTotalsError
 
 if TYPE_CHECKING:
@@ -128,6 +129,83 @@ def void_first(project: DbtProject, warehouse: Warehouse) -> None:
     warehouse.check()
 
 
+def added_and_recounted(project: DbtProject, warehouse: Warehouse) -> None:
+    """One build adds events to an hour, and counts another again that also has new events."""
+    owners = [("bot", NOON - DAY, "owner")]
+    first = [Event("1", NOON), Event("2", NOON + HOUR, agent="bot"), Event("3", NOON + HOUR)]
+    warehouse.insert(first, owners=owners)
+    project.must("run")
+    for number in range(2):
+        new = [
+            Event(f"{number}-{hour}-{payer}-{agent}", NOON + hour * HOUR, payer, agent=agent)
+            for hour in (0, 1, 2)
+            for payer in ("acme", "other")
+            for agent in (None, "bot")
+        ]
+        seen, unseen = ("acme", str(2 + number)), ("acme", f"{number}-2-acme-bot")
+        warehouse.insert(new, voids=[seen, unseen])
+        project.must("run")
+        warehouse.check()
+
+
+def owner_of_new_events(project: DbtProject, warehouse: Warehouse) -> None:
+    """An owner comes together with events of its agent; one of them was there before."""
+    before = [Event("1", NOON, agent="bot"), Event("2", NOON + DAY)]
+    warehouse.insert([*before, Event("5", NOON + 2 * DAY, agent="bot")])
+    project.must("run")
+    warehouse.insert(
+        [Event("3", NOON, agent="bot"), Event("4", NOON + DAY, agent="bot")],
+        owners=[("bot", NOON - DAY, "owner")],
+    )
+    project.must("run")
+    warehouse.check()
+
+
+def updated_in_place(project: DbtProject, warehouse: Warehouse) -> None:
+    """A counted event loses its personal data by hand: the row moves and counts as before."""
+    warehouse.insert([Event("1", NOON)])
+    project.must("run")
+    with closing(warehouse.connect()) as connection:
+        connection.execute("update token_tracking_raw.usage_events set metadata = '{}'")
+    warehouse.insert([Event("2", NOON)])
+    project.must("run")
+    warehouse.check()
+
+
+def state_is_not_saved(project: DbtProject, warehouse: Warehouse) -> None:
+    """A build ends when it has counted and has not saved its state; the next one counts once."""
+    warehouse.insert([Event("1", NOON)])
+    project.must("run")
+    warehouse.insert([Event("2", NOON), Event("3", NOON + HOUR)])
+    with closing(warehouse.connect()) as connection:
+        connection.execute(
+            "create function public.stop() returns trigger language plpgsql"
+            " as 'begin raise exception $$the build ends here$$; end';"
+            " create trigger stop before insert on token_tracking.build_state"
+            " for each row execute function public.stop()"
+        )
+        assert "the build ends here" in project.run("run").said
+        connection.execute("drop trigger stop on token_tracking.build_state")
+    project.must("run")
+    warehouse.check()
+
+
+def many_groups(project: DbtProject, warehouse: Warehouse) -> None:
+    """Several hours of a day change for one payer, one hour for another, and again."""
+    warehouse.insert([Event(f"0-{payer}", NOON, payer) for payer in ("acme", "other", "third")])
+    project.must("run")
+    for number in (1, 2):
+        warehouse.insert(
+            [
+                Event(f"{number}-{hour}-{payer}", NOON + hour * HOUR, payer, agent=agent)
+                for payer, hours in (("acme", (0, 1, 5)), ("other", (2,)))
+                for hour, agent in zip(hours, ("bot", None, "bot"), strict=False)
+            ]
+        )
+        project.must("run")
+        warehouse.check()
+
+
 def sold_agent(project: DbtProject, warehouse: Warehouse) -> None:
     """An agent is sold; events before, at and after the instant have the owner of their time."""
     warehouse.insert(
@@ -243,19 +321,23 @@ def partial_selections(project: DbtProject, warehouse: Warehouse) -> None:
 
 def lost_log(project: DbtProject, warehouse: Warehouse) -> None:
     """A rollup that is further behind than the log of changes reaches is rebuilt whole."""
+    reach = Edit("macros/protocol/build_rollup.sql", "return(10000)", "return(2)")
+    project = replace(project, edits=(*project.edits, reach))
+    base = ("--select", "int_usage__hourly")
     warehouse.insert([Event("1", NOON)])
     project.must("run")
-    for number in (2, 3):
+    for number in (2, 3, 4):
         warehouse.insert([Event(str(number), NOON + number * DAY)])
-        project.must("run", "--select", "int_usage__hourly")
+        project.must("run", *(base if number > 2 else ()))
+    # A build that changes no row takes a number, too.
     with closing(warehouse.connect()) as connection:
         connection.execute(
-            "delete from token_tracking.rollup_changes"
-            " where run_no < (select max(run_no) from token_tracking.rollup_changes)"
+            "update token_tracking_raw.usage_events set metadata = '{}' where idempotency_key = '1'"
         )
+    project.must("run", *base)
     project.must("run")
     warehouse.check()
-    warehouse.insert([Event("4", NOON + 4 * DAY)])
+    warehouse.insert([Event("5", NOON + 5 * DAY)])
     project.must("run", "--select", "int_usage__hourly")
     with closing(warehouse.connect()) as connection:
         connection.execute("delete from token_tracking.rollup_changes")
@@ -271,7 +353,7 @@ def empty_is_refused(project: DbtProject, warehouse: Warehouse) -> None:
     refused = project.run("run", "--empty", "--select", "daily_token_usage")
     project.must("run")
     assert warehouse.check()["daily_token_usage"]
-    assert "cannot be built with --empty" in refused.said
+    assert "cannot be built with --empty" in refused.said, refused.said
 
 
 def restored_tables(project: DbtProject, warehouse: Warehouse) -> None:
@@ -406,6 +488,11 @@ HISTORIES: list[Callable[[DbtProject, Warehouse], None]] = [
     payer_loses_everything,
     last_event_is_voided,
     void_first,
+    added_and_recounted,
+    owner_of_new_events,
+    updated_in_place,
+    state_is_not_saved,
+    many_groups,
     sold_agent,
     corrected_owner,
     old_event,

@@ -17,6 +17,8 @@ from .harness.figures import Figure, median_ratio, spread
 from .harness.peers import timed
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from .harness.bench import Bench, Database
 
 ROOT = Path(__file__).parents[1]
@@ -112,21 +114,65 @@ alter table by_hand.monthly add primary key (usage_month, tenant_id, token_type,
 """
 
 
-# `dbt build` again and again in one process that has read the project once, as `refresh` does.
+# dbt in one process that has read the project once, as `refresh` does: a command a line.
 RESIDENT = """
 import json, sys, time, warnings
 from dbt.cli.main import dbtRunner
 warnings.simplefilter("ignore")
 options = [f"--target-path={sys.argv[1]}", f"--log-path={sys.argv[1]}", "--log-level=none"]
 manifest = dbtRunner().invoke(["parse", *options]).result
-seconds = []
-for _ in range(int(sys.argv[2])):
+for line in sys.stdin:
     started = time.perf_counter()
-    outcome = dbtRunner(manifest=manifest).invoke(["build", "--no-write-json", *options])
-    seconds.append(time.perf_counter() - started)
-    assert outcome.success, outcome
-print(json.dumps(seconds))
+    outcome = dbtRunner(manifest=manifest).invoke([*json.loads(line), "--no-write-json", *options])
+    failed = [f"{one.node.name}: {one.message}" for one in outcome.result or () if one.failures]
+    said = "" if outcome.success else f"{outcome.exception} {failed}"
+    print("done", json.dumps([time.perf_counter() - started, said]), flush=True)
 """
+
+
+class Resident:
+    """A process with the project read for one database."""
+
+    def __init__(self, database: Database, scratch: Path) -> None:
+        """Start it."""
+        self.database = database
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", RESIDENT, scratch],
+            cwd=ROOT,
+            env=_environment(database),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        """Return it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self._process.communicate()
+
+    def seconds(self, *command: str) -> float:
+        """Run a command of dbt; return its seconds by the clock."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(f"{json.dumps(command)}\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("done "):
+                seconds, said = json.loads(line[5:])
+                if said:
+                    raise RuntimeError(said)
+                return seconds
+        message = "dbt's process ended"
+        raise RuntimeError(message)
+
+    def sql_seconds(self, *command: str) -> float:
+        """Run a command of dbt; return the seconds that the server spent on its statements."""
+        self.database.run("select pg_stat_statements_reset()")
+        self.seconds(*command, "--threads", "1")
+        return float(self.database.value(SQL_SECONDS))
 
 
 def dbt(database: Database, scratch: Path, *arguments: str) -> float:
@@ -144,19 +190,6 @@ def dbt(database: Database, scratch: Path, *arguments: str) -> float:
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return time.perf_counter() - started
-
-
-def resident_seconds(database: Database, scratch: Path, repetitions: int) -> list[float]:
-    """Return the seconds of each build of one process."""
-    done = subprocess.run(
-        [sys.executable, "-c", RESIDENT, scratch, str(repetitions)],
-        cwd=ROOT,
-        env=_environment(database),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _environment(database: Database) -> dict[str, str]:
@@ -198,7 +231,8 @@ def run(bench: Bench) -> list[Figure]:
             )
     few, many = little[short.url][1:], little[long.url][1:]
     idle = [dbt(short, bench.folder / "target", "build") for _ in range(REPETITIONS + 1)][1:]
-    resident = resident_seconds(short, bench.folder / "resident", REPETITIONS + 1)[1:]
+    with Resident(short, bench.folder / "resident") as process:
+        resident = [process.seconds("build") for _ in range(REPETITIONS + 1)][1:]
     return [
         Figure(
             "9", "10,000 new in 20 million, SQL", spread(many, "s", 2),

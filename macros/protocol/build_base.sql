@@ -43,12 +43,14 @@
 {% macro count_what_is_new(relation, log, saved) %}
     {#- New events are added to the base; hours in which something else changed are counted again. The
         planner takes an hour for 0.5 % of all events and would hash whole raw tables: the joins of a
-        partial build are lookups. -#}
+        partial build are lookups. New events it takes for very few and would sort them: groups are
+        hashed. -#}
     {% set events = marked_input(sql) %}
     {% set query %}
         set local enable_hashjoin = off;
         set local enable_mergejoin = off;
         set local enable_material = off;
+        set local enable_sort = off;
         create temporary table hours_to_recount (usage_hour timestamptz primary key) on commit drop;
         insert into hours_to_recount {{ hours_to_recount(saved) }};
         analyze hours_to_recount;

@@ -1,12 +1,12 @@
-{% macro changes_to_compare(rollups) %}
-    {% set everything = {'log': none, 'since': 'null', 'mark': ''} %}
+{% macro changes_to_compare(rollups, keeps_totals=false) %}
     {% if not execute or not states_exist(rollups) %}
-        {{ return(everything) }}
+        {{ return({'log': none, 'mark': ''}) }}
     {% endif %}
     {% set query %}
         select
             states.*,
-            proofs.run_no as proved_run
+            proofs.run_no as proved_run,
+            proofs.snapshot::text as proved_snapshot
         from ({{ common_state(rollups) }}) as states
         left join {{ build_table('build_proofs') }} as proofs
             on
@@ -14,33 +14,33 @@
                 and proofs.basis = states.basis
     {% endset %}
     {% set known = run_query(query).rows[0] %}
-    {% set is_doubt = config.get('severity') | lower == 'warn' %}
-    {% if not is_doubt and not config.get('where') %}
-        {#- For proved_run(), after the test. -#}
-        {% do everything.update({'mark': "/*proves " ~ tojson({
-            'rollups': zip(
-                rollups | map(attribute='schema'), rollups | map(attribute='identifier')
-            ) | list,
-            'basis': known['basis'],
-        }) ~ "*/"}) %}
-    {% endif %}
-    {#- A whole rebuild leaves no log of changes: it changed everything. -#}
-    {% if 'full' in config.get('tags', []) or known['is_rebuilt'] or not known['log_schema'] %}
-        {{ return(everything) }}
-    {% endif %}
-    {% set log = build_table('rollup_changes', known['log_schema']) %}
     {#- A doubt is reported with the run that gave rise to it. -#}
-    {% if is_doubt %}
-        {{ return({'log': log, 'since': 'null', 'mark': ''}) }}
+    {% set is_doubt = config.get('severity') | lower == 'warn' %}
+    {#- A whole rebuild leaves no log of changes: it changed everything. -#}
+    {% set is_whole = 'full' in config.get('tags', []) or known['is_rebuilt'] or not known['log_schema'] %}
+    {% if not is_whole and not is_doubt %}
+        {% set log = build_table('rollup_changes', known['log_schema']) %}
+        {#- By their numbers, rows that moved are not new. -#}
+        {% set is_whole = not known['proved_snapshot']
+            or known['proved_run'] != known['run_no'] and not log_reaches(log, {'run_no': known['proved_run']})
+            or keeps_totals and (known['moved_run'] or 0) > known['proved_run'] %}
     {% endif %}
-    {% set is_log_incomplete %}
-        select coalesce(min(run_no), {{ known['run_no'] }} + 1) > {{ known['proved_run'] }} + 1
-        from {{ log }}
-    {% endset %}
-    {% if known['proved_run'] is none or run_query(is_log_incomplete).columns[0][0] %}
-        {{ return(everything) }}
-    {% endif %}
-    {{ return(dict(everything, log=log, since=known['proved_run'] + 1)) }}
+    {% set changes = {'log': none} if is_whole else {
+        'log': build_table('rollup_changes', known['log_schema']),
+        'hours': build_table('build_hours', known['log_schema']),
+        'since': 'null' if is_doubt
+            else '(' ~ saved_proof('run_no + 1') ~ ')' if keeps_totals else known['proved_run'] + 1,
+        'snapshot': known['proved_snapshot'],
+    } %}
+    {#- For proved_run(), after the test. -#}
+    {% set claim = {
+        'rollups': zip(rollups | map(attribute='schema'), rollups | map(attribute='identifier')) | list,
+        'basis': known['basis'],
+        'changes': changes,
+        'keeps_totals': keeps_totals,
+    } %}
+    {% set proves = not is_doubt and not config.get('where') %}
+    {{ return(dict(changes, mark="/*proves " ~ tojson(claim) ~ "*/" if proves else "")) }}
 {% endmacro %}
 
 
@@ -62,6 +62,9 @@
         case when count(distinct state.log_schema) = 1 then min(state.log_schema) end as log_schema,
         min(state.run_no) as run_no,
         min(state.aliases) as aliases,
+        max(state.moved_run) as moved_run,
+        -- of the base: it is built first
+        (array_agg(state.snapshot order by state.as_of desc))[1] as snapshot,
         count(state.run_no) = {{ rollups | length }}
         and count(distinct (state.log_schema, state.run_no)) = 1 as is_level,
         bool_or(state.rebuilt_as_of >= least(state.as_of, '{{ run_started_at }}')) as is_rebuilt
@@ -74,6 +77,8 @@
             coalesce(found.log_schema, '{{ rollup.schema }}') as log_schema,
             found.run_no,
             found.aliases,
+            found.moved_run,
+            found.snapshot,
             found.as_of,
             found.rebuilt_as_of
         from {{ build_table('build_state', rollup.schema) }} as found
@@ -96,17 +101,22 @@
 {%- endmacro %}
 
 
-{% macro compared_events(events, changes) -%}
+{% macro is_recounted(hour, changes) -%}
+    {%- if not changes.log -%}
+    true
+    {%- else -%}
+    {{ hour }} = any(array({{ hours_due(changes) }}))
+    {%- endif %}
+{%- endmacro %}
+
+
+{% macro recounted_hours(events, changes) -%}
     {%- if not changes.log -%}
     {{ events }}
     {%- else -%}
     (
         select hour_events.*
-        from (
-            select distinct changes.usage_hour
-            from {{ changes.log }} as changes
-            where changes.run_no >= {{ first_compared_run(changes) }}
-        ) as hours
+        from ({{ hours_due(changes) }}) as hours
         cross join lateral (
             select events.*
             from {{ events }} as events
@@ -118,6 +128,47 @@
         offset 0
     )
     {%- endif %}
+{%- endmacro %}
+
+
+{% macro hours_due(changes) -%}
+    {#- Hours that have grown by half since, or that the build has counted again. -#}
+    select due.usage_hour from {{ changes.hours }} as due where due.due_run >= {{ first_compared_run(changes) }}
+{%- endmacro %}
+
+
+{% macro compared_groups(rows, periods, changes, is_finer=true) -%}
+    {%- if not changes.log -%}
+    {{ rows }}
+    {%- else -%}
+    (
+        select group_rows.*
+        from ({{ groups_changed(periods, changes) }}) as changed
+        cross join lateral (
+            select rows.*
+            from {{ rows }} as rows
+            where
+                {%- for column, period in periods.items() %}
+                {{ period if is_finer else column }} = changed.{{ column }}
+                and
+                {%- endfor %}
+                rows.tenant_id = changed.tenant_id
+            offset 0
+        ) as group_rows
+        offset 0
+    )
+    {%- endif %}
+{%- endmacro %}
+
+
+{% macro groups_changed(periods, changes) -%}
+    select distinct
+        {%- for column, period in periods.items() %}
+        {{ period }} as {{ column }},
+        {%- endfor %}
+        tenant_id
+    from {{ changes.log }}
+    where run_no >= {{ first_compared_run(changes) }}
 {%- endmacro %}
 
 

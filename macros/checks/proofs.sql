@@ -14,7 +14,8 @@
     {% set query %}
         select
             states.basis,
-            states.run_no
+            states.run_no,
+            states.snapshot::text as snapshot
         from ({{ common_state(rollups) }}) as states
         where
             states.is_level
@@ -24,7 +25,7 @@
             {%- endif %}
     {% endset %}
     {% set proved = run_query(query).rows %}
-    {{ return(proved[0] if proved else none) }}
+    {{ return(dict(claim, run_no=proved[0]['run_no'], snapshot=proved[0]['snapshot']) if proved else none) }}
 {% endmacro %}
 
 
@@ -33,13 +34,81 @@
 {%- endmacro %}
 
 
+{% macro saved_proof(columns) -%}
+    select {{ columns }}
+    from {{ build_table('build_proofs') }} as saved
+    where saved.test = '{{ model.unique_id }}'
+{%- endmacro %}
+
+
 {% macro save_proof(proved) %}
     {% set query %}
-        insert into {{ build_table('build_proofs') }} as saved (test, basis, run_no)
-        values ('{{ model.unique_id }}', '{{ proved['basis'] }}', {{ proved['run_no'] }})
+        insert into {{ build_table('build_proofs') }} as saved (test, basis, run_no, snapshot)
+        values (
+            '{{ model.unique_id }}', '{{ proved['basis'] }}', {{ proved['run_no'] }}, '{{ proved['snapshot'] }}'
+        )
         on conflict (test) do update
-        set (basis, run_no) = (excluded.basis, excluded.run_no)
-        where saved.basis <> excluded.basis or saved.run_no < excluded.run_no
+        set (basis, run_no, snapshot) = (excluded.basis, excluded.run_no, excluded.snapshot)
+        where
+            saved.basis <> excluded.basis
+            or saved.run_no < excluded.run_no
+            or saved.snapshot is null
+    {% endset %}
+    {% if not proved['keeps_totals'] %}
+        {% do run_query(query) %}
+    {#- Of two runs at once that went on from the same totals, the first one saves. -#}
+    {% elif proof_of_totals() == proved['proof'] %}
+        {% do run_query(save_proved_totals(proved) ~ query) %}
+    {% endif %}
+{% endmacro %}
+
+
+{% macro proof_of_totals() %}
+    {{ return(run_query(saved_proof('basis, run_no, snapshot::text')).rows | map('list') | list) }}
+{% endmacro %}
+
+
+{% macro keep_proved_totals(proved) %}
+    {#- As this test's snapshot shows them, before it ends: of all payers, or of those that changed. -#}
+    {% do proved.update({'proof': proof_of_totals()}) %}
+    {% set schema, name = proved['rollups'][-1] %}
+    {% set months = api.Relation.create(schema=schema, identifier=name) %}
+    {% set changes = proved['changes'] %}
+    {% set query %}
+        drop table if exists pg_temp.proved_groups, pg_temp.proved_rows;
+        create temporary table proved_groups as
+        {% if changes['log'] -%}
+        {{ groups_changed({'usage_month': month_of('usage_date')}, changes) }}
+        {%- else -%}
+        select distinct usage_month, tenant_id from {{ months }}
+        {%- endif %};
+        create temporary table proved_rows as
+        select months.*
+        from proved_groups
+        cross join lateral (
+            select monthly.*
+            from {{ months }} as monthly
+            where
+                monthly.usage_month = proved_groups.usage_month
+                and monthly.tenant_id = proved_groups.tenant_id
+            offset 0
+        ) as months
     {% endset %}
     {% do run_query(query) %}
 {% endmacro %}
+
+
+{% macro save_proved_totals(proved) -%}
+    {%- set totals = build_table('proved_totals') -%}
+    {%- set columns = build_tables()['proved_totals']['columns'].keys() | join(', ') -%}
+    delete from {{ totals }} as old
+    {% if proved['changes']['log'] -%}
+    using pg_temp.proved_groups as changed
+    where
+        old.usage_month = changed.usage_month
+        and old.tenant_id = changed.tenant_id
+    {%- endif %};
+    insert into {{ totals }} ({{ columns }})
+    select {{ columns }} from pg_temp.proved_rows;
+    drop table pg_temp.proved_groups, pg_temp.proved_rows;
+{%- endmacro %}

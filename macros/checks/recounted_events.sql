@@ -1,5 +1,6 @@
-{% macro recounted_events(base, changes) -%}
+{% macro recounted_events(base, changes, events=none, snapshot=none) -%}
     {#- Uses nothing of the models' own logic, whose mistakes would otherwise agree with themselves. -#}
+    {%- set events = events or recounted_hours(source('token_tracking_raw', 'usage_events'), changes) -%}
     {%- set voids = source('token_tracking_raw', 'usage_voids') -%}
     {%- set owners = source('token_tracking_raw', 'agent_owners') -%}
     {%- set labels = {'token_type': 'token_types', 'operation': 'operations'} -%}
@@ -8,10 +9,17 @@
     -- what the build saw: raw rows that came later are not compared
     build as (
         select
-            build_state.snapshot,
-            pg_snapshot_xmin(build_state.snapshot)::text::bigint as xmin
-        from {{ build_table('build_state', base.schema) }} as build_state
-        where build_state.model = '{{ base.identifier }}'
+            seen.snapshot,
+            pg_snapshot_xmin(seen.snapshot)::text::bigint as xmin
+        from (
+            {%- if snapshot %}
+            {{ snapshot }}
+            {%- else %}
+            select build_state.snapshot
+            from {{ build_table('build_state', base.schema) }} as build_state
+            where build_state.model = '{{ base.identifier }}'
+            {%- endif %}
+        ) as seen
     ),
 
     recorded as (
@@ -25,7 +33,7 @@
             events.input_tokens,
             events.output_tokens,
             events.occurred_at
-        from {{ compared_events(source('token_tracking_raw', 'usage_events'), changes) }} as events
+        from {{ events }} as events
         cross join build
         where
             (

@@ -24,6 +24,9 @@
     {% endcall %}
     {% set failures = load_result('main').table.columns[0][0] %}
     {% set proved = none if failures else proved_run(sql) %}
+    {% if proved and proved['keeps_totals'] %}
+        {% do keep_proved_totals(proved) %}
+    {% endif %}
     {% if keeps and failures %}
         {% set keep_found_rows %}
             drop table if exists pg_temp.found_rows;

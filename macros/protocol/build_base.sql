@@ -1,5 +1,6 @@
 {% macro build_base(relation) %}
     {% set log = build_table('rollup_changes', relation.schema) %}
+    {% set hours = build_table('build_hours', relation.schema) %}
     {#- The first query after the lock. A statement begins before it takes the snapshot, so everything
         that was committed by this time is counted. -#}
     {% set as_of = run_query("select quote_literal(statement_timestamp())").columns[0][0] %}
@@ -12,13 +13,14 @@
     {% endif %}
 
     {% if saved is none %}
-        {% do run_query("set local enable_seqscan = on; delete from " ~ log) %}
+        {% do run_query("set local enable_seqscan = on; delete from " ~ log ~ "; delete from " ~ hours) %}
         {% do rebuild_rollup(relation, sql, prepared['is_new']) %}
+        {% set moved_run = "null" %}
         {% set basis = "gen_random_uuid()" %}
         {% set run_no = "1 + coalesce((select max(run_no) from "
             ~ build_table('build_state', relation.schema) ~ "), 0)" %}
     {% else %}
-        {% do count_what_is_new(relation, log, saved) %}
+        {% set moved_run = count_what_is_new(relation, log, hours, saved) %}
         {% set basis = "'" ~ saved['basis'] ~ "'" %}
         {#- Hours that come out as they were are no change. -#}
         {% set run_no = "greatest(" ~ saved['run_no'] ~ ", (select max(run_no) from " ~ log ~ "))" %}
@@ -35,13 +37,19 @@
         'billing_timezone': "'" ~ var('billing_timezone') ~ "'",
         'aliases': aliases_digest(),
         'read_to': ends_of_raw_tables(saved),
+        'moved_run': moved_run,
     } %}
+    {% if saved is none %}
+        {#- Tests compare everything once, and then what grows. -#}
+        {% do run_query(grow_hours(hours, relation, state['run_no'])) %}
+    {% endif %}
     {% do save_state(relation, dict(state, rebuilt_as_of=state["as_of"]) if saved is none else state) %}
 {% endmacro %}
 
 
-{% macro count_what_is_new(relation, log, saved) %}
-    {#- New events are added to the base; hours in which something else changed are counted again. The
+{% macro count_what_is_new(relation, log, hours, saved) %}
+    {#- New events are added to the base; hours in which something else changed are counted again. Returns
+        the newest run in which rows counted that had moved, as an expression. The
         planner takes an hour for 0.5 % of all events and would hash whole raw tables: the joins of a
         partial build are lookups. New events it takes for very few and would sort them: groups are
         hashed. -#}
@@ -51,7 +59,8 @@
         set local enable_mergejoin = off;
         set local enable_material = off;
         set local enable_sort = off;
-        create temporary table hours_to_recount (usage_hour timestamptz primary key) on commit drop;
+        create temporary table hours_to_recount (usage_hour timestamptz primary key, has_moved_rows boolean)
+        on commit drop;
         insert into hours_to_recount {{ hours_to_recount(saved) }};
         analyze hours_to_recount;
         {{ create_fresh_rows(partial_query(sql, events_to_count(events, saved))) }};
@@ -86,5 +95,71 @@
         ) %}
     {% elif not found['recounts'] %}
         {% call noop_statement('main', 'UNCHANGED', 'UNCHANGED', 0) %}{% endcall %}
+        {{ return(saved['moved_run'] or "null") }}
     {% endif %}
+    {% do run_query(grow_hours(hours, "fresh_rows", run_no)) %}
+    {% set moved_run %}
+        case
+            when exists (
+                select 1
+                from hours_to_recount
+                inner join {{ log }} as changes
+                    on hours_to_recount.usage_hour = changes.usage_hour
+                where
+                    hours_to_recount.has_moved_rows
+                    and changes.run_no = {{ run_no }}
+            ) then {{ run_no }}
+            else {{ saved['moved_run'] or "null" }}
+        end
+    {% endset %}
+    {{ return(moved_run) }}
 {% endmacro %}
+
+
+{% macro grow_hours(hours, counted, run_no) -%}
+    {#- Tests count an hour again whenever it has grown by half: all their counts of it together cost a
+        constant times its events. What was counted again by the build is always due. -#}
+    {%- set recounts = counted == 'fresh_rows' %}
+    insert into {{ hours }} as kept (usage_hour, event_count, due_count, due_run)
+    select
+        counted.usage_hour,
+        sum(counted.event_count),
+        sum(counted.event_count),
+        {{ run_no }}
+    from {{ counted }} as counted
+    group by counted.usage_hour
+    on conflict (usage_hour) do update
+    set (event_count, due_count, due_run) = (
+        select
+            grown.event_count,
+            case when grown.is_due then grown.event_count else kept.due_count end,
+            case when grown.is_due then excluded.due_run else kept.due_run end
+        from (
+            select
+                kept.event_count + excluded.event_count as event_count,
+                kept.event_count + excluded.event_count >= 1.5 * kept.due_count as is_due
+        ) as grown
+    )
+    {%- if recounts %};
+    insert into {{ hours }} (usage_hour, event_count, due_count, due_run)
+    select
+        recounted.usage_hour,
+        recounted.event_count,
+        recounted.event_count,
+        {{ run_no }}
+    from (
+        select
+            hours_to_recount.usage_hour,
+            coalesce(sum(fresh_rows.event_count), 0) as event_count
+        from hours_to_recount
+        left join fresh_rows
+            on hours_to_recount.usage_hour = fresh_rows.usage_hour
+        group by hours_to_recount.usage_hour
+    ) as recounted
+    on conflict (usage_hour) do update
+    set
+        event_count = excluded.event_count,
+        due_count = excluded.due_count,
+        due_run = excluded.due_run
+    {%- endif %}
+{%- endmacro %}

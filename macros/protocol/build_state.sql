@@ -10,6 +10,7 @@
             snapshot::text as snapshot,
             coalesce(log_schema, '{{ relation.schema }}') as log_schema,
             read_to::text as read_to,
+            moved_run,
             coalesce(pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()), true)
                 as is_of_past,
             coalesce(

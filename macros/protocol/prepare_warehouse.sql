@@ -106,6 +106,10 @@
                 'aliases': ['text', 'Digest of the aliases that labels were read with.'],
                 'definition': ['text', 'Digest of the relation, by which a restored one is recognized.'],
                 'read_to': ['jsonb', 'The end of each raw table.'],
+                'moved_run': [
+                    'bigint',
+                    'The newest run in which rows counted that lay beyond that end under numbers of old.',
+                ],
                 'relation_file': [
                     'oid',
                     'The file of the relation, null for a view: one that was truncated or rewritten has another.',
@@ -123,6 +127,20 @@
                 'run_no': ['bigint not null', 'The number of the newest such build.'],
             },
         },
+        'build_hours': {
+            'meaning': 'One row per hour: how many events it has, and when tests were to count it again.',
+            'key': ['usage_hour'],
+            'index': 'due_run',
+            'columns': {
+                'usage_hour': ['timestamptz', 'The hour.'],
+                'event_count': ['bigint not null', 'Its counted events.'],
+                'due_count': ['bigint not null', 'As many as they were when it was due.'],
+                'due_run': [
+                    'bigint not null',
+                    'The newest run after which tests count it again: it was recounted, or had grown by half.',
+                ],
+            },
+        },
         'build_proofs': {
             'meaning': 'One row per test that was green: what it has compared, so that the next run continues from there.',
             'key': ['test'],
@@ -133,6 +151,22 @@
                     'The whole rebuilds of the compared rollups; after another one everything is compared.',
                 ],
                 'run_no': ['bigint not null', 'The run number up to which all changes were compared.'],
+                'snapshot': ['pg_snapshot', 'What the base had seen of the raw tables then.'],
+            },
+        },
+        'proved_totals': {
+            'meaning': 'One row per grain of the months, as the test months_grow_by_new_events last proved it.',
+            'key': ['usage_month', 'tenant_id', 'token_type', 'operation', 'model'],
+            'columns': {
+                'usage_month': ['date', 'First day of the month.'],
+                'tenant_id': ['text', 'The payer.'],
+                'token_type': ['text', 'As in monthly_token_usage.'],
+                'operation': ['text', 'As in monthly_token_usage.'],
+                'model': ['text', 'As in monthly_token_usage.'],
+                'tokens': ['bigint not null', 'Tokens that count.'],
+                'input_tokens': ['bigint not null', 'Prompt tokens.'],
+                'output_tokens': ['bigint not null', 'Completion tokens.'],
+                'event_count': ['bigint not null', 'Counted events.'],
             },
         },
     } %}

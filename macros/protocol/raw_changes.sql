@@ -71,63 +71,80 @@
     {%- set voids = source('token_tracking_raw', 'usage_voids') -%}
     {%- set owners = source('token_tracking_raw', 'agent_owners') -%}
     {%- set snapshot = saved['snapshot'] -%}
-    select date_trunc('hour', events.occurred_at, 'UTC') as usage_hour
-    from {{ events }} as events
-    where
-        {{ is_beyond_saved_end('events', 'usage_events', saved) }}
-        and not ({{ is_new('events.ingest_xid', snapshot) }})
-    {#- Two accesses of each table: new numbers by their index, and everything beyond the saved end. -#}
-    {%- for by_number in [true, false] %}
-
-    union
-
-    select date_trunc('hour', events.occurred_at, 'UTC') as usage_hour
-    from {{ voids }} as voids
-    inner join {{ events }} as events
-        on
-            events.tenant_id = voids.tenant_id
-            and events.idempotency_key = voids.idempotency_key
-    where
-        {{ is_new('voids.ingest_xid', snapshot) if by_number
-            else is_beyond_saved_end('voids', 'usage_voids', saved) }}
-        and not ({{ is_new('events.ingest_xid', snapshot) }})
-
-    union
-
-    -- An owner's row decides until the next instant of the agent, whichever row that belongs to.
-    select date_trunc('hour', events.occurred_at, 'UTC') as usage_hour
+    select
+        hours.usage_hour,
+        bool_or(hours.has_moved_rows) as has_moved_rows
     from (
-        -- One row per instant, however often it was corrected: each correction covers the same events.
-        select distinct
-            owners.agent_id,
-            owners.valid_from
-        from {{ owners }} as owners
-        where
-            {{ is_new('owners.ingest_xid', snapshot) if by_number
-                else is_beyond_saved_end('owners', 'agent_owners', saved) }}
-    ) as owners
-    -- A subquery within an expression is a bound of the index on events. As a join it would filter only
-    -- after all later events of the agent had been read, for each instant.
-    cross join lateral (
         select
-            coalesce(
-                (
-                    select min(later.valid_from)
-                    from {{ owners }} as later
-                    where
-                        later.agent_id = owners.agent_id
-                        and later.valid_from > owners.valid_from
-                ),
-                'infinity'
-            ) as valid_to
-    ) as period
-    inner join {{ events }} as events
-        on
-            events.agent_id = owners.agent_id
-            and events.occurred_at >= owners.valid_from
-            and events.occurred_at < period.valid_to
-    where not ({{ is_new('events.ingest_xid', snapshot) }})
-    {%- endfor %}
+            date_trunc('hour', events.occurred_at, 'UTC') as usage_hour,
+            true as has_moved_rows
+        from {{ events }} as events
+        where
+            {{ is_beyond_saved_end('events', 'usage_events', saved) }}
+            and not ({{ is_new('events.ingest_xid', snapshot) }})
+        {#- Two accesses of each table: new numbers by their index, and everything beyond the saved end. -#}
+        {%- for by_number in [true, false] %}
+
+        union all
+
+        select
+            date_trunc('hour', events.occurred_at, 'UTC') as usage_hour,
+            {{ "false" if by_number else "not (" ~ is_new('voids.ingest_xid', snapshot) ~ ")" }}
+        from {{ voids }} as voids
+        inner join {{ events }} as events
+            on
+                events.tenant_id = voids.tenant_id
+                and events.idempotency_key = voids.idempotency_key
+        where
+            {{ is_new('voids.ingest_xid', snapshot) if by_number
+                else is_beyond_saved_end('voids', 'usage_voids', saved) }}
+            and not ({{ is_new('events.ingest_xid', snapshot) }})
+
+        union all
+
+        -- An owner's row decides until the next instant of the agent, whichever row that belongs to.
+        select
+            date_trunc('hour', events.occurred_at, 'UTC') as usage_hour,
+            owners.has_moved_rows
+        from (
+            -- One row per instant, however often it was corrected: each correction covers the same events.
+            select
+                owners.agent_id,
+                owners.valid_from,
+                {{ "false" if by_number
+                    else "bool_or(not (" ~ is_new('owners.ingest_xid', snapshot) ~ "))" }} as has_moved_rows
+            from {{ owners }} as owners
+            where
+                {{ is_new('owners.ingest_xid', snapshot) if by_number
+                    else is_beyond_saved_end('owners', 'agent_owners', saved) }}
+            group by
+                owners.agent_id,
+                owners.valid_from
+        ) as owners
+        -- A subquery within an expression is a bound of the index on events. As a join it would filter only
+        -- after all later events of the agent had been read, for each instant.
+        cross join lateral (
+            select
+                coalesce(
+                    (
+                        select min(later.valid_from)
+                        from {{ owners }} as later
+                        where
+                            later.agent_id = owners.agent_id
+                            and later.valid_from > owners.valid_from
+                    ),
+                    'infinity'
+                ) as valid_to
+        ) as period
+        inner join {{ events }} as events
+            on
+                events.agent_id = owners.agent_id
+                and events.occurred_at >= owners.valid_from
+                and events.occurred_at < period.valid_to
+        where not ({{ is_new('events.ingest_xid', snapshot) }})
+        {%- endfor %}
+    ) as hours
+    group by hours.usage_hour
 {% endmacro %}
 
 

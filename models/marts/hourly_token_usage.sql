@@ -1,7 +1,7 @@
 {{ config(
     period={'usage_hour': 'usage_hour', 'usage_date': 'usage_date'},
     tenant_readable=true,
-    indexes=[{'columns': ['usage_date']}],
+    indexes=[{'columns': ['usage_date', 'tenant_id']}],
 ) }}
 
 with

@@ -21,7 +21,7 @@ from tests.support.warehouse import Event, Warehouse
 from token_tracking.demo.usage import days_of_usage, ownerships
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from token_tracking.embedded.server import Server
 
@@ -59,14 +59,15 @@ class Checked:
             )
             return list(rows)
 
-    def sees(self, test: str, *expected: Row) -> None:
-        """Run both forms of a test, and expect both to fail with exactly these rows."""
+    def sees(self, test: str, *expected: Row, at_night: Sequence[Row] = ()) -> None:
+        """Run both forms of a test; expect both to fail with these rows, the nightly one with more."""
         names = [test, test + FULL] if test + FULL in FORMS else [test]
         result = self.project.run("test", "--select", *names)
         assert result.statuses | dict.fromkeys(names, "fail") == result.statuses, result.messages
         for name in names:
             found = [{key: row[key] for key in expected[0]} for row in self.found(name)]
-            assert sorted(found, key=repr) == sorted(expected, key=repr)
+            rows = [*expected, *(at_night if name.endswith(FULL) else ())]
+            assert sorted(found, key=repr) == sorted(rows, key=repr)
 
 
 FORMS: set[str] = set()
@@ -341,8 +342,9 @@ def test_a_rollup_equals_the_sum_of_the_finer_one(checked: Checked, mart: str, t
         f"insert into {table} select * from part",
         f"update {table} set tokens = tokens + 1 where tenant_id = 'buyer'",
     )
+    # Of this payer, no build has changed anything.
+    ghost = {"tenant_id": "ghost", "found_rows": 1, "found_tokens": 7, "expected_tokens": None}
     rows = [
-        {"tenant_id": "ghost", "found_rows": 1, "found_tokens": 7, "expected_tokens": None},
         {"tenant_id": "seller", "found_rows": 2, "found_tokens": 400, "expected_tokens": 400},
         {"tenant_id": "buyer", "found_rows": 1, "found_tokens": 501, "expected_tokens": 500},
     ]
@@ -351,7 +353,7 @@ def test_a_rollup_equals_the_sum_of_the_finer_one(checked: Checked, mart: str, t
         rows.append(
             {"tenant_id": "blue", "found_rows": 0, "found_tokens": None, "expected_tokens": 1000}
         )
-    checked.sees(test, *rows)
+    checked.sees(test, *rows, at_night=[ghost])
 
 
 @pytest.mark.parametrize(
@@ -472,6 +474,102 @@ def test_labels_of_the_list_and_of_the_type(checked: Checked) -> None:
         (differ, "token_type", None, "image", True, False),
         (differ, "token_type", None, "video", False, True),
     ]
+
+
+MARTS = {
+    "int_usage__hourly": f"usage_hour = '{NOON}'",
+    "hourly_token_usage": f"usage_hour = '{NOON}'",
+    "daily_token_usage": f"usage_date = '{TODAY}'",
+    "monthly_token_usage": f"usage_month = '{MARCH}'",
+}
+GROWS = "months_grow_by_new_events"
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ("tokens = tokens + 7, event_count = event_count + 1", (2321, 33)),
+        ("tokens = tokens - 7, event_count = event_count - 1", (2307, 31)),
+        ("event_count = event_count + 1", (2314, 33)),
+        ("input_tokens = input_tokens + 1", (2314, 32)),
+    ],
+    ids=["twice", "left out", "count", "part"],
+)
+def test_a_month_grows_by_what_is_new(
+    checked: Checked, damage: str, found: tuple[int, int]
+) -> None:
+    """All marts agree on a wrong total, in an hour that no test has to count again yet."""
+    checked.warehouse.insert([Event(f"more-{number}", NOON) for number in range(20)])
+    checked.project.must("build")
+    checked.warehouse.insert([Event("7", NOON, "acme", 7)])
+    checked.project.must("run")
+    assert "fail" not in checked.project.must("test").statuses.values()
+    checked.warehouse.insert([Event("8", NOON, "acme", 7)])
+    checked.project.must("run")
+    for mart, period in MARTS.items():
+        checked.execute(
+            f"update token_tracking.{mart} set {damage} where tenant_id = 'acme' and {period}"
+        )
+    statuses = checked.project.run("test").statuses
+    assert [test for test, status in statuses.items() if status == "fail"] == [GROWS]
+    [row] = checked.found(GROWS)
+    past = 9 * 200_000
+    assert (row["tenant_id"], row["found_tokens"] - past, row["found_event_count"]) == (
+        "acme",
+        *found,
+    )
+    assert row["expected_tokens"] - past == 2314
+    # The next build goes on from the last success.
+    checked.warehouse.insert([Event("9", NOON, "acme", 7)])
+    assert checked.project.run("build").statuses[GROWS] == "fail"
+
+
+def test_a_month_grows_by_corrections(checked: Checked) -> None:
+    """Voids of counted and of new events, another owner of the past, a payer that loses all."""
+    checked.project.must("build")
+    checked.warehouse.insert(
+        [
+            Event("7", NOON, "acme", 7),
+            Event("8", NOON - DAY, "blue", 8, agent="bot"),
+            Event("9", NOON, "green", 9),
+        ],
+        voids=[("blue", "4"), ("green", "9"), ("acme", "past-3")],
+        owners=[("bot", NOON - DAY, "late"), ("bot", NOON + HOUR, None)],
+    )
+    result = checked.project.must("build")
+    assert result.statuses[GROWS] == "pass"
+    checked.project.must(*EVERYTHING)
+    proved = checked.warehouse.rows("select * from token_tracking.proved_totals order by 1, 2, 5")
+    assert proved == checked.warehouse.rows(
+        "select usage_month, tenant_id, token_type::text, operation::text, model, tokens,"
+        " input_tokens, output_tokens, event_count"
+        " from token_tracking.monthly_token_usage order by 1, 2, 5"
+    )
+    checked.execute(
+        "update token_tracking.monthly_token_usage set tokens = tokens + 1 where tenant_id = 'late'"
+    )
+    checked.project.run("test", "--select", GROWS)
+    assert [row["tenant_id"] for row in checked.found(GROWS)] == ["late"]
+
+
+def test_an_hour_is_counted_again_when_it_has_grown_by_half(checked: Checked) -> None:
+    project, warehouse = checked.project, checked.warehouse
+    project.must("build")
+    due = (
+        "select event_count::int, due_count::int, due_run >="
+        " (select max(run_no) from token_tracking.rollup_changes)"
+        f" from token_tracking.build_hours where usage_hour = '{NOON}'"
+    )
+    for number, (more, expected) in enumerate(
+        [(1, (5, 4, False)), (1, (6, 6, True)), (2, (8, 6, False)), (1, (9, 9, True))]
+    ):
+        warehouse.insert([Event(f"{number}-{one}", NOON) for one in range(more)])
+        project.must("run")
+        assert warehouse.rows(due) == [expected], number
+    # So does an hour in which something counted changes.
+    warehouse.insert([Event("last", NOON)], voids=[("acme", "0-0")])
+    project.must("run")
+    assert warehouse.rows(due) == [(9, 9, True)]
 
 
 def test_what_a_build_did_not_change_is_compared_at_night(checked: Checked) -> None:

@@ -322,7 +322,8 @@ def test_a_deferred_build_works_and_a_clone_is_refused(
         schema="dev",
         green=False,
     )
-    assert re.findall(r"FAIL \d+ (\w+)", said) == ["monthly_equals_sum_of_daily"]
+    failed = {"monthly_equals_sum_of_daily", "months_grow_by_new_events"}
+    assert set(re.findall(r"FAIL \d+ (\w+)", said)) == failed
     said = dbt("clone", "--state", state, schema="copy", green=False)
     assert "`dbt clone` is not supported" in said
 

@@ -17,7 +17,7 @@ found as (
         tokens,
         event_count
     from {{ model }}
-    where {{ is_compared('usage_hour', 'changes.usage_hour', changes) }}
+    where {{ is_recounted('usage_hour', changes) }}
 )
 
 {{ differing_totals(

@@ -30,7 +30,7 @@ found as (
         sum(event_count) as event_count,
         count(*) - 1 as repeated_rows
     from {{ model }}
-    where {{ is_compared('usage_hour', 'changes.usage_hour', changes) }}
+    where {{ is_recounted('usage_hour', changes) }}
     group by
         usage_hour,
         usage_date,

@@ -19,7 +19,7 @@ raw_events as (
         tokens,
         event_count
     from {{ mart }}
-    where {{ is_compared('usage_hour', 'changes.usage_hour', changes) }}
+    where {{ is_recounted('usage_hour', changes) }}
 )
 {%- endfor %}
 

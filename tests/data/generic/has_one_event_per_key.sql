@@ -25,13 +25,14 @@ select
     with_key.*
 from (
     select distinct
-        counted.requester_tenant_id,
-        counted.idempotency_key
-    from {{ compared_events(model, changes) }} as counted
+        new_events.requester_tenant_id,
+        new_events.idempotency_key
+    from {{ model }} as new_events
+    where {{ is_new('new_events.ingest_xid', changes.snapshot) }}
     -- look-ups in the index's order find its pages in the processor's cache
     order by
-        counted.requester_tenant_id,
-        counted.idempotency_key
+        new_events.requester_tenant_id,
+        new_events.idempotency_key
 ) as keys
 cross join lateral (
     select

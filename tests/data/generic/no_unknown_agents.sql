@@ -7,10 +7,8 @@ select
     sum(base.event_count) as event_count,
     min(base.usage_hour) as first_used_at,
     max(base.usage_hour) as last_used_at
-from {{ model }} as base
-where
-    base.attribution_rule = 'unknown_agent'
-    and {{ is_compared('base.usage_hour', 'changes.usage_hour', changes) }}
+from {{ compared_groups(model, {'usage_hour': 'usage_hour', 'usage_date': 'usage_date'}, changes) }} as base
+where base.attribution_rule = 'unknown_agent'
 group by
     base.agent_id,
     base.requester_tenant_id

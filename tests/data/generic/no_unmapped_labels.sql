@@ -7,15 +7,13 @@ select
     sum(base.event_count) as event_count,
     min(base.usage_date) as first_used_on,
     max(base.usage_date) as last_used_on
-from {{ model }} as base
+from {{ compared_groups(model, {'usage_hour': 'usage_hour', 'usage_date': 'usage_date'}, changes) }} as base
 cross join lateral (
     values
     ('token_type', base.unmapped_token_type),
     ('operation', base.unmapped_operation)
 ) as labels (label_kind, label)
-where
-    labels.label is not null
-    and {{ is_compared('base.usage_hour', 'changes.usage_hour', changes) }}
+where labels.label is not null
 group by
     labels.label_kind,
     labels.label

@@ -8,8 +8,7 @@ days as (
         usage_date,
         tenant_id,
         sum(tokens) as tokens
-    from {{ model }}
-    where {{ is_compared('usage_date', 'changes.usage_date', changes) }}
+    from {{ compared_groups(model, {'usage_date': 'usage_date'}, changes) }} as changed
     group by
         usage_date,
         tenant_id
@@ -19,19 +18,27 @@ days as (
 -- one row per usage_date and tenant_id in the four weeks before such a day
 before as (
     select
-        usage_date,
-        tenant_id,
-        sum(tokens) as tokens
-    from {{ model }}
-    where
-        usage_date = any(array(
-            select distinct days.usage_date - back.days
-            from days
-            cross join generate_series(1, 28) as back (days)
-        ))
+        earlier.usage_date,
+        earlier.tenant_id,
+        sum(earlier.tokens) as tokens
+    from (
+        select distinct
+            days.usage_date - back.days as usage_date,
+            days.tenant_id
+        from days
+        cross join generate_series(1, 28) as back (days)
+    ) as wanted
+    cross join lateral (
+        select daily.*
+        from {{ model }} as daily
+        where
+            daily.usage_date = wanted.usage_date
+            and daily.tenant_id = wanted.tenant_id
+        offset 0
+    ) as earlier
     group by
-        usage_date,
-        tenant_id
+        earlier.usage_date,
+        earlier.tenant_id
 ),
 
 final as (

@@ -15,7 +15,7 @@ requesters as (
 payers as (
     select *
     from {{ marts[period] }}
-    where {{ is_compared(period, 'changes.usage_hour', changes) }}
+    where {{ is_recounted(period, changes) }}
 )
 
 {{ differing_totals(

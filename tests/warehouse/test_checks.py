@@ -60,7 +60,7 @@ class Checked:
             return list(rows)
 
     def sees(self, test: str, *expected: Row, at_night: Sequence[Row] = ()) -> None:
-        """Run both forms of a test; expect both to fail with these rows, the nightly one with more."""
+        """Run both forms of a test; both must fail with these rows, the nightly one with more."""
         names = [test, test + FULL] if test + FULL in FORMS else [test]
         result = self.project.run("test", "--select", *names)
         assert result.statuses | dict.fromkeys(names, "fail") == result.statuses, result.messages

@@ -29,10 +29,6 @@ from (
         new_events.idempotency_key
     from {{ model }} as new_events
     where {{ is_new('new_events.ingest_xid', changes.snapshot) }}
-    -- look-ups in the index's order find its pages in the processor's cache
-    order by
-        new_events.requester_tenant_id,
-        new_events.idempotency_key
 ) as keys
 cross join lateral (
     select

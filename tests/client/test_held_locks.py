@@ -316,6 +316,35 @@ def test_without_a_spool_only_what_waits_is_told_false(database: Database):
         assert tracker.stats().recorded == 6
 
 
+@contextmanager
+def slow_database(database: Database) -> Iterator[psycopg.Connection[tuple]]:
+    """Make each insert take 20 ms; give a connection whose settings end with the test."""
+    with closing(database.connect()) as dba:
+        dba.execute("set default_transaction_read_only = off")
+        dba.execute(
+            "create function slow() returns trigger language plpgsql as"
+            " $$ begin perform pg_sleep(0.02); return new; end $$;"
+            "create trigger slow before insert on token_tracking_raw.usage_events"
+            " for each row execute function slow()"
+        )
+        try:
+            yield dba
+        finally:
+            set_anew(dba)
+            dba.execute("drop function slow() cascade")
+
+
+def set_anew(dba: psycopg.Connection[tuple], setting: str = "") -> None:
+    """Give the database this setting and no other, and make clients connect again."""
+    dba.execute(f"alter database {dba.info.dbname} reset all")  # type: ignore[arg-type]
+    if setting:
+        dba.execute(f"alter database {dba.info.dbname} set {setting}")  # type: ignore[arg-type]
+    dba.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where application_name = 'token-tracking' and datname = current_database()"
+    )
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -328,43 +357,26 @@ def test_a_setting_that_keeps_all_from_being_written_is_named(
     database: Database, caplog: pytest.LogCaptureFixture, setting: str, said: str
 ):
     """Reported once; calls in the meantime are kept, and recorded after the fix."""
-    name = database.env["PGDATABASE"]
-    cut = (
-        "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where application_name = 'token-tracking' and datname = current_database()"
-    )
     with (
         UsageTracker(dsn=database.url, max_wait=1) as tracker,
-        closing(database.connect()) as dba,
+        slow_database(database) as dba,
     ):
-        dba.execute("set default_transaction_read_only = off")
         assert tracker.track_token_usage_sync("a", 1) is True
-        dba.execute(
-            "create function slow() returns trigger language plpgsql as"
-            " $$ begin perform pg_sleep(0.02); return new; end $$;"
-            "create trigger slow before insert on token_tracking_raw.usage_events"
-            " for each row execute function slow()"
-        )
-        try:
-            dba.execute(f"alter database {name} set {setting}")  # type: ignore[arg-type]
-            dba.execute(cut)
-            for _ in range(5):
-                assert tracker.track_token_usage_sync("a", 1) is True
-                time.sleep(0.1)
-            assert tracker.stats().spooled == 5
-            until(lambda: said in caplog.text, 5, "named")
-            time.sleep(0.5)
-            assert caplog.text.count(said) == 1
-        finally:
-            dba.execute(f"alter database {name} reset all")  # type: ignore[arg-type]
-            dba.execute("drop function slow() cascade")
+        set_anew(dba, setting)
+        for _ in range(5):
+            assert tracker.track_token_usage_sync("a", 1) is True
+            time.sleep(0.1)
+        assert tracker.stats().spooled == 5
+        until(lambda: said in caplog.text, 5, "named")
+        time.sleep(0.5)
+        assert caplog.text.count(said) == 1
+        set_anew(dba)
         until(lambda: dba.execute(EVENTS).fetchone() == (6,), 10, "all are in")
 
 
 def test_an_outage_of_two_causes_names_each_one_once(
     database: Database, caplog: pytest.LogCaptureFixture
 ):
-    name = database.env["PGDATABASE"]
     causes = {
         "default_transaction_read_only = on": "25006: the server or this database or role",
         "statement_timeout = '1ms'": "57014: statement_timeout of this role, database or server",
@@ -372,31 +384,15 @@ def test_an_outage_of_two_causes_names_each_one_once(
     caplog.set_level("DEBUG", logger="token_tracking")
     with (
         UsageTracker(dsn=database.url, max_wait=1) as tracker,
-        closing(database.connect()) as dba,
+        slow_database(database) as dba,
     ):
-        dba.execute("set default_transaction_read_only = off")
         assert tracker.track_token_usage_sync("a", 1) is True
-        dba.execute(
-            "create function slow() returns trigger language plpgsql as"
-            " $$ begin perform pg_sleep(0.02); return new; end $$;"
-            "create trigger slow before insert on token_tracking_raw.usage_events"
-            " for each row execute function slow()"
-        )
-        try:
-            for setting in [*causes, *causes]:
-                state = causes[setting].split(":")[0]
-                before = caplog.text.count(state)
-                dba.execute(f"alter database {name} reset all")  # type: ignore[arg-type]
-                dba.execute(f"alter database {name} set {setting}")  # type: ignore[arg-type]
-                dba.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity"
-                    " where application_name = 'token-tracking' and datname = current_database()"
-                )
-                tracker.track_token_usage_sync("a", 1)
-                until(lambda: caplog.text.count(state) > before, 10, setting)  # noqa: B023
-        finally:
-            dba.execute(f"alter database {name} reset all")  # type: ignore[arg-type]
-            dba.execute("drop function slow() cascade")
+        for setting in [*causes, *causes]:
+            state = causes[setting].split(":")[0]
+            before = caplog.text.count(state)
+            set_anew(dba, setting)
+            tracker.track_token_usage_sync("a", 1)
+            until(lambda: caplog.text.count(state) > before, 10, setting)  # noqa: B023
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     for said in causes.values():
         assert sum(said in warning for warning in warnings) == 1, warnings

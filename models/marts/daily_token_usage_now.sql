@@ -4,4 +4,8 @@
     tenant_readable=true,
 ) }}
 
-{{ totals_as_of_now(ref('daily_token_usage'), {'usage_date': 'events.usage_date'}, [ref('int_usage__hourly')]) }}
+{{ totals_as_of_now(
+    ref('daily_token_usage'),
+    {'usage_date': 'events.usage_date'},
+    [ref('int_usage__hourly')]
+) }}

@@ -4,4 +4,8 @@
     tenant_readable=true,
 ) }}
 
-{{ totals_as_of_now(ref('hourly_token_usage'), {'usage_hour': 'events.usage_hour', 'usage_date': 'events.usage_date'}, [ref('int_usage__hourly')]) }}
+{{ totals_as_of_now(
+    ref('hourly_token_usage'),
+    {'usage_hour': 'events.usage_hour', 'usage_date': 'events.usage_date'},
+    [ref('int_usage__hourly')]
+) }}

@@ -7,9 +7,9 @@ with
 
 daily as (
     select
-        days.*,
-        {{ month_of('days.usage_date') }} as usage_month
-    from {{ mark_partial_read(ref('daily_token_usage')) }} as days
+        day_rows.*,
+        {{ month_of('day_rows.usage_date') }} as usage_month
+    from {{ mark_partial_read(ref('daily_token_usage')) }} as day_rows
 ),
 
 -- one row per usage_month, tenant_id, token_type, operation, model

@@ -4,4 +4,8 @@
     tenant_readable=true,
 ) }}
 
-{{ totals_as_of_now(ref('monthly_token_usage'), {'usage_month': month_of('events.usage_date')}, [ref('daily_token_usage'), ref('int_usage__hourly')]) }}
+{{ totals_as_of_now(
+    ref('monthly_token_usage'),
+    {'usage_month': month_of('events.usage_date')},
+    [ref('daily_token_usage'), ref('int_usage__hourly')]
+) }}

@@ -1,4 +1,4 @@
-{% macro attributed_events(source, as_of=none) %}
+{% macro attributed_events(source) %}
 with
 
 events as (
@@ -8,16 +8,10 @@ events as (
 
 voids as (
     select * from {{ ref('stg_usage__voids') }}
-    {%- if as_of %}
-    where pg_visible_in_snapshot(ingest_xid::text::xid8, {{ as_of }})
-    {%- endif %}
 ),
 
 agent_owners as (
     select * from {{ ref('stg_usage__agent_owners') }}
-    {%- if as_of %}
-    where pg_visible_in_snapshot(ingest_xid::text::xid8, {{ as_of }})
-    {%- endif %}
 ),
 
 token_type_aliases as (

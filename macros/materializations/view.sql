@@ -3,7 +3,6 @@
         at once. This one touches a view only when its query or its descriptions changed. -#}
     {% set relation = this.incorporate(type='view') %}
     {% set options = config.get('view_options', '') %}
-    {% set before = modules.re.search('(?s)/[*]before (.*?) end[*]/', sql) %}
     {% set query = cast_to_own_enums(sql) if config.get('contract').enforced else sql %}
     {% set fingerprint = "query " ~ local_md5(query ~ options) %}
 
@@ -15,9 +14,6 @@
         and saved['fingerprint'] == fingerprint and saved['docs'] == docs_digest() %}
         {% call noop_statement('main', 'UNCHANGED', 'UNCHANGED', 0) %}{% endcall %}
     {% else %}
-        {% if before %}
-            {% do run_query(before.group(1)) %}
-        {% endif %}
         {% if config.get('contract').enforced %}
             {% do get_assert_columns_equivalent(query) %}
         {% endif %}

@@ -1,19 +1,12 @@
 {% macro input_fingerprint(log) %}
     {#- Everything that the base is a function of, except for the rows that raw tables gain. Its query
         holds the rules, the lists of labels and the billing time zone: nobody has to remember to raise
-        a version. -#}
+        a version. A table that was restored or emptied has another file; without the log of
+        changes, what reads the base could not follow. -#}
     {% set query %}
-        select 'query {{ local_md5(sql) }}, ' || {{ environment_of_build(log) }}
-    {% endset %}
-    {{ return(run_query(query).columns[0][0]) }}
-{% endmacro %}
-
-
-{% macro environment_of_build(log) -%}
-    {#- A table that was restored or emptied has another file; without the log of changes, what reads the
-        base could not follow. -#}
-    concat_ws(
+        select concat_ws(
             ', ',
+            'query {{ local_md5(sql) }}',
             'cluster ' || (select control.system_identifier from pg_control_system() as control),
             'database ' || (select oid from pg_database where datname = current_database()),
             {%- for table in raw_tables() %}
@@ -26,4 +19,6 @@
             {%- endfor %}
             'aliases ' || {{ aliases_digest() }}
         )
-{%- endmacro %}
+    {% endset %}
+    {{ return(run_query(query).columns[0][0]) }}
+{% endmacro %}

@@ -124,7 +124,6 @@ to {writer};
 
 grant usage on schema token_tracking_raw to {transformer};
 grant select on all tables in schema token_tracking_raw to {transformer};
-grant execute on function token_tracking_raw.tenants_of_reader() to {transformer};
 alter default privileges for role {owner} in schema token_tracking_raw
 grant select on tables to {transformer};
 

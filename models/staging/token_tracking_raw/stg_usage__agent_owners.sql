@@ -3,6 +3,5 @@ select
     owners.agent_id,
     owners.owner_tenant_id,
     owners.revision,
-    owners.valid_from,
-    owners.ingest_xid
+    owners.valid_from
 from {{ source('token_tracking_raw', 'agent_owners') }} as owners

@@ -1,4 +1,4 @@
-{% macro changes_to_compare(rollups, keeps_totals=false) %}
+{% macro changes_to_compare(rollups, keeps_totals=false, is_doubt=false) %}
     {% if not execute or not states_exist(rollups) %}
         {{ return({'log': none, 'mark': ''}) }}
     {% endif %}
@@ -14,9 +14,7 @@
                 and proofs.basis = states.basis
     {% endset %}
     {% set known = run_query(query).rows[0] %}
-    {#- A doubt is reported with the run that gave rise to it. -#}
-    {% set is_doubt = config.get('severity') | lower == 'warn' %}
-    {#- A whole rebuild leaves no log of changes: it changed everything. -#}
+    {#- A doubt is reported with the run that gave rise to it. A whole rebuild leaves no log of changes: it changed everything. -#}
     {% set is_whole = 'full' in config.get('tags', []) or known['is_rebuilt'] or not known['log_schema'] %}
     {% if not is_whole and not is_doubt %}
         {% set log = build_table('rollup_changes', known['log_schema']) %}

@@ -62,7 +62,18 @@
         select of_key.*
         from corrected_keys
         cross join lateral (
-            select events.*
+            select
+                events.tenant_id,
+                events.idempotency_key,
+                events.agent_id,
+                events.token_type,
+                events.operation,
+                events.model,
+                events.tokens,
+                events.input_tokens,
+                events.output_tokens,
+                events.occurred_at,
+                events.ingest_xid
             from {{ events }} as events
             where
                 events.tenant_id = corrected_keys.tenant_id
@@ -83,7 +94,18 @@
 
 {% macro new_or_corrected_events(snapshot) -%}
     (
-        select events.*
+        select
+            events.tenant_id,
+            events.idempotency_key,
+            events.agent_id,
+            events.token_type,
+            events.operation,
+            events.model,
+            events.tokens,
+            events.input_tokens,
+            events.output_tokens,
+            events.occurred_at,
+            events.ingest_xid
         from {{ source('token_tracking_raw', 'usage_events') }} as events
         where {{ is_unproved('events.ingest_xid', snapshot) }}
 

@@ -74,7 +74,7 @@
 
 {% macro runs_in_log() %}
     {#- A rollup that is further behind is rebuilt whole. -#}
-    {{ return(10000) }}
+    {{ return(1000000) }}
 {% endmacro %}
 
 

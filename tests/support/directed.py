@@ -321,7 +321,7 @@ def partial_selections(project: DbtProject, warehouse: Warehouse) -> None:
 
 def lost_log(project: DbtProject, warehouse: Warehouse) -> None:
     """A rollup that is further behind than the log of changes reaches is rebuilt whole."""
-    reach = Edit("macros/protocol/build_rollup.sql", "return(10000)", "return(2)")
+    reach = Edit("macros/protocol/build_rollup.sql", "return(1000000)", "return(2)")
     project = replace(project, edits=(*project.edits, reach))
     base = ("--select", "int_usage__hourly")
     warehouse.insert([Event("1", NOON)])

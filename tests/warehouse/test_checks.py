@@ -567,9 +567,12 @@ def test_an_hour_is_counted_again_when_it_has_grown_by_half(checked: Checked) ->
         project.must("run")
         assert warehouse.rows(due) == [expected], number
     # So does an hour in which something counted changes.
-    warehouse.insert([Event("last", NOON)], voids=[("acme", "0-0")])
+    warehouse.insert([Event("last", NOON, model="other")], voids=[("acme", "0-0")])
     project.must("run")
     assert warehouse.rows(due) == [(9, 9, True)]
+    warehouse.insert([Event("few", NOON)])
+    project.must("run")
+    assert warehouse.rows(due) == [(10, 9, False)]
 
 
 def test_what_a_build_did_not_change_is_compared_at_night(checked: Checked) -> None:

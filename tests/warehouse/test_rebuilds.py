@@ -168,7 +168,7 @@ MISTAKES = [
         ' (select usage_hour from hours_to_recount)"',
         '"select * from fresh_rows"',
         BASE,
-        '(select * from fresh_rows " ~ of_these_hours ~ ")',
+        "(select * from fresh_rows where usage_hour in (select usage_hour from hours_to_recount))",
         "fresh_rows",
     ),
     Mistake.of(
@@ -218,6 +218,12 @@ MISTAKES = [
         "    {% call statement('main') %}{{ logged(add_to_rows, log, run_no) }}{% endcall %}",
         "    {% call statement('main') %}{{ logged(add_to_rows, log, run_no) }}{% endcall %}"
         "{% do run_query('commit; begin') %}",
+        BASE,
+        "has_moved_rows boolean)\n        on commit drop;",
+        "has_moved_rows boolean);",
+        REPLACE,
+        "create temporary table fresh_rows on commit drop as",
+        "create temporary table fresh_rows as",
     ),
     Mistake.of(
         "added under the payer of the hour's first row",

@@ -1,5 +1,5 @@
 {% test no_ids_that_look_alike(model, agents) %}
-{%- set changes = changes_to_compare([agents, model]) -%}
+{%- set changes = changes_to_compare([agents, model], is_doubt=true) -%}
 with
 
 -- one row per tenant, agent or model, and where its tokens are counted

@@ -1,5 +1,5 @@
 {% test no_unknown_agents(model) %}
-{%- set changes = changes_to_compare([model]) -%}
+{%- set changes = changes_to_compare([model], is_doubt=true) -%}
 select
     base.agent_id,
     base.requester_tenant_id,

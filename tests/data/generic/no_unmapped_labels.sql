@@ -1,5 +1,5 @@
 {% test no_unmapped_labels(model) %}
-{%- set changes = changes_to_compare([model]) -%}
+{%- set changes = changes_to_compare([model], is_doubt=true) -%}
 select
     labels.label_kind,
     labels.label,

@@ -1,5 +1,5 @@
 {% test no_unusual_days(model, times_usual, least_tokens) %}
-{%- set changes = changes_to_compare([model]) -%}
+{%- set changes = changes_to_compare([model], is_doubt=true) -%}
 with
 
 -- one row per usage_date and tenant_id

@@ -190,15 +190,16 @@ MISTAKES = [
         "the void of a counted event is taken for a new event's",
         directed.added_and_recounted,
         CHANGES,
-        "        and not ({{ is_new('events.ingest_xid', snapshot) }})\n\n    union\n\n    -- An",
-        "        and {{ is_new('events.ingest_xid', snapshot) }}\n\n    union\n\n    -- An",
+        "and not ({{ is_new('events.ingest_xid', snapshot) }})\n\n        union all\n\n"
+        "        -- An",
+        "and {{ is_new('events.ingest_xid', snapshot) }}\n\n        union all\n\n        -- An",
     ),
     Mistake.of(
         "an owner counts for new events only",
         directed.owner_of_new_events,
         CHANGES,
-        "    where not ({{ is_new('events.ingest_xid', snapshot) }})\n    {%- endfor %}",
-        "    where {{ is_new('events.ingest_xid', snapshot) }}\n    {%- endfor %}",
+        "where not ({{ is_new('events.ingest_xid', snapshot) }})\n        {%- endfor %}",
+        "where {{ is_new('events.ingest_xid', snapshot) }}\n        {%- endfor %}",
     ),
     Mistake.of(
         "a row that moved is a new event",
@@ -208,7 +209,7 @@ MISTAKES = [
         "            ({{ is_new('events.ingest_xid', saved['snapshot']) }}"
         " or events.metadata = '{}')",
         CHANGES,
-        "{{ is_beyond_saved_end('events', 'usage_events', saved) }}\n        and not",
+        "{{ is_beyond_saved_end('events', 'usage_events', saved) }}\n            and not",
         "false and not",
     ),
     Mistake.of(

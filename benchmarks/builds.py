@@ -124,8 +124,10 @@ manifest = dbtRunner().invoke(["parse", *options]).result
 for line in sys.stdin:
     started = time.perf_counter()
     outcome = dbtRunner(manifest=manifest).invoke([*json.loads(line), "--no-write-json", *options])
-    failed = [f"{one.node.name}: {one.message}" for one in outcome.result or () if one.failures]
-    said = "" if outcome.success else f"{outcome.exception} {failed}"
+    said = "" if outcome.success else str(outcome.exception or [
+        f"{one.node.name}: {one.message}" for one in outcome.result
+        if one.status not in ("success", "pass", "warn", "no-op", "skipped")
+    ])
     print("done", json.dumps([time.perf_counter() - started, said]), flush=True)
 """
 

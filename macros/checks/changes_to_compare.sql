@@ -14,13 +14,14 @@
                 and proofs.basis = states.basis
     {% endset %}
     {% set known = run_query(query).rows[0] %}
-    {#- A doubt is reported with the run that gave rise to it. A whole rebuild leaves no log of changes: it changed everything. -#}
+    {#- A doubt is reported with the run that gave rise to it. A whole rebuild leaves no log of changes: it
+        changed everything. -#}
     {% set is_whole = 'full' in config.get('tags', []) or known['is_rebuilt'] or not known['log_schema'] %}
     {% if not is_whole and not is_doubt %}
         {% set log = build_table('rollup_changes', known['log_schema']) %}
         {#- By their numbers, rows that moved are not new. -#}
         {% set is_whole = not known['proved_snapshot']
-            or known['proved_run'] != known['run_no'] and not log_reaches(log, {'run_no': known['proved_run']})
+            or known['proved_run'] != known['run_no'] and not log_reaches(log, known['proved_run'])
             or keeps_totals and (known['moved_run'] or 0) > known['proved_run'] %}
     {% endif %}
     {% set changes = {'log': none} if is_whole else {

@@ -49,10 +49,9 @@
 
 {% macro count_what_is_new(relation, log, hours, saved) %}
     {#- New events are added to the base; hours in which something else changed are counted again. Returns
-        the newest run in which rows counted that had moved, as an expression. The
-        planner takes an hour for 0.5 % of all events and would hash whole raw tables: the joins of a
-        partial build are lookups. New events it takes for very few and would sort them: groups are
-        hashed. -#}
+        the newest run in which rows counted that had moved, as an expression. The planner takes an hour
+        for 0.5 % of all events and would hash whole raw tables: the joins of a partial build are
+        lookups. New events it takes for very few and would sort them: groups are hashed. -#}
     {% set events = marked_input(sql) %}
     {% set query %}
         set local enable_hashjoin = off;
@@ -119,8 +118,7 @@
 
 {% macro grow_hours(hours, counted, run_no, log=none) -%}
     {#- Tests count an hour again whenever it has grown by half: all their counts of it together cost a
-        constant times its events. What was counted again by the build is always due. -#}
-    {%- set recounts = counted == 'fresh_rows' %}
+        constant times its events. What a recount of the build has changed is always due. -#}
     insert into {{ hours }} as kept (usage_hour, event_count, due_count, due_run)
     select
         counted.usage_hour,

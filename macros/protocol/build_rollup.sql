@@ -11,7 +11,7 @@
     {% set fingerprint = "query " ~ local_md5(query) ~ ", basis " ~ ahead['basis'] %}
     {% set prepared = prepare_rollup(relation, query, fingerprint) %}
     {% set saved = prepared['saved'] %}
-    {% if saved is not none and saved['run_no'] < ahead['run_no'] and not log_reaches(log, saved) %}
+    {% if saved is not none and saved['run_no'] < ahead['run_no'] and not log_reaches(log, saved['run_no']) %}
         {% set saved = none %}
     {% endif %}
 
@@ -62,11 +62,11 @@
 {% endmacro %}
 
 
-{% macro log_reaches(log, saved) %}
+{% macro log_reaches(log, run_no) %}
     {#- Each change is logged under the newest run that made it; what is older than the newest runs was
         deleted. -#}
     {% set query %}
-        select coalesce({{ saved['run_no'] }} > max(run_no) - {{ runs_in_log() }}, false) from {{ log }}
+        select coalesce({{ run_no }} > max(run_no) - {{ runs_in_log() }}, false) from {{ log }}
     {% endset %}
     {{ return(run_query(query).columns[0][0]) }}
 {% endmacro %}

@@ -449,7 +449,7 @@ MISTAKES = [
         "the log is taken for complete",
         directed.lost_log,
         ROLLUP,
-        "and not log_reaches(log, saved) %}",
+        "and not log_reaches(log, saved['run_no']) %}",
         "and false %}",
     ),
     Mistake.of(

@@ -140,34 +140,15 @@
     {%- if not changes.log -%}
     {{ rows }}
     {%- else -%}
-    (
-        select group_rows.*
-        from ({{ groups_changed(periods, changes) }}) as changed
-        cross join lateral (
-            select rows.*
-            from {{ rows }} as rows
-            where
-                {%- for column, period in periods.items() %}
-                {{ period if is_finer else column }} = changed.{{ column }}
-                and
-                {%- endfor %}
-                rows.tenant_id = changed.tenant_id
-            offset 0
-        ) as group_rows
-        offset 0
-    )
+    {{ rows_of_groups(
+        rows, groups_changed(periods, changes), periods if is_finer else own_periods(periods)
+    ) }}
     {%- endif %}
 {%- endmacro %}
 
 
 {% macro groups_changed(periods, changes) -%}
-    select distinct
-        {%- for column, period in periods.items() %}
-        {{ period }} as {{ column }},
-        {%- endfor %}
-        tenant_id
-    from {{ changes.log }}
-    where run_no >= {{ first_compared_run(changes) }}
+    ({{ changed_groups(changes.log, periods, first_compared_run(changes)) }})
 {%- endmacro %}
 
 

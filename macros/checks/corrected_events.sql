@@ -62,18 +62,7 @@
         select of_key.*
         from corrected_keys
         cross join lateral (
-            select
-                events.tenant_id,
-                events.idempotency_key,
-                events.agent_id,
-                events.token_type,
-                events.operation,
-                events.model,
-                events.tokens,
-                events.input_tokens,
-                events.output_tokens,
-                events.occurred_at,
-                events.ingest_xid
+            select {{ counted_columns('events') }}
             from {{ events }} as events
             where
                 events.tenant_id = corrected_keys.tenant_id
@@ -94,18 +83,7 @@
 
 {% macro new_or_corrected_events(snapshot) -%}
     (
-        select
-            events.tenant_id,
-            events.idempotency_key,
-            events.agent_id,
-            events.token_type,
-            events.operation,
-            events.model,
-            events.tokens,
-            events.input_tokens,
-            events.output_tokens,
-            events.occurred_at,
-            events.ingest_xid
+        select {{ counted_columns('events') }}
         from {{ source('token_tracking_raw', 'usage_events') }} as events
         where {{ is_unproved('events.ingest_xid', snapshot) }}
 
@@ -113,4 +91,14 @@
 
         select corrected.* from corrected
     )
+{%- endmacro %}
+
+
+{% macro counted_columns(events) -%}
+    {#- Without the payload. -#}
+    {%- set columns = [
+        'tenant_id', 'idempotency_key', 'agent_id', 'token_type', 'operation', 'model', 'tokens',
+        'input_tokens', 'output_tokens', 'occurred_at', 'ingest_xid',
+    ] -%}
+    {{ events }}.{{ columns | join(', ' ~ events ~ '.') }}
 {%- endmacro %}

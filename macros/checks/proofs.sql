@@ -78,21 +78,13 @@
         drop table if exists pg_temp.proved_groups, pg_temp.proved_rows;
         create temporary table proved_groups as
         {% if changes['log'] -%}
-        {{ groups_changed({'usage_month': month_of('usage_date')}, changes) }}
+        select * from {{ groups_changed({'usage_month': month_of('usage_date')}, changes) }} as changed
         {%- else -%}
         select distinct usage_month, tenant_id from {{ months }}
         {%- endif %};
         create temporary table proved_rows as
-        select months.*
-        from proved_groups
-        cross join lateral (
-            select monthly.*
-            from {{ months }} as monthly
-            where
-                monthly.usage_month = proved_groups.usage_month
-                and monthly.tenant_id = proved_groups.tenant_id
-            offset 0
-        ) as months
+        select proved.*
+        from {{ rows_of_groups(months, 'proved_groups', {'usage_month': 'usage_month'}) }} as proved
     {% endset %}
     {% do run_query(query) %}
 {% endmacro %}

@@ -20,12 +20,23 @@
     {% elif saved['run_no'] == ahead['run_no'] %}
         {% call noop_statement('main', 'UNCHANGED', 'UNCHANGED', 0) %}{% endcall %}
     {% else %}
-        {% do run_query(create_changed_groups(log, saved['run_no'])) %}
+        {#- By payer, so that a day with many of them costs what the changed ones do. A run of the base
+            that this rollup's input has not read yet may be among them: its groups come again. -#}
+        {% set periods = config.require('period') %}
+        {% set create_changed_groups %}
+            set local enable_seqscan = off;
+            create temporary table changed_groups on commit drop as
+            {{ changed_groups(log, periods, saved['run_no'] + 1) }};
+            analyze changed_groups
+        {% endset %}
+        {% do run_query(create_changed_groups) %}
         {% do run_query(create_fresh_rows(
-            partial_query(query, rows_of_changed_groups(marked_input(query), is_input=true))
+            partial_query(query, rows_of_groups(marked_input(query), 'changed_groups', periods))
         )) %}
         {% do replace_rows(
-            relation, "fresh_rows", rows_of_changed_groups(relation, is_input=false)
+            relation,
+            "fresh_rows",
+            rows_of_groups(relation, 'changed_groups', own_periods(periods), 'rows.*, rows.ctid as place')
         ) %}
     {% endif %}
 
@@ -76,41 +87,3 @@
     {#- A rollup that is further behind is rebuilt whole. -#}
     {{ return(1000000) }}
 {% endmacro %}
-
-
-{% macro create_changed_groups(log, run_no) %}
-    {#- What changed by payer, so that a day with many of them costs what the changed ones do. A run of the
-        base that this rollup's input has not read yet may be among them: its groups come again. -#}
-    set local enable_seqscan = off;
-    create temporary table changed_groups on commit drop as
-    select distinct
-        {%- for column, period in config.require('period').items() %}
-        {{ period }} as {{ column }},
-        {%- endfor %}
-        tenant_id
-    from {{ log }}
-    where run_no > {{ run_no }};
-    analyze changed_groups
-{% endmacro %}
-
-
-{% macro rows_of_changed_groups(relation, is_input) -%}
-    {#- offset 0 keeps the planner from joining before it has read one group by the index. -#}
-    (
-        select group_rows.*
-        from changed_groups
-        cross join lateral (
-            select
-                rows.*,
-                rows.ctid as place
-            from {{ relation }} as rows
-            where
-                {%- for column, period in config.require('period').items() %}
-                {{ period if is_input else column }} = changed_groups.{{ column }}
-                and
-                {%- endfor %}
-                rows.tenant_id = changed_groups.tenant_id
-            offset 0
-        ) as group_rows
-    )
-{%- endmacro %}

@@ -57,6 +57,7 @@ FINGERPRINT = "macros/protocol/input_fingerprint.sql"
 PREPARE = "macros/protocol/prepare_rollup.sql"
 BEGIN = "macros/protocol/begin_build.sql"
 REPLACE = "macros/protocol/replace_rows.sql"
+GROUPS = "macros/rows_of_groups.sql"
 # Rows are found only by their numbers, and not by their place in the file.
 BLIND = (CHANGES, "{{ rows }}.ctid >", "false and {{ rows }}.ctid >")
 
@@ -277,24 +278,23 @@ MISTAKES = [
     Mistake.of(
         "a changed group is read once per hour that changed",
         directed.many_groups,
-        ROLLUP,
+        GROUPS,
         "    select distinct\n",
         "    select\n",
     ),
     Mistake.of(
         "the groups of the newest run only",
         directed.partial_selections,
-        ROLLUP,
-        "where run_no > {{ run_no }};",
-        "where run_no = (select max(run_no) from {{ log }});",
+        GROUPS,
+        "where run_no >= {{ first_run }}",
+        "where run_no = (select max(run_no) from {{ log }})",
     ),
     Mistake.of(
         "a group is replaced for every payer",
         directed.many_groups,
-        ROLLUP,
-        "            rows.tenant_id = changed_groups.tenant_id\n",
-        "            {{ 'rows' if is_input else 'changed_groups' }}.tenant_id"
-        " = changed_groups.tenant_id\n",
+        GROUPS,
+        "rows.tenant_id = changed.tenant_id\n",
+        "{{ 'changed' if 'place' in columns else 'rows' }}.tenant_id = changed.tenant_id\n",
     ),
     Mistake.of(
         "today's owner",

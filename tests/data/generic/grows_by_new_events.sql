@@ -47,7 +47,7 @@ taken as (
 
 -- one row per usage_month and payer of whom something is new, or was changed by a build
 changed as (
-    {{ groups_changed(periods, changes) }}
+    select usage_month, tenant_id from {{ groups_changed(periods, changes) }} as logged
     union
     select usage_month, tenant_id from added
     union
@@ -56,15 +56,7 @@ changed as (
 
 proved as (
     select totals.*
-    from changed
-    cross join lateral (
-        select proved_totals.*
-        from {{ build_table('proved_totals') }} as proved_totals
-        where
-            proved_totals.usage_month = changed.usage_month
-            and proved_totals.tenant_id = changed.tenant_id
-        offset 0
-    ) as totals
+    from {{ rows_of_groups(build_table('proved_totals'), 'changed', own_periods(periods)) }} as totals
 ),
 
 -- one row per grain of the months
@@ -92,15 +84,7 @@ found as (
         months.{{ key }}{{ '::text' if key in ['token_type', 'operation'] }},
         {%- endfor %}
         months.{{ numbers | join(',\n        months.') }}
-    from changed
-    cross join lateral (
-        select monthly.*
-        from {{ model }} as monthly
-        where
-            monthly.usage_month = changed.usage_month
-            and monthly.tenant_id = changed.tenant_id
-        offset 0
-    ) as months
+    from {{ rows_of_groups(model, 'changed', own_periods(periods)) }} as months
 )
 {%- endif %}
 

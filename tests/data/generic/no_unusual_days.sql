@@ -16,26 +16,20 @@ days as (
 ),
 
 -- one row per usage_date and tenant_id in the four weeks before such a day
+wanted as (
+    select distinct
+        days.usage_date - back.days as usage_date,
+        days.tenant_id
+    from days
+    cross join generate_series(1, 28) as back (days)
+),
+
 before as (
     select
         earlier.usage_date,
         earlier.tenant_id,
         sum(earlier.tokens) as tokens
-    from (
-        select distinct
-            days.usage_date - back.days as usage_date,
-            days.tenant_id
-        from days
-        cross join generate_series(1, 28) as back (days)
-    ) as wanted
-    cross join lateral (
-        select daily.*
-        from {{ model }} as daily
-        where
-            daily.usage_date = wanted.usage_date
-            and daily.tenant_id = wanted.tenant_id
-        offset 0
-    ) as earlier
+    from {{ rows_of_groups(model, 'wanted', {'usage_date': 'usage_date'}) }} as earlier
     group by
         earlier.usage_date,
         earlier.tenant_id

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.support.databases import NOT_DURABLE, Database
+from tests.support.databases import NOT_DURABLE, Database, server_folder
 from tests.support.project import DbtProject
 from tests.support.waiting import until
 from tests.support.warehouse import Event, Warehouse
@@ -62,8 +61,7 @@ def value(server: Server, query: str) -> object:
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     """A primary with an asynchronous standby."""
-    folder = Path(tempfile.mkdtemp(prefix="tt-"))
-    folder.chmod(0o755)
+    folder = server_folder()
     primary = Server(folder / "a", settings=NOT_DURABLE)
     standby = Server(folder / "b", settings=NOT_DURABLE)
     pair = Pair(primary, standby)

@@ -8,18 +8,16 @@ import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.support.databases import NOT_DURABLE
+from tests.support.databases import NOT_DURABLE, server_folder
 from tests.support.waiting import ended, until
 from token_tracking import UsageTracker
 from token_tracking.embedded.server import Server
@@ -72,8 +70,7 @@ class Pool:
 def pool() -> Iterator[Pool]:
     if PGBOUNCER is None:
         pytest.skip("PgBouncer is not installed: apt-get install pgbouncer")
-    folder = Path(tempfile.mkdtemp(prefix="tt-"))
-    folder.chmod(0o755)
+    folder = server_folder()
     server = Server(folder / "data", settings=NOT_DURABLE)
     pool = None
     try:

@@ -23,7 +23,14 @@ from typer.testing import CliRunner
 from tests.support import ROOT
 from tests.support.commands import LONGEST_WAIT, environment, forked_command
 from tests.support.commands import refresh_once as command
-from tests.support.databases import NOT_DURABLE, TEMPLATE, Database, fresh_database, started_server
+from tests.support.databases import (
+    NOT_DURABLE,
+    TEMPLATE,
+    Database,
+    copy_database,
+    fresh_database,
+    started_server,
+)
 from token_tracking.cli import app
 from token_tracking.refresh.durations import seconds_of
 
@@ -127,7 +134,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def database(own_server: Server) -> Database:
     """A database that is removed with its server: no connection to drop it survives a kill."""
     with closing(psycopg.connect(own_server.url("postgres"), autocommit=True)) as connection:
-        connection.execute(f"create database refreshed template {TEMPLATE}")
+        copy_database(connection, "refreshed", TEMPLATE)
     return Database(own_server.url("refreshed"), own_server.environment("refreshed"))
 
 

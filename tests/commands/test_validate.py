@@ -76,16 +76,7 @@ class Built:
     database: Database
 
     def copy(self) -> Iterator[Database]:
-        for copy in fresh_database(self.server):
-            name = copy.env["PGDATABASE"]
-            with closing(
-                psycopg.connect(self.server.url("postgres"), autocommit=True)
-            ) as connection:
-                connection.execute(f"drop database {name}")
-                connection.execute(
-                    f"create database {name} template {self.database.env['PGDATABASE']}"
-                )
-            yield copy
+        yield from fresh_database(self.server, self.database.env["PGDATABASE"])
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,13 @@ from psycopg.rows import dict_row
 
 from tests.support import ROOT
 from tests.support.chromium import PROGRAM, chromium
-from tests.support.databases import NOT_DURABLE, Database, fresh_database, started_server
+from tests.support.databases import (
+    NOT_DURABLE,
+    Database,
+    copy_database,
+    fresh_database,
+    started_server,
+)
 from tests.support.project import DbtProject
 from token_tracking.cli.demo import _show_totals as show_totals
 from token_tracking.cli.terminal import Terminal
@@ -180,7 +186,7 @@ def copy(server: Server, built: Built, tmp_path: Path) -> Iterator[Built]:
             "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s",
             (built.database.env["PGDATABASE"],),
         )
-        connection.execute(f"create database {name} template {built.database.env['PGDATABASE']}")
+        copy_database(connection, name, built.database.env["PGDATABASE"])
         database = Database(server.url(name), server.environment(name))
         yield Built(database, DbtProject(database.env, tmp_path / "dbt"))
         connection.execute(f"drop database {name} with (force)")

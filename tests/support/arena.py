@@ -20,7 +20,7 @@ from pathlib import Path
 import psycopg
 
 from tests.support.clock import Clock
-from tests.support.databases import TEMPLATE, Database
+from tests.support.databases import TEMPLATE, Database, copy_database
 from tests.support.proxy import Proxy, socket_path
 from tests.support.waiting import ended, until
 from token_tracking import UsageTracker
@@ -38,7 +38,7 @@ def lasting_database(server: Server) -> Database:
     """Copy the template; no connection stays open, so the server may die meanwhile."""
     name = f"faults_{os.getpid()}_{next(_numbers)}"
     with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
-        connection.execute(f"create database {name} template {TEMPLATE}")
+        copy_database(connection, name, TEMPLATE)
     return Database(server.url(name), server.environment(name))
 
 

@@ -128,7 +128,10 @@ def _become(caller: socket.socket) -> None:
         stream = io.TextIOWrapper(raw, "utf-8", errors, line_buffering=is_lively)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    from token_tracking.cli import main
+    if sys.argv[0] == "dbt":
+        from dbt.cli.main import cli as main
+    else:
+        from token_tracking.cli import main
 
     code: object = 0
     try:

@@ -21,13 +21,13 @@ _kept: list[subprocess.Popen[bytes]] = []
 
 
 @functools.cache
-def forked_command() -> list[str]:
-    """Return the words that start a command as a fork of a process that has imported all.
+def forked_command(program: str = "token-tracking") -> list[str]:
+    """Return the words that start a command, or dbt, as a fork of a process that has imported all.
 
     This spares the imports, which take up to ten seconds; one such process serves all workers.
     """
     if SHARED:  # this process tests a package of its own
-        return COMMAND
+        return COMMAND if program == "token-tracking" else [sys.executable, "-m", "dbt.cli.main"]
     served = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
     folder = Path(tempfile.gettempdir()) / f"tt-commands-{served}"
     place = folder / "socket"
@@ -48,7 +48,8 @@ def forked_command() -> list[str]:
         )
     until(lambda: place.exists() or not folder.exists(), 120, "the server of commands starts")
     assert place.exists(), "the server of commands failed: its traceback is on stderr"
-    return [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")), str(place)]
+    launch = str(Path(__file__).with_name("launch.py"))
+    return [sys.executable, "-I", "-S", launch, str(place), program]
 
 
 @dataclass(frozen=True)

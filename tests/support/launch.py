@@ -1,4 +1,4 @@
-"""Stands for `token-tracking`: `launch.py PLACE ARGUMENT...` has the server at PLACE run it.
+"""Stands for a command: `launch.py PLACE COMMAND ARGUMENT...` has the server at PLACE run it.
 
 The process has the caller's streams, environment and folder, gets its signals and dies with it.
 """
@@ -15,7 +15,7 @@ server = socket.socket(socket.AF_UNIX)
 server.connect(place)
 # Not pathlib, whose import takes longer than all of this.
 folder = os.getcwd()  # noqa: PTH109
-asked = {"words": ["token-tracking", *words], "env": dict(os.environ), "folder": folder}
+asked = {"words": words, "env": dict(os.environ), "folder": folder}
 streams = array.array("i", [0, 1, 2])
 ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)]
 text = json.dumps(asked).encode() + b"\n"

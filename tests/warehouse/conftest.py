@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from tests.support.databases import TEMPLATE, Database, fresh_database
+from tests.support.databases import TEMPLATE, Database, copy_database, fresh_database
 from tests.support.project import DbtProject
 from tests.support.warehouse import Warehouse
 
@@ -25,7 +25,7 @@ def built_template(server: Server, tmp_path_factory: pytest.TempPathFactory) -> 
     """The name of a database with totals of no events and without aliases."""
     name = f"template_built_{os.getpid()}"
     with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
-        connection.execute(f"create database {name} template {TEMPLATE}")
+        copy_database(connection, name, TEMPLATE)
     DbtProject(server.environment(name), tmp_path_factory.mktemp("built")).must("run")
     return name
 

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.support.databases import Database, fresh_database
+from tests.support.databases import Database, copy_database, fresh_database
 from tests.support.loading import REAL, load, plan
 from tests.support.project import BuildResult, DbtProject, Edit
 from tests.support.warehouse import Event, Warehouse
@@ -115,7 +115,7 @@ def checked(server: Server, built: Database, tmp_path: Path) -> Iterator[Checked
     """A copy of it."""
     name = f"{built.env['PGDATABASE']}_copy"
     with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:
-        connection.execute(f"create database {name} template {built.env['PGDATABASE']}")
+        copy_database(connection, name, built.env["PGDATABASE"])
         copy = Database(server.url(name), server.environment(name))
         project = DbtProject({**copy.env, "PGTZ": "Asia/Kolkata"}, tmp_path)
         yield Checked(Warehouse(copy), project)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +14,8 @@ import psycopg
 import pytest
 
 from tests.support import ROOT
+from tests.support.commands import forked_command
+from tests.support.databases import copy_database
 from tests.support.oracle import OPERATIONS, TOKEN_TYPES, Settings
 from tests.support.project import DbtProject, Edit
 from tests.support.warehouse import Event, Warehouse
@@ -277,7 +278,7 @@ def test_a_deferred_build_works_and_a_clone_is_refused(
         # Not in a worker: dbt stores in the project what it deferred.
         environment = {**os.environ, **project.env, "DBT_SCHEMA": schema}
         folders = [f"--project-dir={ROOT}", f"--profiles-dir={ROOT}", f"--log-path={state}"]
-        command = [sys.executable, "-m", "dbt.cli.main", *words, *folders]
+        command = [*forked_command("dbt"), *words, *folders]
         done = subprocess.run(
             command,
             env=environment,
@@ -362,7 +363,7 @@ def test_a_dump_under_another_name_keeps_others_views(
     with closing(
         psycopg.connect(warehouse.database.url, dbname="postgres", autocommit=True)
     ) as connection:
-        connection.execute(f"create database {name}_copy template {name}")
+        copy_database(connection, f"{name}_copy", name)
         try:
             copy.must("run")
         finally:

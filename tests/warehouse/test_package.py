@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import ROOT
+from tests.support.commands import forked_command
 from tests.support.oracle import Settings
 from tests.support.warehouse import ROLLUPS, Event, Warehouse
 
@@ -88,7 +88,7 @@ class RootProject:
 
     def dbt(self, *words: str, fails: bool = False) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "dbt.cli.main", "--no-use-colors", *words],
+            [*forked_command("dbt"), "--no-use-colors", *words],
             env={**os.environ, **self.env},
             cwd=self.folder,
             capture_output=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.support.databases import NOT_DURABLE, Database
+from tests.support.databases import NOT_DURABLE, Database, server_folder
 from tests.support.project import DbtProject
 from tests.support.waiting import until
 from tests.support.warehouse import Event, Warehouse
@@ -26,8 +25,7 @@ TABLES = ("usage_events", "usage_voids", "agent_owners")
 @pytest.fixture
 def central() -> Iterator[tuple[Warehouse, list[Warehouse]]]:
     """A database that subscribes to the raw tables of two others of its server."""
-    folder = Path(tempfile.mkdtemp(prefix="tt-"))
-    folder.chmod(0o755)
+    folder = server_folder()
     server = Server(folder / "data", settings={**NOT_DURABLE, "wal_level": "logical"})
     names = ["central", "north", "south"]
     try:

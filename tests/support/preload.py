@@ -1,5 +1,6 @@
 """Imported by the fork server alone: does once what every build would do again."""
 
+import contextlib
 import functools
 import gc
 import os
@@ -8,6 +9,9 @@ import warnings
 from pathlib import Path
 
 import parsedatetime
+import psycopg2
+import psycopg2.extensions
+from dbt.cli.main import dbtRunner
 from dbt.plugins.manager import PluginManager
 from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
@@ -19,7 +23,8 @@ warnings.simplefilter("ignore")
 
 # More than half of a build's time in tests is dbt's own: it reads the whole environment for each
 # event, makes each event for a log that is not kept, looks for plugins among all packages,
-# compiles the same templates, and makes the same parsers of dates for each result of a query.
+# compiles the same templates, opens a connection for each node, and makes the same parsers of dates
+# for each result of a query.
 for name in set(os.environ) - {"HOME", "LANG", "PATH", "PYTHONPATH", "TMPDIR"}:
     del os.environ[name]
 parsedatetime.Constants = functools.cache(parsedatetime.Constants)
@@ -58,6 +63,46 @@ def compile_once(environment, source, *words, **options):
 
 
 Environment.compile = compile_once
+
+
+class KeptConnection(psycopg2.extensions.connection):
+    """A connection that the build's next node takes over; dbt opens one for each."""
+
+    def close(self):
+        try:
+            self.rollback()
+            self.autocommit = True
+            with self.cursor() as cursor:
+                cursor.execute("discard all")
+            self.autocommit = False
+        except psycopg2.Error:
+            super().close()
+        else:
+            kept.append(self)
+
+
+kept = []
+open_connection = psycopg2.connect
+run_command = dbtRunner.invoke
+
+
+def open_or_take(**place):
+    with contextlib.suppress(IndexError):
+        return kept.pop()
+    return open_connection(connection_factory=KeptConnection, **place)
+
+
+def run_and_close(runner, *words, **options):
+    try:
+        return run_command(runner, *words, **options)
+    finally:
+        for connection in kept:
+            super(KeptConnection, connection).close()
+        kept.clear()
+
+
+psycopg2.connect = open_or_take
+dbtRunner.invoke = run_and_close
 DOUBTS = {EventLevel.WARN, EventLevel.ERROR}
 BaseEvent.__init__ = prepare_event
 BaseEvent.__getattr__ = made_event

@@ -177,6 +177,53 @@ class Warehouse:
         _, snapshot = self.status()["int_usage__hourly"]
         return count(raw.as_of(Snapshot.parse(snapshot)), self.settings)
 
+    def check_billed_events(self) -> None:
+        """Compare billed_events() with the view, row for row: each payer, some spans of time."""
+        wrong = self.rows("""
+            with
+            bounds as (
+                select min(occurred_at) as first, max(occurred_at) as last,
+                    percentile_disc(0.5) within group (order by occurred_at) as middle
+                from token_tracking.usage_events
+            ),
+            spans as (
+                select span.*
+                from bounds
+                cross join lateral (
+                    values
+                    (1, null, null), (2, first, last), (3, middle, null), (4, null, middle),
+                    (5, middle, middle + interval '1 microsecond'), (6, last, first)
+                ) as span (number, starts, ends)
+            ),
+            payers as (
+                select tenant_id from token_tracking.usage_events
+                union select requester_tenant_id from token_tracking.usage_events
+                union select owner_tenant_id from token_tracking.agent_owner_periods
+                where owner_tenant_id is not null
+            ),
+            found as (
+                select spans.number, events.*
+                from payers
+                cross join spans
+                cross join lateral
+                    token_tracking.billed_events(payers.tenant_id, starts, ends) as events
+            ),
+            expected as (
+                select spans.number, events.*
+                from spans
+                inner join token_tracking.usage_events as events
+                    on
+                        (starts is null or events.occurred_at >= starts)
+                        and (ends is null or events.occurred_at < ends)
+            )
+            (select 'wrong', * from found except all select 'wrong', * from expected)
+            union all
+            (select 'missing', * from expected except all select 'missing', * from found)
+        """)
+        if wrong:
+            message = f"billed_events: {wrong[:5]}"
+            raise WrongTotalsError(message)
+
     def check(self) -> Marts:
         """Compare every mart with the oracle, row for row; return the marts."""
         found, expected = self.marts(), self.expected()

@@ -405,6 +405,8 @@ class Player:
                 wrong = sorted(set(found[mart]) ^ set(rows), key=repr)[:6]
                 assert found[mart] == rows, f"{mart} as of {status[source]}: {wrong}"
                 self.comparisons += len(rows)
+        if whole:
+            self.warehouse.check_billed_events()
 
     def _written(self) -> list[tuple[Any, ...]]:
         """Return where each row of each rollup is, and the transaction that wrote it."""

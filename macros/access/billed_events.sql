@@ -1,11 +1,12 @@
-{% macro billed_events(relation, periods) -%}
+{% macro billed_events(usage_events, periods) -%}
     {#- With the caller's rights, so that it shows nobody more than the views that it reads. Its body is a
         text: PostgreSQL puts it into the caller's query, where the planner knows the payer and the times,
         and neither view is kept from being built again. A view that computes the payer has to read
         everybody's events; here the conditions are on columns that have an index. -#}
-    {%- set events = relation.include(database=false) -%}
-    {%- set function = events.include(identifier=false) ~ '.billed_events(text, timestamptz, timestamptz)' -%}
-    {%- set columns = model.columns.keys() | list -%}
+    {%- set events = usage_events.include(database=false) -%}
+    {%- set function = periods.include(database=false, identifier=false) ~ '.billed_events(text, timestamptz, timestamptz)' -%}
+    {%- set described = graph.nodes['model.token_tracking.usage_events'] if execute else model -%}
+    {%- set columns = described.columns.keys() | list -%}
     {%- set body -%}
     select {{ 'events.' ~ (columns | join(', events.')) }}
     from {{ events }} as events
@@ -33,8 +34,8 @@
         and of_agent.requester_tenant_id <> p_tenant_id
     {%- endset -%}
     {%- set types = [] -%}
-    {%- for column in model.columns.values() -%}
-        {%- do types.append(column.name ~ ' ' ~ column.data_type) -%}
+    {%- for column in columns -%}
+        {%- do types.append(column ~ ' ' ~ events ~ '.' ~ column ~ '%type') -%}
     {%- endfor -%}
     {%- set mark = 'The events of usage_events that are billed to p_tenant_id, which occurred from p_from until'
         ~ ' before p_to; NULL is no bound. ' ~ local_md5(body ~ types) -%}

@@ -1,4 +1,9 @@
-{{ config(materialized='token_tracking_view') }}
+{{ config(
+    materialized='token_tracking_view',
+    post_hook="{{ billed_events(ref('usage_events'), this) }}",
+) }}
+
+-- depends_on: {{ ref('usage_events') }}
 
 -- No CTE: PostgreSQL could not look a tenant's agents up in it.
 -- one row per agent_id and valid_from: of several revisions the latest counts

@@ -56,9 +56,11 @@ def fill(warehouse: Warehouse) -> None:
 )
 def test_a_mistake_is_caught(project: DbtProject, warehouse: Warehouse, edit: Edit) -> None:
     fill(warehouse)
-    project.must("run", "--select", "+usage_events")
+    project.must("run", "--select", "+agent_owner_periods")
     warehouse.check_billed_events()
-    DbtProject(project.env, project.scratch, (edit,)).must("run", "--select", "+usage_events")
+    DbtProject(project.env, project.scratch, (edit,)).must(
+        "run", "--select", "+agent_owner_periods"
+    )
     with pytest.raises(WrongTotalsError, match="billed_events"):
         warehouse.check_billed_events()
 
@@ -80,7 +82,7 @@ def test_it_reads_a_payers_events_alone(project: DbtProject, warehouse: Warehous
         )
         connection.execute("vacuum analyze token_tracking_raw.usage_events")
         connection.execute("analyze token_tracking_raw.agent_owners")
-    project.must("run", "--select", "+usage_events")
+    project.must("run", "--select", "+agent_owner_periods")
     for span in ("null, null", "'2026-03-10 00:00Z', '2026-03-10 06:00Z'"):
         call = f"token_tracking.billed_events('tenant-7', {span})"
         plan = "\n".join(line for (line,) in warehouse.rows(f"explain select * from {call}"))
@@ -92,7 +94,7 @@ def test_it_reads_a_payers_events_alone(project: DbtProject, warehouse: Warehous
 def test_it_shows_what_the_view_shows(project: DbtProject, warehouse: Warehouse) -> None:
     """With the caller's rights: who may not read the view reads nothing through the function."""
     fill(warehouse)
-    project.must("run", "--select", "+usage_events")
+    project.must("run", "--select", "+agent_owner_periods")
     with closing(warehouse.connect()) as connection:
         connection.execute("drop role if exists curious")
         connection.execute("create role curious")
@@ -111,15 +113,15 @@ def test_a_column_more_makes_it_anew(project: DbtProject, warehouse: Warehouse) 
     """And nothing is written where nothing changed."""
     fill(warehouse)
     made = "select oid, xmin from pg_proc where proname = 'billed_events'"
-    project.must("run", "--select", "+usage_events")
+    project.must("run", "--select", "+agent_owner_periods")
     [first] = warehouse.rows(made)
-    project.must("run", "--select", "+usage_events")
+    project.must("run", "--select", "+agent_owner_periods")
     assert warehouse.rows(made) == [first]
     with closing(warehouse.connect()) as connection:
         connection.execute(
             "comment on function token_tracking.billed_events is 'of another version'"
         )
-    project.must("run", "--select", "+usage_events")
+    project.must("run", "--select", "+agent_owner_periods")
     [again] = warehouse.rows(made)
     assert again[0] != first[0]
     warehouse.check_billed_events()
@@ -127,7 +129,7 @@ def test_a_column_more_makes_it_anew(project: DbtProject, warehouse: Warehouse) 
 
 def test_nobody_is_no_payer(project: DbtProject, warehouse: Warehouse) -> None:
     fill(warehouse)
-    project.must("run", "--select", "+usage_events")
+    project.must("run", "--select", "+agent_owner_periods")
     count = "select count(*) from token_tracking.billed_events({}, '{}', '{}')"
     later = NOON + 9 * HOUR
     assert warehouse.rows(count.format("null", NOON, later)) == [(0,)]

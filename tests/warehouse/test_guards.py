@@ -298,13 +298,15 @@ def test_a_deferred_build_works_and_a_clone_is_refused(
         dbt("run", "--select", "+int_usage__hourly", *own_target, schema="dev")
     assert warehouse.rows("select distinct run_no from dev.rollup_changes") == [(2,)]
     marts = ["daily_token_usage", "monthly_token_usage", "daily_agent_token_usage"]
-    views = ["usage_events", "tenant_agent_token_usage", "tenant_token_usage"]
+    views = ["agent_owner_periods", "tenant_agent_token_usage", "tenant_token_usage"]
+    # Once with the events' view of its own schema, once with the other one's.
+    views_of_runs = [[*views, "usage_events"], views]
     deferred = ["--defer", "--favor-state", "--state", state, *own_target]
     for number in range(2):
         warehouse.insert([Event(str(number), NOON, agent="bot", operation="sumarize")])
         project.must("run")
         dbt(
-            *("run", "--select", *marts, *views, *deferred),
+            *("run", "--select", *marts, *views_of_runs[number], *deferred),
             schema="dev",
         )
         for relation in (*marts, "usage_events"):
@@ -313,6 +315,8 @@ def test_a_deferred_build_works_and_a_clone_is_refused(
                 for schema in ("token_tracking", "dev")
             ]
             assert rows[0] == rows[1] != []
+        billed = "select count(*) from dev.billed_events('acme', null, null)"
+        assert warehouse.rows(billed) == [(3 + number,)]
     # Its tests compare what that base's newest run changed.
     execute(
         warehouse,

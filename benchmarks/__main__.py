@@ -32,7 +32,7 @@ def main(names: list[str]) -> int:
             with database.connect() as connection:
                 server = str(connection.info.parameter_status("server_version"))
         results.show(title, figures, time.monotonic() - started)
-        results.keep(name, title, figures, server)
+        results.keep(title, figures, server)
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from importlib.metadata import version
@@ -16,12 +15,12 @@ from .bench import SETTINGS
 from .figures import HEADINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from .figures import Figure
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
-KEPT = Path(__file__).parents[2] / ".token-tracking" / "benchmarks"
+_SECTION = "\n## "
 
 
 def show(title: str, figures: Sequence[Figure], seconds: float) -> None:
@@ -32,13 +31,20 @@ def show(title: str, figures: Sequence[Figure], seconds: float) -> None:
     Console(width=150).print(table)
 
 
-def keep(name: str, title: str, figures: Sequence[Figure], server: str) -> None:
-    """Keep one benchmark's figures, and write RESULTS.md of the newest of each."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    kept = {"title": title, "machine": machine(server), "rows": [one.cells() for one in figures]}
-    (KEPT / f"{name}.json").write_text(json.dumps(kept))
-    newest = [json.loads(file.read_text()) for file in sorted(KEPT.glob("*.json"))]
-    RESULTS.write_text(_document(newest), encoding="utf-8")
+def keep(title: str, figures: Sequence[Figure], server: str) -> None:
+    """Put one benchmark's figures into RESULTS.md, in place of its older ones."""
+    _, *sections = RESULTS.read_text(encoding="utf-8").split(_SECTION)
+    section = "\n".join(
+        [
+            *(title, "", machine(server), ""),
+            *(_row(HEADINGS), _row(["---"] * len(HEADINGS))),
+            *(_row(figure.cells()) for figure in figures),
+            "",
+        ]
+    )
+    by_name = {one.partition(":")[0]: one for one in (*sections, section)}
+    parts = [_introduction(), *(by_name[name].rstrip("\n") + "\n" for name in sorted(by_name))]
+    RESULTS.write_text(_SECTION.join(parts), encoding="utf-8")
 
 
 def machine(server: str) -> str:
@@ -59,23 +65,16 @@ def machine(server: str) -> str:
     )
 
 
-def _document(newest: Sequence[Mapping[str, object]]) -> str:
+def _introduction() -> str:
     settings = ", ".join(f"`{name}={value}`" for name, value in SETTINGS.items())
-    lines = [
-        "# Results",
-        "",
+    return (
+        "# Results\n\n"
         "`make bench` writes this page; `make bench BENCH=name` repeats one benchmark. Client and"
         " server share the machine, so absolute times depend on it. In rows with a peer, the number"
         " is the ratio to the peer in the same run: the median over neighbouring pairs or, for"
-        " `counters`, the ratio of the medians. In rows without a peer, it is the measured value.",
-        "",
-        f"Server: {settings}.",
-    ]
-    for one in newest:
-        lines += ["", f"## {one['title']}", "", f"{one['machine']}", ""]
-        lines += [_row(HEADINGS), _row(["---"] * len(HEADINGS))]
-        lines += [_row(row) for row in one["rows"]]  # type: ignore[attr-defined]
-    return "\n".join(lines) + "\n"
+        " `counters`, the ratio of the medians. In rows without a peer, it is the measured value."
+        f"\n\nServer: {settings}.\n"
+    )
 
 
 def _row(cells: Sequence[str]) -> str:

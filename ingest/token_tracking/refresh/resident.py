@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -73,6 +74,10 @@ class ResidentDbt:
             message = f"the dbt project cannot be read: {_one_line(str(outcome.exception))}"
             raise WarehouseError(message)
         self._manifest, self._fingerprint = outcome.result, fingerprint
+        # The collector would go through the whole project in each build: a fifth of a second.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
         return True
 
     @property

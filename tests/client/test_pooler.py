@@ -1,4 +1,4 @@
-"""The client behind PgBouncer in transaction mode, which shares a server connection."""
+"""The client behind PgBouncer in transaction mode, which shares server connections."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -34,11 +36,12 @@ TABLES = ("usage_events", "usage_event_conflicts", "usage_event_rejections", "ag
 
 @dataclass
 class Pool:
-    """A separate server behind a pooler with a single connection to it."""
+    """A separate server behind a pooler, first with a single connection to it."""
 
     server: Server
     dsn: str
     command: list[str]
+    configuration: Path
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -54,16 +57,51 @@ class Pool:
             return False
         return True
 
-    def order(self, command: str) -> None:
-        """Run a command on the pooler's admin console."""
+    def tracks(self) -> bool:
+        """Return whether this pooler can keep track of prepared statements."""
+        return any(one["key"] == "max_prepared_statements" for one in self.order("show config"))
+
+    def restart(self, *settings: str) -> None:
+        """Start the pooler again with more settings; later ones replace earlier ones."""
+        self.end(signal.SIGTERM)
+        with self.configuration.open("a") as file:
+            file.write("".join(f"{setting}\n" for setting in settings))
+        self.start()
+
+    def order(self, command: str) -> list[dict[str, object]]:
+        """Run a command on the pooler's admin console, and return its rows."""
         dsn = self.dsn.replace("dbname=usage", "dbname=pgbouncer")
         with closing(psycopg.connect(dsn, autocommit=True)) as connection:
-            connection.execute(command)  # type: ignore[arg-type]
+            cursor = connection.execute(command)  # type: ignore[arg-type]
+            names = [column.name for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in (cursor if names else ())]
+
+    def connections(self) -> set[str]:
+        """Return what identifies each connection of a tracker to the pooler."""
+        return {
+            str(client["ptr"])
+            for client in self.order("show clients")
+            if client["application_name"] == "token-tracking"
+        }
+
+    def prepared(self, size: int) -> list[int]:
+        """Return how many statements each of so many server connections has, opening them first."""
+        clients = [psycopg.connect(self.dsn, prepare_threshold=None) for _ in range(size)]
+        # In open transactions, so that each client has a server connection of its own.
+        counts = [client.execute(PREPARED).fetchone() for client in clients]
+        for client in clients:
+            client.commit()  # the pooler closes a connection whose client leaves in a transaction
+            client.close()
+        return [count for (count,) in counts]  # type: ignore[misc]
 
     def end(self, number: int) -> None:
         if self.process is not None:
             self.process.send_signal(number)
-            self.process.wait()
+            try:
+                self.process.wait(2)
+            except subprocess.TimeoutExpired:  # from 1.23 on, SIGTERM waits for the clients
+                self.process.kill()
+                self.process.wait()
 
 
 @pytest.fixture
@@ -96,6 +134,7 @@ def pool() -> Iterator[Pool]:
             server,
             f"host={place} port=6432 dbname=usage user=postgres",
             [PGBOUNCER, "-q", *become, str(configuration)],
+            configuration,
         )
         pool.start()
         yield pool
@@ -137,6 +176,53 @@ def test_a_tracker_leaves_others_of_the_pool_alone(pool: Pool):
             for table in TABLES
         ]
     assert counts == [(521,), (1,), (1,), (1,)]
+
+
+CALLS = 100
+PREPARED = (
+    "select count(*)::int from pg_prepared_statements"
+    " where statement like '%track_token_usage_batch%'"
+)
+TRACKS = "max_prepared_statements=100"
+RESETS = ("server_reset_query=discard all", "server_reset_query_always=1")
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_prepared"),
+    [
+        ((), True),
+        (RESETS, False),
+        (("max_prepared_statements=0",), True),
+        (("max_prepared_statements=0", *RESETS), False),
+        ((TRACKS,), True),
+        ((TRACKS, *RESETS), False),
+    ],
+    ids=["default", "reset", "not tracked", "not tracked, reset", "tracked", "tracked, reset"],
+)
+def test_prepared_statements_on_several_connections(
+    pool: Pool, settings: tuple[str, ...], is_prepared: bool
+):
+    """Several trackers take turns on several server connections, each of which is new to each."""
+    if any("max_prepared" in setting for setting in settings) and not pool.tracks():
+        pytest.skip("this PgBouncer does not track prepared statements, as 1.21 and later do")
+    pool.restart("default_pool_size=3", "server_round_robin=1", *settings)
+    assert pool.prepared(3) == [0, 0, 0]
+    with ExitStack() as stack:
+        trackers = [stack.enter_context(UsageTracker(dsn=pool.dsn)) for _ in range(4)]
+        before = pool.connections()
+        assert len(before) == len(trackers)
+
+        def call(tracker: UsageTracker) -> list[bool]:
+            return [tracker.track_token_usage_sync("a", 1) for _ in range(CALLS)]
+
+        with ThreadPoolExecutor(len(trackers)) as threads:
+            assert list(threads.map(call, trackers)) == [[True] * CALLS] * len(trackers)
+        assert pool.prepared(3) == [int(is_prepared)] * 3
+        assert pool.connections() == before
+        assert [tracker.stats().recorded for tracker in trackers] == [CALLS] * len(trackers)
+    with closing(psycopg.connect(pool.server.url("postgres"))) as connection:
+        found = connection.execute("select count(*) from token_tracking_raw.usage_events")
+        assert found.fetchone() == (CALLS * len(trackers),)
 
 
 def test_a_pooler_changed_under_load_loses_nothing(pool: Pool):

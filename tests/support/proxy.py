@@ -17,7 +17,9 @@ class Proxy:
 
     `drop_batches` is the number of coming batches that never arrive; `drop_answers` of those whose
     answer is swallowed after their commit; either cuts the connection. `silent` accepts and never
-    passes anything on, `swallowing` only no batches; `refusing` cuts at once.
+    passes anything on, `swallowing` only no batches; `refusing` cuts at once. `renamed` is a text
+    on the way to the server and another one of its length to send instead. `prepared` counts the
+    statements that were prepared under a name.
     """
 
     def __init__(self, target: str) -> None:
@@ -33,6 +35,8 @@ class Proxy:
         self.silent = False
         self.swallowing = False
         self.refusing = False
+        self.renamed = b"", b""
+        self.prepared = 0
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
 
@@ -87,7 +91,12 @@ class Proxy:
             while data := source.recv(65536):
                 if self.silent:
                     continue
-                if up:
+                if up and self.renamed[0]:
+                    data = data.replace(*self.renamed)
+                # A message that prepares a statement under a name, and is no batch.
+                is_prepared = up and data[:1] == b"P" and data[5:6] > b"\0"
+                self.prepared += is_prepared
+                if up and not is_prepared:
                     tail = (tail + data)[-200_000:]
                     if self.swallowing and _BATCH in tail and _EVENT in tail:
                         continue

@@ -20,6 +20,7 @@ from psycopg.rows import tuple_row
 from ..errors import SettingsError
 from ..event.fields import CLOCK_TOLERANCE
 from ..target import Target, dsn_problem, given_dsn
+from .named_statement import NamedStatement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,7 @@ _WAIT_FOR_STANDBY = "SyncRepWaitForLSN"
 # the statement and for it alone, since a pooler may give the session to another client afterwards.
 # As part of an argument it is set before the call; a CTE would take five times as long.
 _BATCH = """
-    select *
+    select recorded, duplicates, conflicts, rejected, problems
     from token_tracking_raw.track_token_usage_batch(
         case
             when set_config('lock_timeout', $2, true) is not null
@@ -80,6 +81,7 @@ _OWNER = """
         %s, %s::timestamptz, %s::uuid
     )
 """
+_BATCH_FORMATS = (Format.BINARY, Format.TEXT)
 # The reason of an older schema, which keeps early events as rejections.
 _EARLY_REASON = "occurred_at: a time in the future"
 # A database's transaction counter never goes back: one that is behind is a copy or lost data.
@@ -149,6 +151,7 @@ class Connection(psycopg.Connection[Row]):
     milliseconds: after that the statement fails, and the connection stays usable.
     """
 
+    _batch: NamedStatement
     patience: float | None = None
     lock_timeout: int = 5000
     # Seconds by which this machine's clock is ahead of the server's, as last measured.
@@ -156,6 +159,8 @@ class Connection(psycopg.Connection[Row]):
     compared_at: float = 0.0
     _clock_at_comparison: float = 0.0
     _is_only_local: bool = False
+    # The values of the batch in progress.
+    _sent: tuple[bytes, ...] = ()
 
     @classmethod
     def open(cls, dsn: str | None = None, *, patience: float | None = None) -> Self:
@@ -173,8 +178,8 @@ class Connection(psycopg.Connection[Row]):
             error = SettingsError(f"setting dsn (TOKEN_TRACKING_DSN): {problem}")
             error.add_note(str(error))
             raise error
-        # No session settings and no prepared statements: a pooler may run the next statement in
-        # another session, and give this session to another client.
+        # No session settings, and no statements prepared by psycopg: a pooler may run the
+        # next statement in another session, and give this session to another client.
         try:
             database = cls.connect(
                 _completed(given, patience),
@@ -187,6 +192,7 @@ class Connection(psycopg.Connection[Row]):
                 error.add_note(said)
             raise
         database.patience = patience
+        database._batch = NamedStatement("track_token_usage_batch", _BATCH)
         database.add_notice_handler(database._note)
         try:
             database.compare_clocks()
@@ -261,6 +267,23 @@ class Connection(psycopg.Connection[Row]):
         if notice.source_function == _WAIT_FOR_STANDBY:
             self._is_only_local = True
 
+    def is_to_prepare(self) -> bool:
+        """Return whether `prepare` has something to do, which takes a round trip."""
+        return self._batch.is_due()
+
+    def prepare(self) -> None:
+        """Prepare the statement that records batches, which saves parsing and planning it.
+
+        Raises:
+            psycopg.Error: the connection is lost, or the wait was too long.
+
+        """
+        self._batch.begin_to_prepare(self.pgconn)
+        results = self.wait(generators.execute(self.pgconn))
+        if not self.is_idle():
+            raise error_from_result(results[0])
+        self._batch.end_of_prepare(results[0])
+
     def record(self, payload: bytes) -> BatchResult:
         """Record a JSON array of events, each with the column names of `usage_events`."""
         self.begin_to_record(payload)
@@ -268,11 +291,8 @@ class Connection(psycopg.Connection[Row]):
 
     def begin_to_record(self, payload: bytes) -> None:
         """Start `record` without waiting; the next call must be `end_of_record`."""
-        self.pgconn.send_query_params(
-            _BATCH.encode(),
-            [payload, b"%d" % self.lock_timeout],
-            param_formats=[Format.BINARY, Format.TEXT],
-        )
+        self._sent = payload, b"%d" % self.lock_timeout
+        self._batch.send(self.pgconn, self._sent, _BATCH_FORMATS)
 
     def end_of_record(self) -> BatchResult:
         """Wait until the batch of `begin_to_record` is committed, and return its result.
@@ -281,7 +301,12 @@ class Connection(psycopg.Connection[Row]):
             psycopg.Error: the batch failed, or its outcome is unknown.
 
         """
+        began = time.monotonic()
         results = self.wait(generators.execute(self.pgconn))
+        if self._batch.falls_back(results[0]):
+            self._batch.send(self.pgconn, self._sent, _BATCH_FORMATS)
+            results = self.wait(generators.execute(self.pgconn), timeout=self._left_since(began))
+        self._sent = ()
         for result in results:  # the error of a commit that fails comes after the row
             if result.status != ExecStatus.TUPLES_OK:
                 raise error_from_result(result)
@@ -318,6 +343,11 @@ class Connection(psycopg.Connection[Row]):
         """
         given = (self._lock_timeout(), agent_id, owner_tenant_id, valid_from, call_id)
         return self._truth(self.execute(_OWNER, given))
+
+    def _left_since(self, began: float) -> float | None:
+        if self.patience is None:
+            return None
+        return max(0.01, self.patience - (time.monotonic() - began))
 
     def _lock_timeout(self) -> str:
         return str(self.lock_timeout)

@@ -220,8 +220,11 @@ class Delivery:
         """
         self.attempts += 1
         self._knows_of_waits = bool(self._held)
-        if database.clock_was_set():
+        prepares = bool(self._events) and database.is_to_prepare()
+        if prepares or database.clock_was_set():
             meanwhile()
+        if prepares:
+            database.prepare()
         self._hold_back(database)
         self._part_from_held()
         if not self._events:

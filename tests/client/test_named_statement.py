@@ -165,6 +165,7 @@ def test_a_procedure_replaced_under_way(database: Database, change: str, is_kept
         assert connection.info.backend_pid == pid
         [(executions,)] = connection.execute(EXECUTIONS).fetchall()
         assert (executions == 19) is is_kept
+        assert not connection.is_to_prepare()
     assert database.value(EVENTS) == 24
 
 

@@ -202,13 +202,13 @@ RESETS = ("server_reset_query=discard all", "server_reset_query_always=1")
 def test_prepared_statements_on_several_connections(
     pool: Pool, settings: tuple[str, ...], is_prepared: bool
 ):
-    """Several trackers take turns on several server connections, each of which is new to each."""
+    """Two trackers on twice as many server connections, most of which lack the statement at first."""
     if any("max_prepared" in setting for setting in settings) and not pool.tracks():
         pytest.skip("this PgBouncer does not track prepared statements, as 1.21 and later do")
-    pool.restart("default_pool_size=3", "server_round_robin=1", *settings)
-    assert pool.prepared(3) == [0, 0, 0]
+    pool.restart("default_pool_size=4", "server_round_robin=1", *settings)
+    assert pool.prepared(4) == [0, 0, 0, 0]
     with ExitStack() as stack:
-        trackers = [stack.enter_context(UsageTracker(dsn=pool.dsn)) for _ in range(4)]
+        trackers = [stack.enter_context(UsageTracker(dsn=pool.dsn)) for _ in range(2)]
         before = pool.connections()
         assert len(before) == len(trackers)
 
@@ -217,7 +217,9 @@ def test_prepared_statements_on_several_connections(
 
         with ThreadPoolExecutor(len(trackers)) as threads:
             assert list(threads.map(call, trackers)) == [[True] * CALLS] * len(trackers)
-        assert pool.prepared(3) == [int(is_prepared)] * 3
+        counts = pool.prepared(4)
+        assert max(counts) == int(is_prepared)
+        assert sum(counts) >= 2 * int(is_prepared)
         assert pool.connections() == before
         assert [tracker.stats().recorded for tracker in trackers] == [CALLS] * len(trackers)
     with closing(psycopg.connect(pool.server.url("postgres"))) as connection:

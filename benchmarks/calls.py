@@ -92,9 +92,12 @@ def run(bench: Bench) -> list[Figure]:
 
         single: list[float] = []
         insert: list[float] = []
-        for seed in range(100, 104):
+        pooled: list[float] = []
+        for seed in range(100, 108):
             events = workload.events(SINGLE_CALLS, seed, only_new=True)
             single.append(statistics.median(timed_calls(tracker, events, 1)[1]) * 1000)
+            pooled.append(statistics.median(asyncio.run(peers.pooled(database.url, events))) * 1000)
+            connection.execute("truncate bare")
             rows = workload.batches(events, 1)
             each = [peers.bare(connection, [row]) for row in rows]
             insert.append(statistics.median(each) * 1000)
@@ -127,6 +130,11 @@ def run(bench: Bench) -> list[Figure]:
         Figure(
             "2", "one caller, p50", spread(single[1:], "ms", 2),
             f"bare: {spread(insert[1:], 'ms', 2)}", median_ratio(single[1:], insert[1:]), "≤", 1.5,
+        ),
+        Figure(
+            "2", "one caller, p50", spread(single[1:], "ms", 2),
+            f"psycopg_pool: {spread(pooled[1:], 'ms', 2)}", median_ratio(single[1:], pooled[1:]),
+            "≤", 1,
         ),
         Figure(
             "3", "256 callers, p99", spread(p99[1:], "ms", 1), "", statistics.median(p99[1:]),

@@ -202,7 +202,7 @@ RESETS = ("server_reset_query=discard all", "server_reset_query_always=1")
 def test_prepared_statements_on_several_connections(
     pool: Pool, settings: tuple[str, ...], is_prepared: bool
 ):
-    """Two trackers on twice as many server connections, most of which lack the statement at first."""
+    """Two trackers on four server connections, most of which lack the statement at first."""
     if any("max_prepared" in setting for setting in settings) and not pool.tracks():
         pytest.skip("this PgBouncer does not track prepared statements, as 1.21 and later do")
     pool.restart("default_pool_size=4", "server_round_robin=1", *settings)

@@ -89,9 +89,9 @@ class NamedStatement:
             return False
         self._is_prepared = False
         self._misses += 1
+        # The error of a changed result type has no name: the statement keeps failing by its name.
         self._is_given_up = (
-            state == _RESULT_CHANGED
-            or self.name not in (result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b"")
+            self.name not in (result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b"")
             or self._misses > _MOST_MISSES + self._executions // _EXECUTIONS_PER_MISS
         )
         return True

@@ -92,6 +92,14 @@ FAULTS: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
         "test_delivery.py::test_the_spool_waits_for_the_disk_at_each_commit",
         [("client/spool/spool.py", "pragma synchronous = full", "pragma synchronous = normal")],
     ),
+    "one name for the statements of all versions": (
+        "test_named_statement.py::test_another_text_has_another_name",
+        [("client/named_statement.py", "{sha256(self.text).hexdigest()[:32]}", "prepared")],
+    ),
+    "a pooler is told the name again after any error": (
+        "test_named_statement.py::test_a_pooler_that_renames_is_not_told_twice",
+        [("client/named_statement.py", "self.name not in (", "False and b'' in (")],
+    ),
     "the parent's writer in a forked child": (
         "test_spool.py::test_a_forked_child_has_a_tracker_of_its_own",
         [("client/writer.py", "        writer.restart_after_fork()", "        pass")],

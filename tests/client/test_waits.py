@@ -128,6 +128,7 @@ KNOWN: dict[tuple[str, str, str], tuple[str, str]] = {
     ("connection", "Connection.open", "cls.connect"): (OURS, "patience, and the name server"),
     ("connection", "Connection.wait", "super().wait"): (OURS, "patience"),
     ("connection", "Connection.end_of_record", "self.wait"): (OURS, "patience"),
+    ("connection", "Connection.prepare", "self.wait"): (OURS, "patience"),
     ("target", "_resolved", "PGconn.connect_start"): (OURS, "it fails before it looks up a name"),
     ("tracker", "UsageTracker.__init__", "import_module"): (
         CALLER,

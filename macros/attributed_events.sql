@@ -1,4 +1,5 @@
-{% macro attributed_events(source) %}
+{% macro attributed_events(source, by_lookup=false, as_of=none) %}
+    {#- By lookup, the planner joins nothing: few events are read, of which it expects many. -#}
 with
 
 events as (
@@ -8,10 +9,16 @@ events as (
 
 voids as (
     select * from {{ ref('stg_usage__voids') }}
+    {%- if as_of %}
+    where pg_visible_in_snapshot(ingest_xid::text::xid8, {{ as_of }})
+    {%- endif %}
 ),
 
 agent_owners as (
     select * from {{ ref('stg_usage__agent_owners') }}
+    {%- if as_of %}
+    where pg_visible_in_snapshot(ingest_xid::text::xid8, {{ as_of }})
+    {%- endif %}
 ),
 
 token_type_aliases as (
@@ -68,10 +75,21 @@ final as (
         order by agent_owners.valid_from desc, agent_owners.revision desc
         limit 1
     ) as owners on true
-    left join token_type_aliases
-        on events.token_type_label = token_type_aliases.alias
-    left join operation_aliases
-        on events.operation_label = operation_aliases.alias
+    {%- for kind, list in {'token_type': 'token_types', 'operation': 'operations'}.items() %}
+    {%- if by_lookup %}
+    left join lateral (
+        select {{ kind }}_aliases.label
+        from {{ kind }}_aliases
+        where
+            events.{{ kind }}_label not in ('{{ var(list) | join("', '") }}')
+            and {{ kind }}_aliases.alias = events.{{ kind }}_label
+        offset 0
+    ) as {{ kind }}_aliases on true
+    {%- else %}
+    left join {{ kind }}_aliases
+        on events.{{ kind }}_label = {{ kind }}_aliases.alias
+    {%- endif %}
+    {%- endfor %}
     where
         not exists (
             select 1
@@ -79,6 +97,9 @@ final as (
             where
                 voids.requester_tenant_id = events.requester_tenant_id
                 and voids.idempotency_key = events.idempotency_key
+            {%- if by_lookup %}
+            offset 0
+            {%- endif %}
         )
 )
 

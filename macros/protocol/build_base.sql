@@ -36,6 +36,7 @@
         'as_of': as_of,
         'billing_timezone': "'" ~ var('billing_timezone') ~ "'",
         'aliases': aliases_digest(),
+        'origin': origin_of_totals(),
         'read_to': ends_of_raw_tables(saved),
         'moved_run': moved_run,
     } %}

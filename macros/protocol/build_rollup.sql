@@ -52,6 +52,7 @@
         'as_of': of_input.replace('{}', 'as_of'),
         'billing_timezone': of_input.replace('{}', 'billing_timezone'),
         'aliases': of_input.replace('{}', 'aliases'),
+        'origin': of_input.replace('{}', 'origin'),
     } %}
     {% do save_state(relation, dict(state, rebuilt_as_of=state["as_of"]) if saved is none else state) %}
 {% endmacro %}

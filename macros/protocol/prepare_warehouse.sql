@@ -104,6 +104,10 @@
                 ],
                 'billing_timezone': ['text', 'The zone of the days.'],
                 'aliases': ['text', 'Digest of the aliases that labels were read with.'],
+                'origin': [
+                    'text',
+                    'What the rows are a function of, besides the raw rows that the snapshot sees: see origin_of_totals().',
+                ],
                 'definition': ['text', 'Digest of the relation, by which a restored one is recognized.'],
                 'read_to': ['jsonb', 'The end of each raw table.'],
                 'moved_run': [

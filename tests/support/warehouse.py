@@ -28,6 +28,7 @@ COLUMNS = {
     "unmapped_labels": "label_kind, label, tokens, event_count",
     "tenant_token_usage": "*",
 }
+NOW = tuple(f"{period}_token_usage" for period in ("hourly", "daily", "monthly"))
 ROLLUPS = tuple(mart for mart in COLUMNS if mart not in {"unmapped_labels", "tenant_token_usage"})
 
 
@@ -138,21 +139,24 @@ class Warehouse:
                 )
             }
             return {
-                mart: sorted(
-                    (
-                        tuple(
-                            value.astimezone(UTC) if isinstance(value, datetime) else value
-                            for value in row
-                        )
-                        for row in connection.execute(
-                            f"select {columns} from token_tracking.{mart}"  # type: ignore[arg-type]
-                        )
-                    ),
-                    key=repr,
-                )
+                mart: _sorted(connection, f"select {columns} from token_tracking.{mart}")
                 for mart, columns in COLUMNS.items()
                 if mart in there
             }
+
+    def check_now(self) -> None:
+        """Compare the totals as of now with the oracle, both in one snapshot."""
+        with closing(self.connect(autocommit=False)) as connection:
+            connection.execute("set transaction isolation level repeatable read")
+            expected = count(Raw.read(connection), self.settings)
+            for mart in NOW:
+                found = _sorted(
+                    connection, f"select {COLUMNS[mart]} from token_tracking.{mart}_now"
+                )
+                if found != expected[mart]:
+                    wrong = sorted(set(found) ^ set(expected[mart]), key=repr)[:6]
+                    message = f"{mart}_now: {wrong}"
+                    raise WrongTotalsError(message)
 
     def status(self) -> dict[str, tuple[int, str]]:
         """Return run number and snapshot of each rollup that was built."""
@@ -234,3 +238,13 @@ class Warehouse:
                 message = f"{mart}: missing {missing}, wrong {wrong}"
                 raise WrongTotalsError(message)
         return found
+
+
+def _sorted(connection: psycopg.Connection[tuple[Any, ...]], query: str) -> list[tuple[Any, ...]]:
+    return sorted(
+        (
+            tuple(value.astimezone(UTC) if isinstance(value, datetime) else value for value in row)
+            for row in connection.execute(query)  # type: ignore[arg-type]
+        ),
+        key=repr,
+    )

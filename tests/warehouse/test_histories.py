@@ -225,6 +225,7 @@ class Player:
         self.told: dict[str, Settings] = {}
         self.comparisons = 0
         self.usual_time = 0.6
+        self.built: Settings | None = None
 
     def play(self, step: object) -> None:
         """Do one step."""
@@ -251,6 +252,7 @@ class Player:
                 self._build(step)
             case _:
                 raise AssertionError(step)
+        self._check_now()
 
     def finish(self) -> None:
         """Finish everything; incremental and full refresh must then agree with the oracle."""
@@ -361,11 +363,19 @@ class Player:
         results = [each.wait() for each in running]
         if build == Build():
             self.usual_time = time.monotonic() - started
+        if build.select is None:
+            self.built = self.settings if build.kill_after is None else None
         if build.kill_after is None:
             assert all(result.green for result in results), [result.said for result in results]
         else:
             self._until_no_build_is_left()
         self.check(whole=build.select is None and build.kill_after is None)
+
+    def _check_now(self) -> None:
+        """Compare the totals as of now, where the views are of the history's settings."""
+        ours, built = self.settings, self.built
+        if built and replace(built, aliases=ours.aliases) == ours:
+            replace(self.warehouse, settings=ours).check_now()
 
     def _until_no_build_is_left(self) -> None:
         """A killed client's backend ends when it next looks at its socket."""

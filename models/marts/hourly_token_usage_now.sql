@@ -1,0 +1,11 @@
+{{ config(
+    materialized='token_tracking_view',
+    view_options='security_barrier = true',
+    tenant_readable=true,
+) }}
+
+{{ totals_as_of_now(
+    ref('hourly_token_usage'),
+    {'usage_hour': 'events.usage_hour', 'usage_date': 'events.usage_date'},
+    [ref('int_usage__hourly')],
+) }}

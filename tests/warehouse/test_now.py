@@ -86,6 +86,8 @@ def nothing_to_go_on_from(project: DbtProject, warehouse: Warehouse) -> None:
         )
         now.check_now()
         project.must("run")
+        warehouse.insert([Event("by alias", NOON, operation="dance")])
+        now.check_now()
         connection.execute(
             "create temporary table kept as select * from token_tracking_raw.usage_events;"
             " truncate token_tracking_raw.usage_events;"
@@ -105,7 +107,38 @@ def nothing_to_go_on_from(project: DbtProject, warehouse: Warehouse) -> None:
         now.check_now()
 
 
-@pytest.mark.parametrize("history", [everything_new, nothing_to_go_on_from])
+def other_rules(project: DbtProject, warehouse: Warehouse) -> None:
+    """A mart that was built by other rules than the view is not taken for its own."""
+    warehouse.insert([Event("1", NOON, "blue"), Event("2", NOON.replace(hour=20))])
+    project.must("run")
+    warehouse.insert([Event("3", NOON.replace(hour=21), operation="dance")])
+    marts = ("int_usage__hourly", "daily_token_usage", "hourly_token_usage", "monthly_token_usage")
+    project.must("run", "--select", *marts, billing_timezone="Asia/Kolkata")
+    warehouse.insert([Event("4", NOON.replace(hour=22), "blue")])
+    warehouse.check_now()
+    project.must("run")
+    with closing(warehouse.connect()) as connection:
+        connection.execute(
+            "delete from token_tracking_raw.usage_events where idempotency_key = '1'"
+        )
+        project.must("run", "--select", "int_usage__hourly", "--full-refresh")
+        warehouse.check_now()
+        warehouse.insert(voids=[("acme", "2")])
+        project.must("run")
+        connection.execute(
+            "create or replace view token_tracking.stg_usage__voids as"
+            " select tenant_id as requester_tenant_id, idempotency_key, ingest_xid"
+            " from token_tracking_raw.usage_voids where false"
+        )
+        totals = [
+            connection.execute(f"select sum(tokens) from token_tracking.{relation}").fetchall()  # type: ignore[arg-type]
+            for relation in ("usage_events", *(f"{mart}_now" for mart in NOW))
+        ]
+        if totals != totals[:1] * 4:
+            raise WrongTotalsError(totals)
+
+
+@pytest.mark.parametrize("history", [everything_new, nothing_to_go_on_from, other_rules])
 def test_totals_as_of_now_are_exact(
     project: DbtProject, warehouse: Warehouse, history: History
 ) -> None:
@@ -114,38 +147,41 @@ def test_totals_as_of_now_are_exact(
 
 NOW_SQL = "macros/as_of_now/totals_as_of_now.sql"
 EVENTS = "macros/attributed_events.sql"
+ORIGIN = "macros/protocol/input_fingerprint.sql"
 MISTAKES = {
     "what counts otherwise is left out": (
-        everything_new, NOW_SQL, " union all select corrected.* from corrected)", ")"
+        everything_new, NOW_SQL,
+        "        union all\n        select corrected.* from corrected\n", "",
     ),
-    "nothing is taken back": (
-        everything_new, NOW_SQL, "select -1 as sign, as_of_build", "select 0 as sign, as_of_build"
-    ),
+    "nothing is taken back": (everything_new, NOW_SQL, "periods, sign='-'", "periods, sign='0 * '"),
     "what counts otherwise is taken back as it counts now": (
-        everything_new, NOW_SQL, "attributed_events('corrected', as_of='$4')",
-        "attributed_events('corrected')",
+        everything_new, NOW_SQL, ", as_of='(select saved.snapshot from saved)'", ""
     ),
-    "new voids are forgotten": (
-        everything_new, NOW_SQL, "            where {{ is_since('voids') }}",
-        "            where false",
-    ),
+    "new voids are forgotten": (everything_new, NOW_SQL, "~ is_since_build('voids')", '~ "false"'),
     "new owners are forgotten": (
-        everything_new, NOW_SQL, "                where {{ is_since('owners') }}",
-        "                where false",
+        everything_new, NOW_SQL, "~ is_since_build('owners')", '~ "false"'
     ),
     "new events count as corrected ones, too": (
-        everything_new, NOW_SQL, "where not ({{ is_since('of_key') }})", "where true"
+        everything_new, NOW_SQL, "where not ({{ is_since_build('of_key') }})", "where true"
     ),
     "only the snapshot's xmin is used": (
         everything_new, NOW_SQL, "and not pg_visible_in_snapshot({{ rows }}.",
         "and true or false and pg_visible_in_snapshot({{ rows }}.",
     ),
     "the base's snapshot is taken for the mart's": (
-        everything_new, NOW_SQL, "    select mart.snapshot\n", "    select input_1.snapshot\n"
+        everything_new, NOW_SQL,
+        "mart.snapshot,\n        pg_snapshot_xmin(mart.snapshot)",
+        "input_1.snapshot,\n        pg_snapshot_xmin(input_1.snapshot)",
     ),
-    "the raw tables are believed to be the same": (
-        nothing_to_go_on_from, NOW_SQL,
-        "'%, ' || {{ environment_of_build(build_table('rollup_changes', base.schema)) }}", "'%'",
+    "a payer that has nothing left keeps a row": (
+        everything_new, NOW_SQL, "having sum(counted.event_count) <> 0", ""
+    ),
+    "labels of new events are not looked up": (
+        nothing_to_go_on_from, EVENTS,
+        "and {{ kind }}_aliases.alias = events.{{ kind }}_label", "and false",
+    ),
+    "the origin of the totals is not compared": (
+        nothing_to_go_on_from, NOW_SQL, "mart.origin = {{ origin_of_totals() }}", "true"
     ),
     "a truncated mart is believed": (
         nothing_to_go_on_from, NOW_SQL,
@@ -154,6 +190,16 @@ MISTAKES = {
     "a snapshot of the future is believed": (
         nothing_to_go_on_from, NOW_SQL,
         "pg_snapshot_xmax(mart.snapshot) <= pg_snapshot_xmax(pg_current_snapshot())", "true",
+    ),
+    "a mart of a base that was rebuilt since is believed": (
+        other_rules, NOW_SQL,
+        "like '%, basis ' || input_{{ loop.index }}.basis", "like '%, basis %'",
+    ),
+    "the rules are not compared": (
+        other_rules, ORIGIN, "'rules {{ rules_digest() }}'", "'rules'"
+    ),
+    "the views of the raw tables are not compared": (
+        other_rules, ORIGIN, "select md5(rule.ev_action::text)", "select 'a view'"
     ),
 }  # fmt: skip
 

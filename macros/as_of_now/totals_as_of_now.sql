@@ -76,7 +76,8 @@ counted as (
 
     select {{ columns }}
     from {{ with_low_estimate(readable_usage(
-        attributed_events(ref('stg_usage__events')), periods, only_if='not exists (select 1 from saved)'
+        "select * from (" ~ attributed_events(ref('stg_usage__events')) ~ ") as attributed offset 0",
+        periods, only_if='not exists (select 1 from saved)'
     ), 4) }} as everything
 ),
 
@@ -256,11 +257,9 @@ corrected as materialized (
             {%- endfor %}
             {{ sign }}1 as event_count
         from ({{ events }}) as events
+        cross join reader
         where
             {{ only_if }}
-            and (
-                (select reader.sees_all from reader)
-                or ((select reader.tenants from reader))[events.tenant_id] is not null
-            )
+            and (reader.sees_all or reader.tenants[events.tenant_id] is not null)
     )
 {%- endmacro %}

@@ -258,7 +258,7 @@ def test_what_others_did_to_the_warehouse_is_noticed(resident: Running, database
         )
         assert resident.next("built")["built"] == "models"
         assert total(database, "shortened") == 5
-        connection.execute("drop table token_tracking.monthly_token_usage")
+        connection.execute("drop table token_tracking.monthly_token_usage cascade")
         assert resident.next("built")["built"] == "models"
         assert database.value("select count(*)::int from token_tracking.monthly_token_usage")
         # As a build of the daily totals alone leaves the monthly ones.

@@ -492,7 +492,8 @@ CASES: dict[str, Case] = {
         },
     ),
     "mart timestamp": Case(
-        "alter table token_tracking.monthly_token_usage alter tokens type numeric",
+        "drop view token_tracking.monthly_token_usage_now;"
+        " alter table token_tracking.monthly_token_usage alter tokens type numeric",
         {
             "monthly_token_usage.columns_have_the_contracts_types": {
                 "column_name": "tokens",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from tests.support.databases import NOT_DURABLE, Database, started_server
@@ -221,11 +222,31 @@ LOGINS = {
     "nobody": None,
     "authenticator": None,
 }
+# A reader's own: what it tells in a query, and in an index that somebody else maintains.
+TOLD = """
+create schema of_reader authorization acme_reader;
+grant usage on schema of_reader to public;
+grant usage on schema token_tracking to nobody;
+set role acme_reader;
+create function of_reader.tells(anyelement) returns boolean language plpgsql immutable
+cost 0.0000001 as 'begin raise notice ''told %'', $1; return true; end';
+create function of_reader.reads(integer) returns integer language plpgsql immutable as $$
+begin
+    raise notice 'told %', (
+        select string_agg(tenant_id, ' ') from token_tracking.daily_token_usage_now
+    );
+    return $1;
+end $$;
+create table of_reader.bait (number integer);
+insert into of_reader.bait values (1), (2), (3);
+create index bait_reads on of_reader.bait ((of_reader.reads(number)));
+reset role;
+"""
 
 
 @pytest.fixture(scope="module")
 def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """A warehouse behind roles, with usage of two payers since its build."""
+    """A warehouse behind roles, with new events, moved ones and new owners since its build."""
     with (
         contextmanager(started_server)(None, NOT_DURABLE) as server,
         managed_database(server, "now", *LOGINS) as database,
@@ -236,66 +257,145 @@ def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
                 f"create role {name} login" + (f" in role {group}" if group else "")
                 for name, group in LOGINS.items()
             ),
-            "grant acme_reader, blue_reader to authenticator",
+            "grant acme_reader, blue_reader, nobody to authenticator",
             "insert into token_tracking_raw.tenant_readers values"
             " ('acme_reader', 'acme'), ('blue_reader', 'blue'), ('web_backend', null)",
-            "grant usage on schema token_tracking_raw to nobody",
         )
         warehouse = Warehouse(database)
-        warehouse.insert([Event(f"old-{payer}", NOON, payer) for payer in ("acme", "blue")])
+        old = [Event(f"old-{payer}", NOON, payer) for payer in ("acme", "blue")]
+        moved = [Event(f"moved-{agent}", NOON, "fourth", agent=agent) for agent in ("come", "gone")]
+        warehouse.insert([*old, *moved], owners=[("gone", NOON - DAY, "acme")])
         project = DbtProject({**database.env, "PGUSER": "dbt"}, tmp_path_factory.mktemp("now"))
         project.must("build")
-        execute(database, "grant usage on schema token_tracking to nobody")
+        execute(database, TOLD)
         warehouse.insert(
             [
                 *(Event(f"new-{payer}", NOON, payer) for payer in ("acme", "blue", "third")),
                 Event("bot", NOON, "third", agent="bot"),
             ],
-            owners=[("bot", NOON - DAY, "acme")],
+            owners=[
+                ("bot", NOON - DAY, "acme"),
+                ("come", NOON - DAY, "acme"),
+                ("gone", NOON - DAY, "blue"),
+            ],
         )
+        warehouse.check_now()
         yield database
+        execute(database, "drop owned by acme_reader cascade", "drop owned by nobody, ana")
 
 
-@pytest.mark.parametrize("is_usable", [True, False], ids=["since the build", "from raw events"])
+OF_ALL = {"acme": 4, "blue": 3, "third": 1}
+
+
+@pytest.fixture(params=[True, False], ids=["since the build", "from raw events"])
+def is_usable(request: pytest.FixtureRequest, managed: Database) -> bool:
+    """Whether the views can continue from the build, or have to count everything."""
+    origin = "replace(origin, 'not ', '')" if request.param else "'not ' || origin"
+    execute(managed, f"update token_tracking.build_state set origin = {origin}")
+    return request.param
+
+
+def seen(
+    connection: psycopg.Connection[tuple], relation: str, condition: str = ""
+) -> dict[str, int]:
+    """Return the number of events of each payer whom a reader sees."""
+    query = f"select tenant_id, sum(event_count)::int from {relation} {condition} group by 1"
+    return dict(connection.execute(query).fetchall())  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("is_usable")
 @pytest.mark.parametrize(
     ("user", "before", "payers"),
     [
-        ("ana", "select 1", {"acme": 3, "blue": 2, "third": 1}),
-        ("dbt", "select 1", {"acme": 3, "blue": 2, "third": 1}),
-        ("acme_reader", "select 1", {"acme": 3}),
-        ("authenticator", "set role blue_reader", {"blue": 2}),
-        ("postgres", "set role acme_reader", {"acme": 3}),
-        ("web_backend", "set token_tracking.tenant_id = 'blue'", {"blue": 2}),
+        ("ana", "select 1", OF_ALL),
+        ("dbt", "select 1", OF_ALL),
+        ("postgres", "select 1", OF_ALL),
+        ("acme_reader", "select 1", {"acme": 4}),
+        ("authenticator", "set role blue_reader", {"blue": 3}),
+        ("postgres", "set role acme_reader", {"acme": 4}),
+        ("web_backend", "set token_tracking.tenant_id = 'blue'", {"blue": 3}),
         ("web_backend", "select 1", {}),
-        ("acme_reader", "set token_tracking.tenant_id = 'blue'", {"acme": 3}),
+        ("acme_reader", "set token_tracking.tenant_id = 'blue'", {"acme": 4}),
     ],
 )
 def test_a_reader_sees_the_payers_of_the_mart(
-    managed: Database, user: str, before: str, payers: dict[str, int], is_usable: bool
+    managed: Database, user: str, before: str, payers: dict[str, int]
 ) -> None:
-    zone = "UTC" if is_usable else "of another build"
-    execute(managed, f"update token_tracking.build_state set billing_timezone = '{zone}'")
     with closing(login(managed, user)) as connection:
         connection.execute(before)  # type: ignore[arg-type]
         for mart in NOW:
-            rows = connection.execute(
-                f"select tenant_id, sum(event_count)::int from token_tracking.{mart}_now group by 1"  # type: ignore[arg-type]
-            )
-            assert dict(rows.fetchall()) == payers
-            changed = connection.execute(
-                f"select distinct tenant_id from token_tracking.{mart}_since_build()"  # type: ignore[arg-type]
-            )
-            assert {payer for (payer,) in changed} == set(payers)
+            assert seen(connection, f"token_tracking.{mart}_now") == payers
 
 
 @pytest.mark.parametrize(
     ("user", "before"), [("nobody", "select 1"), ("authenticator", "set role nobody")]
 )
 def test_who_may_not_read_a_mart_learns_nothing(managed: Database, user: str, before: str) -> None:
-    execute(managed, "grant nobody to authenticator")
     with closing(login(managed, user)) as connection:
         connection.execute(before)  # type: ignore[arg-type]
         for mart in NOW:
-            for source in (f"{mart}_now", f"{mart}_since_build()"):
-                with pytest.raises(DENIED):
-                    connection.execute(f"select * from token_tracking.{source}")  # type: ignore[arg-type]
+            with pytest.raises(DENIED):
+                connection.execute(f"select * from token_tracking.{mart}_now")  # type: ignore[arg-type]
+
+
+def told_to_a_reader(database: Database) -> set[str]:
+    """Return the payers that a reader learns of by functions and indexes, and views of others."""
+    told: list[str] = []
+    with closing(login(database, "ana")) as analyst:
+        for name, reader in (("views_of_ana", "acme_reader"), ("views_for_nobody", "nobody")):
+            execute(database, f"create schema {name} authorization ana")
+            analyst.execute(
+                f"create view {name}.on_top as select * from token_tracking.daily_token_usage_now;"  # type: ignore[arg-type]
+                f" grant usage on schema {name} to {reader};"
+                f" grant select on {name}.on_top to {reader}"
+            )
+    try:
+        with closing(login(database, "acme_reader")) as connection:
+            connection.add_notice_handler(lambda notice: told.append(str(notice.message_primary)))
+            for mart in NOW:
+                relation = f"token_tracking.{mart}_now"
+                for what in ("tenant_id", "tokens", "usage", "usage.tenant_id || ''"):
+                    connection.execute(
+                        f"select * from {relation} as usage where of_reader.tells({what})"  # type: ignore[arg-type]
+                    )
+                told += seen(connection, relation, "where tenant_id <> 'acme'")
+                told += seen(connection, relation, "where tenant_id = any('{blue,third}')")
+            told += seen(connection, "views_of_ana.on_top")
+            told += seen(connection, "views_of_ana.on_top", "where of_reader.tells(tenant_id)")
+        with closing(login(database, "nobody")) as connection:
+            told += seen(connection, "views_for_nobody.on_top")
+        with closing(login(database, "postgres")) as superuser:
+            superuser.add_notice_handler(lambda notice: told.append(str(notice.message_primary)))
+            for command in ("analyze", "reindex table", "vacuum full", "vacuum analyze"):
+                before = len(told)
+                superuser.execute(f"{command} of_reader.bait")  # type: ignore[arg-type]
+                assert len(told) > before or command == "vacuum analyze"
+    finally:
+        execute(database, "drop schema views_of_ana, views_for_nobody cascade")
+    assert "told acme" in told
+    return {payer for payer in OF_ALL for line in told if payer in line}
+
+
+@pytest.mark.usefixtures("is_usable")
+def test_a_reader_is_told_of_no_other_payer(managed: Database) -> None:
+    assert told_to_a_reader(managed) == {"acme"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("CURRENT_USER", "SESSION_USER"),
+        ("(reader.sees_all OR ", "(true OR "),
+        ("policy.polname = 'all_rows'::name", "true"),
+    ],
+)
+def test_each_protection_is_needed(managed: Database, old: str, new: str) -> None:
+    name = "token_tracking.daily_token_usage_now"
+    [(query,)] = managed.rows(f"select pg_get_viewdef('{name}'::regclass)")
+    before = f"create or replace view {name} with (security_barrier) as {query}"
+    assert old in before
+    try:
+        execute(managed, before.replace(old, new))
+        assert told_to_a_reader(managed) > {"acme"}
+    finally:
+        execute(managed, before)

@@ -15,7 +15,7 @@ from tests.support.commands import refresh_once as command
 from tests.support.databases import DEBIAN_15, NOT_DURABLE, Database, started_server
 from tests.support.logins import DENIED, RAW_TABLES, execute, login, managed_database
 from tests.support.project import DbtProject
-from tests.support.warehouse import Event, Warehouse
+from tests.support.warehouse import NOW, Event, Warehouse
 from token_tracking.raw.roles import Roles
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def rebuilt(built: Database, tmp_path_factory: pytest.TempPathFactory) -> Databa
         "drop policy all_rows on token_tracking.monthly_token_usage",
         "alter view token_tracking.tenant_token_usage reset (security_invoker)",
         "alter view token_tracking.tenant_agent_token_usage reset (security_barrier)",
+        "alter view token_tracking.daily_token_usage_now reset (security_barrier)",
         "revoke all on token_tracking.hourly_token_usage, token_tracking.tenant_token_usage"
         " from token_tracking_analyst, token_tracking_tenant_reader",
         "revoke all on schema token_tracking from token_tracking_analyst",
@@ -420,6 +421,7 @@ QUESTIONS = [
         (mart, table, condition, met, unmet)
         for mart, table in (
             *((f"{period}_token_usage",) * 2 for period in ("hourly", "daily")),
+            *((f"{mart}_now", mart) for mart in NOW[:2]),
             ("tenant_token_usage", "daily_token_usage"),
             ("tenant_agent_token_usage", "daily_agent_token_usage"),
         )
@@ -430,8 +432,9 @@ QUESTIONS = [
         )
     ),
     *(
-        (f"{period}_token_usage", f"{period}_token_usage", condition, met, unmet)
-        for period in ("hourly", "daily", "monthly")
+        (f"{mart}{suffix}", mart, condition, met, unmet)
+        for mart in NOW
+        for suffix in ("", "_now")
         for condition, met, unmet in (
             ("tenant_id = 'secret-c' and tokens > {}", 104728, 104729),
             (
@@ -444,9 +447,8 @@ QUESTIONS = [
     ),
     *(
         (mart, table, condition, "secret-model", "none")
-        for mart, table in (
-            (f"{period}_token_usage",) * 2 for period in ("hourly", "daily", "monthly")
-        )
+        for table in NOW
+        for mart in (table, f"{table}_now")
         for condition in ("model = '{}'", "model = any('{{{}}}')")
     ),
     *(
@@ -545,10 +547,14 @@ def test_a_dearer_policy_would_tell(rebuilt: Database, own_rows: str):
 
 
 def test_the_views_are_barriers_after_each_build(marts: Database):
-    options = "select relname, reloptions from pg_class where relname like 'tenant%token_usage'"
+    options = (
+        "select relname, reloptions from pg_class"
+        " where relname ~ '^tenant.*token_usage$' or relname ~ '_now$'"
+    )
     assert dict(marts.rows(options)) == {
         "tenant_token_usage": ["security_invoker=true"],
         "tenant_agent_token_usage": ["security_barrier=true"],
+        **{f"{mart}_now": ["security_barrier=true"] for mart in NOW},
     }
 
 

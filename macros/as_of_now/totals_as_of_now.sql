@@ -6,7 +6,8 @@
     {%- set state = build_table('build_state', mart.schema) -%}
     {%- set table = mart.include(database=false) ~ "" -%}
     {%- set grain = periods.keys() | list + ['tenant_id', 'token_type', 'operation', 'model'] -%}
-    {%- set columns = (grain + summed_columns_of_usage()) | join(', ') -%}
+    {%- set names = grain + summed_columns_of_usage() -%}
+    {%- set columns = names | join(', ') -%}
 with
 
 -- no row if nothing of the mart can be continued from
@@ -42,7 +43,7 @@ reader as materialized (
 {{ corrected_since_build() }},
 
 counted as (
-    select {{ mart_columns(columns) }}
+    select {{ mart_columns(names) }}
     from {{ mart }} as mart
     where
         (select reader.sees_all from reader)
@@ -50,7 +51,7 @@ counted as (
 
     union all
 
-    select {{ mart_columns(columns) }}
+    select {{ mart_columns(names) }}
     from {{ mart }} as mart
     where
         (select not reader.sees_all from reader)
@@ -102,14 +103,16 @@ select * from final
 {% endmacro %}
 
 
-{% macro mart_columns(columns) -%}
+{% macro mart_columns(names) -%}
     {#- A deferred mart has the enum types of its own schema. -#}
-    {%- if invocation_args_dict.get('defer') -%}
-        {%- set columns = columns
-            | replace('token_type', 'token_type::text::' ~ enum_type('token_type') ~ ' as token_type')
-            | replace('operation', 'operation::text::' ~ enum_type('operation_type') ~ ' as operation') -%}
-    {%- endif -%}
-    {{ columns }}
+    {%- set types = {'token_type': 'token_type', 'operation': 'operation_type'} -%}
+    {%- for name in names -%}
+        mart.{{ name }}
+        {%- if name in types and invocation_args_dict.get('defer') -%}
+            ::text::{{ enum_type(types[name]) }} as {{ name }}
+        {%- endif -%}
+        {{ ", " if not loop.last }}
+    {%- endfor -%}
 {%- endmacro %}
 
 

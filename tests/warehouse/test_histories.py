@@ -323,6 +323,8 @@ class Player:
         if build is not None:
             result = build.wait()
             assert result.green, result.said
+            if not rewrite.build:
+                self.built = self.settings
             self.check(whole=not rewrite.build)
 
     def _replace(self, view: str) -> None:
@@ -353,9 +355,12 @@ class Player:
         if build.full_refresh:
             words += ["--full-refresh"]
         started = time.monotonic()
+        if build.select is None and (build.kill_after is not None or self.built != self.settings):
+            self.built = None  # until its end, some views are of the older settings
         running = [self._start(*words) for _ in range(build.at_once)]
         for write in build.writers or []:
             self.warehouse.insert(write.events, write.voids, write.owners)
+            self._check_now()
             time.sleep(0.05)
         if build.kill_after is not None:
             time.sleep(self.usual_time * build.kill_after)
@@ -363,8 +368,8 @@ class Player:
         results = [each.wait() for each in running]
         if build == Build():
             self.usual_time = time.monotonic() - started
-        if build.select is None:
-            self.built = self.settings if build.kill_after is None else None
+        if build.select is None and build.kill_after is None:
+            self.built = self.settings
         if build.kill_after is None:
             assert all(result.green for result in results), [result.said for result in results]
         else:
@@ -372,10 +377,10 @@ class Player:
         self.check(whole=build.select is None and build.kill_after is None)
 
     def _check_now(self) -> None:
-        """Compare the totals as of now, where the views are of the history's settings."""
-        ours, built = self.settings, self.built
-        if built and replace(built, aliases=ours.aliases) == ours:
-            replace(self.warehouse, settings=ours).check_now()
+        """Compare the totals as of now: the views follow the settings of the last whole build."""
+        if self.built:
+            settings = replace(self.built, aliases=self.settings.aliases)
+            replace(self.warehouse, settings=settings).check_now()
 
     def _until_no_build_is_left(self) -> None:
         """A killed client's backend ends when it next looks at its socket."""

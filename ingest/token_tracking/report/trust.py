@@ -187,7 +187,11 @@ def _last_build(reading: Reading, scope: Scope) -> Check:
     )
     if scope.tenant is not None:
         # A tenant may not see how much others use, and only the next build decides who pays.
-        return Check(title, Verdict.NOTE, f"{as_of} The next build counts what came since.")
+        return Check(
+            title,
+            Verdict.NOTE,
+            f"{as_of} The next build counts what came since; daily_token_usage_now already does.",
+        )
     found = reading.rows_if_allowed("since_build", _SinceBuild, scope.values)
     if found is None:
         return Check(
@@ -203,7 +207,7 @@ def _last_build(reading: Reading, scope: Scope) -> Check:
         Verdict.NOTE,
         f"{as_of} Since then {_count(since.event_count, 'event')} and "
         f"{_count(since.correction_count, 'correction')} (voids, owners of agents) were recorded, "
-        "of whatever month; the next build counts them.",
+        "of whatever month; the next build counts them, and daily_token_usage_now already does.",
     )
 
 

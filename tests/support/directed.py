@@ -399,7 +399,7 @@ def changed_view(project: DbtProject, warehouse: Warehouse) -> None:
     with closing(warehouse.connect()) as connection:
         connection.execute(
             "create or replace view token_tracking.stg_usage__voids as"
-            " select tenant_id as requester_tenant_id, idempotency_key"
+            " select tenant_id as requester_tenant_id, idempotency_key, ingest_xid"
             " from token_tracking_raw.usage_voids where false"
         )
     project.must("run", "--select", "int_usage__hourly")

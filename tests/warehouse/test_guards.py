@@ -299,6 +299,8 @@ def test_a_deferred_build_works_and_a_clone_is_refused(
     assert warehouse.rows("select distinct run_no from dev.rollup_changes") == [(2,)]
     marts = ["daily_token_usage", "monthly_token_usage", "daily_agent_token_usage"]
     views = ["agent_owner_periods", "tenant_agent_token_usage", "tenant_token_usage"]
+    # The mart of the first one is deferred, too: it has the other schema's enum types.
+    now = ["hourly_token_usage_now", "daily_token_usage_now", "monthly_token_usage_now"]
     # Once with the events' view of its own schema, once with the other one's.
     views_of_runs = [[*views, "usage_events"], views]
     deferred = ["--defer", "--favor-state", "--state", state, *own_target]
@@ -306,17 +308,18 @@ def test_a_deferred_build_works_and_a_clone_is_refused(
         warehouse.insert([Event(str(number), NOON, agent="bot", operation="sumarize")])
         project.must("run")
         dbt(
-            *("run", "--select", *marts, *views_of_runs[number], *deferred),
+            *("run", "--select", *marts, *now, *views_of_runs[number], *deferred),
             schema="dev",
         )
-        for relation in (*marts, "usage_events"):
+        warehouse.insert([Event(f"new-{number}", NOON, agent="bot", operation="sumarize")])
+        for relation in (*marts, *now, "usage_events"):
             rows = [
                 warehouse.rows(f"select found::text from {schema}.{relation} as found order by 1")
                 for schema in ("token_tracking", "dev")
             ]
             assert rows[0] == rows[1] != []
         billed = "select count(*) from dev.billed_events('acme', null, null)"
-        assert warehouse.rows(billed) == [(3 + number,)]
+        assert warehouse.rows(billed) == [(4 + 2 * number,)]
     # Its tests compare what that base's newest run changed.
     execute(
         warehouse,

@@ -294,6 +294,10 @@ def test_a_view_has_one_row_per_key(checked: Checked) -> None:
         "unique_unmapped_labels",
         "unique_build_status",
         "unique_tenant_agent_token_usage",
+        "unique_agent_owner_periods",
+        "unique_hourly_token_usage_now",
+        "unique_daily_token_usage_now",
+        "unique_monthly_token_usage_now",
     ]
     checked.warehouse.insert([Event("dance", NOON, operation="dance")])
     checked.execute(

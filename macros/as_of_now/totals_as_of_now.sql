@@ -167,13 +167,17 @@ select * from final
 {%- endmacro %}
 
 
+{% macro rows_since_build(view) -%}
+    {{ with_low_estimate(
+        "(select raw_rows.* from " ~ view ~ " as raw_rows where " ~ is_since_build('raw_rows') ~ ")", 2
+    ) }}
+{%- endmacro %}
+
+
 {% macro events_since_build() -%}
     (
         select new_events.*
-        from {{ with_low_estimate(
-            "(select events.* from " ~ ref('stg_usage__events') ~ " as events where "
-            ~ is_since_build('events') ~ ")", 2
-        ) }} as new_events
+        from {{ rows_since_build(ref('stg_usage__events')) }} as new_events
         union all
         select corrected.* from corrected
     )
@@ -187,10 +191,7 @@ select * from final
     select
         voids.requester_tenant_id,
         voids.idempotency_key
-    from {{ with_low_estimate(
-        "(select voids.* from " ~ ref('stg_usage__voids') ~ " as voids where "
-        ~ is_since_build('voids') ~ ")", 2
-    ) }} as voids
+    from {{ rows_since_build(ref('stg_usage__voids')) }} as voids
 
     union
 
@@ -201,10 +202,7 @@ select * from final
         select distinct
             owners.agent_id,
             owners.valid_from
-        from {{ with_low_estimate(
-            "(select owners.* from " ~ ref('stg_usage__agent_owners') ~ " as owners where "
-            ~ is_since_build('owners') ~ ")", 2
-        ) }} as owners
+        from {{ rows_since_build(ref('stg_usage__agent_owners')) }} as owners
     ) as instants
     cross join lateral (
         select
@@ -215,14 +213,7 @@ select * from final
             events.agent_id = instants.agent_id
             and events.occurred_at >= instants.valid_from
             and events.occurred_at < coalesce(
-                (
-                    select min(later.valid_from)
-                    from {{ ref('stg_usage__agent_owners') }} as later
-                    where
-                        later.agent_id = instants.agent_id
-                        and later.valid_from > instants.valid_from
-                ),
-                'infinity'
+                {{ ownership_end(ref('stg_usage__agent_owners'), 'instants') }}, 'infinity'
             )
         offset 0
     ) as of_agent

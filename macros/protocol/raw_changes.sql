@@ -125,16 +125,7 @@
         -- after all later events of the agent had been read, for each instant.
         cross join lateral (
             select
-                coalesce(
-                    (
-                        select min(later.valid_from)
-                        from {{ owners }} as later
-                        where
-                            later.agent_id = owners.agent_id
-                            and later.valid_from > owners.valid_from
-                    ),
-                    'infinity'
-                ) as valid_to
+                coalesce({{ ownership_end(owners, 'owners') }}, 'infinity') as valid_to
         ) as period
         inner join {{ events }} as events
             on

@@ -11,13 +11,7 @@ select
     owners.agent_id,
     owners.owner_tenant_id,
     owners.valid_from,
-    (
-        select min(later.valid_from)
-        from {{ ref('stg_usage__agent_owners') }} as later
-        where
-            later.agent_id = owners.agent_id
-            and later.valid_from > owners.valid_from
-    ) as valid_to
+    {{ ownership_end(ref('stg_usage__agent_owners'), 'owners') }} as valid_to
 from {{ ref('stg_usage__agent_owners') }} as owners
 where
     owners.revision = (

@@ -197,39 +197,43 @@ def test_what_cannot_be_prepared_is_still_sent(emptied: Database, connection: Co
     assert connection.execute(PREPARED).fetchall() == []
 
 
-def test_a_pooler_that_renames_is_not_told_twice(emptied: Database):
-    """PgBouncer from 1.21 on disconnects a client that prepares a name a second time."""
+@pytest.fixture
+def proxied(emptied: Database) -> Iterator[tuple[Proxy, Connection]]:
+    """A connection through something that can change what is sent."""
     proxy = Proxy(socket_path(emptied.env["PGHOST"]))
     try:
-        with closing(
-            Connection.open(proxy.dsn(emptied.env["PGDATABASE"]), patience=5)
-        ) as connection:
-            name = connection._batch.name
-            proxy.renamed = name, b"PGBOUNCER_7".ljust(len(name), b"_")
-            sent(connection, 7)
-            assert name_of(connection).startswith("PGBOUNCER_7")
-            assert proxy.prepared == 1
-            connection.execute("deallocate all")
-            sent(connection, 10)
-            assert proxy.prepared == 1
+        dsn = proxy.dsn(emptied.env["PGDATABASE"])
+        with closing(Connection.open(dsn, patience=5)) as connection:
+            yield proxy, connection
     finally:
         proxy.close()
+
+
+def test_a_pooler_that_renames_is_not_told_twice(
+    emptied: Database, proxied: tuple[Proxy, Connection]
+):
+    """PgBouncer from 1.21 on disconnects a client that prepares a name a second time."""
+    proxy, connection = proxied
+    name = connection._batch.name
+    proxy.renamed = name, b"PGBOUNCER_7".ljust(len(name), b"_")
+    sent(connection, 7)
+    assert name_of(connection).startswith("PGBOUNCER_7")
+    assert proxy.prepared == 1
+    connection.execute("deallocate all")
+    sent(connection, 10)
+    assert proxy.prepared == 1
     assert emptied.value(EVENTS) == 17
 
 
-def test_a_session_that_ends_while_it_prepares_loses_nothing(emptied: Database):
-    proxy = Proxy(socket_path(emptied.env["PGHOST"]))
-    try:
-        with closing(
-            Connection.open(proxy.dsn(emptied.env["PGDATABASE"]), patience=5)
-        ) as connection:
-            sent(connection, 5)
-            with closing(emptied.connect()) as somebody:
-                somebody.execute("select pg_terminate_backend(%s)", (connection.info.backend_pid,))
-            delivery = Delivery([request("x")])
-            with pytest.raises(psycopg.OperationalError):
-                delivery.send(connection)
-            [one] = delivery.pending()
-            assert not one.uncertain  # nothing was sent, so a fallback may still count it
-    finally:
-        proxy.close()
+def test_a_session_that_ends_while_it_prepares_loses_nothing(
+    emptied: Database, proxied: tuple[Proxy, Connection]
+):
+    _, connection = proxied
+    sent(connection, 5)
+    with closing(emptied.connect()) as somebody:
+        somebody.execute("select pg_terminate_backend(%s)", (connection.info.backend_pid,))
+    delivery = Delivery([request("x")])
+    with pytest.raises(psycopg.OperationalError):
+        delivery.send(connection)
+    [one] = delivery.pending()
+    assert not one.uncertain  # nothing was sent, so a fallback may still count it

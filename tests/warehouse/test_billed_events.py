@@ -13,8 +13,7 @@ from tests.support.warehouse import Event, Warehouse, WrongTotalsError
 
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-MACRO = "macros/access/billed_events.sql"
-PERIODS = "models/marts/agent_owner_periods.sql"
+MACRO = "macros/billed_events.sql"
 
 
 def fill(warehouse: Warehouse) -> None:
@@ -46,11 +45,7 @@ def fill(warehouse: Warehouse) -> None:
         Edit(MACRO, "events.occurred_at < coalesce", "events.occurred_at <= coalesce"),
         Edit(MACRO, "< least(periods.valid_to, coalesce", "<= least(periods.valid_to, coalesce"),
         Edit(MACRO, "greatest(periods.valid_from, p_from)", "p_from"),
-        Edit(
-            PERIODS,
-            "later.valid_from > owners.valid_from",
-            "later.valid_from > '2026-03-10 13:00Z'",
-        ),
+        Edit("macros/ownership_end.sql", "> {{ period }}.valid_from", "> '2026-03-10 13:00Z'"),
     ],
     ids=lambda edit: edit.old.strip(),
 )

@@ -149,6 +149,15 @@ def test_totals_as_of_now_are_exact(
 NOW_SQL = "macros/as_of_now/totals_as_of_now.sql"
 EVENTS = "macros/attributed_events.sql"
 ORIGIN = "macros/protocol/input_fingerprint.sql"
+
+
+def none_new(table: str) -> tuple[str, str, str]:
+    """Return the edit of the view that takes no row of a raw table for new."""
+    view = f"ref('stg_usage__{table}')"
+    nothing = f"'(select * from ' ~ {view} ~ ' where false)'"
+    return NOW_SQL, f"rows_since_build({view})", nothing
+
+
 MISTAKES = {
     "what counts otherwise is left out": (
         everything_new, NOW_SQL,
@@ -158,10 +167,8 @@ MISTAKES = {
     "what counts otherwise is taken back as it counts now": (
         everything_new, NOW_SQL, ", as_of='(select saved.snapshot from saved)'", ""
     ),
-    "new voids are forgotten": (everything_new, NOW_SQL, "~ is_since_build('voids')", '~ "false"'),
-    "new owners are forgotten": (
-        everything_new, NOW_SQL, "~ is_since_build('owners')", '~ "false"'
-    ),
+    "new voids are forgotten": (everything_new, *none_new("voids")),
+    "new owners are forgotten": (everything_new, *none_new("agent_owners")),
     "new events count as corrected ones, too": (
         everything_new, NOW_SQL, "where not ({{ is_since_build('of_key') }})", "where true"
     ),

@@ -320,9 +320,9 @@ MISTAKES = [
     Mistake.of(
         "a correction covers no time",
         directed.corrected_owner,
-        CHANGES,
-        "later.valid_from > owners.valid_from",
-        "later.valid_from >= owners.valid_from",
+        "macros/ownership_end.sql",
+        "later.valid_from > {{ period }}",
+        "later.valid_from >= {{ period }}",
     ),
     Mistake.of(
         "the first instant of an owner is not its own",

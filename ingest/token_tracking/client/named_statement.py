@@ -80,7 +80,7 @@ class NamedStatement:
     def falls_back(self, result: PGresult) -> bool:
         """Return whether the statement failed only since it was sent by name: send it once more.
 
-        The server rolled it back before it executed anything.
+        The server has recorded nothing of it.
         """
         if not self._is_prepared or result.status == ExecStatus.TUPLES_OK:
             return False

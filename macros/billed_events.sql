@@ -4,7 +4,8 @@
         and neither view is kept from being built again. A view that computes the payer has to read
         everybody's events; here the conditions are on columns that have an index. -#}
     {%- set events = usage_events.include(database=false) -%}
-    {%- set function = periods.include(database=false, identifier=false) ~ '.billed_events(text, timestamptz, timestamptz)' -%}
+    {%- set name = periods.include(database=false, identifier=false) ~ '.billed_events' -%}
+    {%- set function = name ~ '(text, timestamptz, timestamptz)' -%}
     {%- set described = graph.nodes['model.token_tracking.usage_events'] if execute else model -%}
     {%- set columns = described.columns.keys() | list -%}
     {%- set body -%}
@@ -43,7 +44,7 @@
     begin
         if obj_description(to_regprocedure('{{ function }}'), 'pg_proc') is distinct from '{{ mark }}' then
             drop function if exists {{ function }};
-            create function {{ function | replace('(text, timestamptz, timestamptz)', '') }}(
+            create function {{ name }}(
                 p_tenant_id text, p_from timestamptz, p_to timestamptz
             )
             returns table ({{ types | join(', ') }})

@@ -108,10 +108,10 @@ class TrackerStats:
 
     Each finished call counts in exactly one of the first eight fields. `flushed` counts, by
     outcome, the requests that this process sent after their call had returned: its own spooled
-    requests and those that another process left behind. `early` and `locked` count requests in
-    this process's spool, as of the last attempt to send them: `early` ones are ahead of the
-    database's clock, `locked` ones wait for a lock that another transaction holds, or behind a
-    request that does.
+    requests and those that another process left behind. `early` and `locked` count requests in this
+    process's spool, as of the last attempt to send them: `early` ones are ahead of the database's
+    clock or have fields that its older schema lacks, `locked` ones wait for a lock that another
+    transaction holds, or behind a request that does.
     """
 
     recorded: int
@@ -268,6 +268,12 @@ class UsageTracker:
         input_tokens: int | None = None,
         output_tokens: int | None = None,
         occurred_at: datetime | None = None,
+        provider: str | None = None,
+        service_tier: str | None = None,
+        cache_read_tokens: int | None = None,
+        cache_write_tokens: int | None = None,
+        cache_write_long_tokens: int | None = None,
+        reasoning_tokens: int | None = None,
     ) -> bool:
         """Record one LLM or embedding call of a tenant; return whether it is durable.
 
@@ -293,9 +299,17 @@ class UsageTracker:
                 larger values are truncated.
             idempotency_key: the caller's name for this call, the same for every retry of it and for
                 no other call; without one, each call is an event of its own.
-            input_tokens: prompt tokens, a part of `tokens`.
-            output_tokens: completion tokens, a part of `tokens`.
+            input_tokens: all prompt tokens, cached ones included; a part of `tokens`.
+            output_tokens: all completion tokens, reasoning included; a part of `tokens`.
             occurred_at: when the call happened (aware); default now.
+            provider: who served the call, such as openai, anthropic or aws.bedrock: the values of
+                OpenTelemetry's `gen_ai.provider.name`.
+            service_tier: how it was served if not as standard, such as batch, flex or priority.
+            cache_read_tokens: prompt tokens read from a cache, a part of `input_tokens`.
+            cache_write_tokens: prompt tokens written to a cache, a part of `input_tokens`.
+            cache_write_long_tokens: those that the provider keeps longer, such as for an hour; a
+                part of `cache_write_tokens`.
+            reasoning_tokens: tokens of hidden reasoning, a part of `output_tokens`.
 
         Example:
             >>> await track_token_usage("acme", 42, "gpt-4o", operation="chat")  # doctest: +SKIP
@@ -317,6 +331,23 @@ class UsageTracker:
             "metadata": metadata,
             "occurred_at": occurred_at,
         }
+        if not (
+            provider
+            is service_tier
+            is cache_read_tokens
+            is cache_write_tokens
+            is cache_write_long_tokens
+            is reasoning_tokens
+            is None
+        ):
+            fields |= {
+                "provider": provider,
+                "service_tier": service_tier,
+                "cache_read_tokens": cache_read_tokens,
+                "cache_write_tokens": cache_write_tokens,
+                "cache_write_long_tokens": cache_write_long_tokens,
+                "reasoning_tokens": reasoning_tokens,
+            }
         entry = self._submit(call_request, fields)
         # Await the usual future directly: one coroutine less per call.
         return self._told(

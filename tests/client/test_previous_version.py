@@ -10,19 +10,20 @@ import os
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support import ROOT
-from tests.support.databases import Database, left_out
+from tests.support.databases import Database
+from tests.support.previous import VERSION, apply_version_before, from_history
 from tests.support.waiting import until
 from token_tracking import UsageTracker
 from token_tracking.client.spool.spool import spool_files
 from token_tracking.raw.schema import apply_schema
 
-VERSION = "696fbdc2f1e75783b5207dfed06f007288352227"
 NOWHERE = "postgresql://127.0.0.1:1/nowhere?connect_timeout=1"
 EVENTS = (
     "select idempotency_key, tokens, occurred_at from token_tracking_raw.usage_events order by 1"
@@ -49,23 +50,11 @@ with UsageTracker(dsn=dsn, max_wait=2) as tracker:
 @pytest.fixture(scope="session")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The version before, as a folder with its package and its dbt project."""
-    words = [
-        "git",
-        "archive",
-        "--format=zip",
-        VERSION,
-        "ingest",
-        "models",
-        "macros",
-        "seeds",
-        "tests/data",
-    ]
-    words += ["dbt_project.yml", "profiles.yml", "selectors.yml"]
-    archive = subprocess.run(words, cwd=ROOT, check=False, capture_output=True)
-    if archive.returncode:
-        left_out("the repository's history is not here: git fetch --unshallow")
+    folders = ["ingest", "models", "macros", "seeds", "tests/data"]
+    single = ["dbt_project.yml", "profiles.yml", "selectors.yml"]
+    archive = from_history("archive", "--format=zip", VERSION, *folders, *single)
     folder = tmp_path_factory.mktemp("before")
-    with zipfile.ZipFile(io.BytesIO(archive.stdout)) as files:
+    with zipfile.ZipFile(io.BytesIO(archive)) as files:
         files.extractall(folder)
     return folder
 
@@ -135,6 +124,60 @@ def test_its_services_write_into_the_schema_of_today(before: Path, emptied: Data
         assert not tracker.track_token_usage_sync("acme", 999, idempotency_key="k-07")
     assert tracker.stats().duplicate == 20
     assert len(emptied.rows(EVENTS)) == 20
+
+
+def test_both_versions_write_side_by_side(before: Path, emptied: Database):
+    with (
+        ThreadPoolExecutor(1) as pool,
+        UsageTracker(dsn=emptied.url) as tracker,
+    ):
+        older = pool.submit(as_before, before, CALLS, "old", emptied.url)
+        number = 0
+        while not older.done() or number % 20:
+            assert tracker.track_token_usage_sync(
+                "acme", number % 20, "gpt-4o", "agent-7", input_tokens=number % 20 // 2,
+                idempotency_key=f"new-{number:05}", provider="openai",
+                cache_read_tokens=number % 20 // 4,
+            )  # fmt: skip
+            number += 1
+        assert "recorded=22" in older.result()
+    sums = emptied.rows(
+        """
+        select left(idempotency_key, 3), sum(tokens), sum(input_tokens), count(*), min(provider),
+            sum(cache_read_tokens)
+        from token_tracking_raw.usage_events group by 1 order by 1
+        """
+    )
+    times = number // 20
+    assert times > 0
+    assert sums == [
+        ("new", 190 * times, 90 * times, 20 * times, "openai", 40 * times),
+        ("old", 190, 90, 20, None, None),
+    ]
+
+
+def test_what_an_older_schema_does_not_know_waits(database: Database, tmp_path: Path):
+    """A service is upgraded before the schema: no event is lost, and others go on."""
+    with closing(database.connect()) as connection:
+        connection.execute("drop schema token_tracking_raw cascade")
+    apply_version_before(database)
+    with UsageTracker(dsn=database.url, spool_dir=tmp_path) as tracker:
+        assert tracker.track_token_usage_sync("acme", 1, idempotency_key="plain")
+        assert tracker.track_token_usage_sync(
+            "acme", input_tokens=7, cache_read_tokens=3, idempotency_key="kinds"
+        )
+        assert tracker.track_token_usage_sync("acme", 2, idempotency_key="later")
+        until(lambda: tracker.stats().early == 1)
+        stats = tracker.stats()
+        assert (stats.recorded, stats.spooled, stats.rejected) == (2, 1, 0)
+        with closing(database.connect()) as connection:
+            apply_schema(connection)
+    counted = "select count(*) from token_tracking_raw.usage_events"
+    with UsageTracker(dsn=database.url, spool_dir=tmp_path):  # flushes what the first one left
+        until(lambda: database.value(counted) == 3)
+    assert database.rows(
+        "select idempotency_key, cache_read_tokens from token_tracking_raw.usage_events order by 1"
+    ) == [("kinds", 3), ("later", None), ("plain", None)]
 
 
 APPLY = """

@@ -18,13 +18,14 @@ from tests.support import ROOT
 from tests.support.bad_events import GOOD
 from tests.support.databases import DEBIAN_15, Database, fresh_database
 from tests.support.oracle import ALIASES, OPERATIONS, TOKEN_TYPES
+from tests.support.previous import apply_version_before
 from tests.support.procedures import BATCH, canonical, each_form, event, send
 from tests.support.project import DbtProject
 from tests.support.usage import believable_usage
 from tests.support.validating import unsuccessful, validated
 from tests.support.warehouse import Warehouse
 from token_tracking import UsageTracker
-from token_tracking.raw.schema import apply_schema, packaged_versions
+from token_tracking.raw.schema import apply_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,11 +46,9 @@ OF_15, OF_18, OF_EACH = CLEANED.format("v"), CLEANED.format("\\x0b"), CLEANED.fo
 
 def at_version_3(database: Database, cleaning: str) -> None:
     """Make the raw schema that of version 3, without rows."""
-    with closing(psycopg.connect(database.url)) as connection:
-        connection.execute("drop schema token_tracking_raw cascade")
-        apply_schema(connection, packaged_versions()[:3])
-        connection.execute(cleaning.encode())
-        connection.commit()
+    execute(database, "drop schema token_tracking_raw cascade")
+    apply_version_before(database)
+    execute(database, cleaning)
 
 
 def upgrade(database: Database) -> None:

@@ -19,6 +19,7 @@ from tests.support.databases import Database
 from tests.support.procedures import BATCH, canonical, each_form, event, send
 from tests.support.waiting import until
 from token_tracking.errors import InvalidUsageError
+from token_tracking.event.fields import EVENT_FIELDS
 from token_tracking.event.kept import MAX_KEPT_BYTES
 from token_tracking.event.rules import to_wire
 
@@ -59,12 +60,32 @@ def test_the_same_event_counts_once_another_is_a_conflict(each_emptied: Database
         ("operation", "chat"),
         ("model", "gpt-4o"),
         ("agent_id", "a"),
+        ("provider", "openai"),
+        ("service_tier", "batch"),
+        ("cache_read_tokens", 0),
+        ("cache_write_tokens", 2),
+        ("cache_write_long_tokens", 0),
+        ("reasoning_tokens", 1),
     ],
 )
-def test_each_compared_field_makes_another_payload(emptied: Database, field: str, value: object):
-    send(emptied, [event("k")])
-    assert send(emptied, [event("k", **{field: value})])[2] == 1
-    assert send(emptied, [event("k")])[1] == 1
+@each_form
+def test_each_compared_field_makes_another_payload(
+    emptied: Database, form: Callable[[list], str], field: str, value: object
+):
+    parts = {"input_tokens": 3, "output_tokens": 2} if field.endswith("_tokens") else {}
+    if field == "cache_write_long_tokens":
+        parts["cache_write_tokens"] = 1
+    first = event("k", **parts)
+    send(emptied, form([first]))
+    assert send(emptied, form([event("k", **{**parts, field: value})]))[2] == 1
+    assert send(emptied, form([first]))[1] == 1
+    [[reason]] = emptied.rows(
+        "select p.problem ->> 'reason' from token_tracking_raw.track_token_usage_batch(%s::json) b"
+        " cross join jsonb_array_elements(b.problems) as p (problem)",
+        (form([event("k", **{**parts, field: value})]),),
+    )
+    assert reason.startswith(f"{field}: different")
+    assert emptied.value("select count(*) from token_tracking_raw.usage_event_conflicts") == 1
 
 
 def test_a_retry_may_differ_in_what_is_not_compared(database: Database):
@@ -123,12 +144,9 @@ def test_a_bad_event_is_refused_and_stops_no_other(each_emptied: Database, name:
 def test_an_event_at_the_edge_is_recorded_as_meant(each_emptied: Database, name: str):
     fields, stored = EDGE[name]
     assert send(each_emptied, [event("edge", **fields)]) == (1, 0, 0, 0, None)
-    row = each_emptied.rows(
-        "select tenant_id, tokens, token_type, operation, model, input_tokens, output_tokens,"
-        " metadata, occurred_at from token_tracking_raw.usage_events"
-    )[0]
-    names = "tenant_id tokens token_type operation model input_tokens output_tokens metadata"
-    found = dict(zip((*names.split(), "occurred_at"), row, strict=True))
+    columns = ", ".join(EVENT_FIELDS)
+    row = each_emptied.rows(f"select {columns} from token_tracking_raw.usage_events")[0]
+    found = dict(zip(EVENT_FIELDS, row, strict=True))
     assert found | stored == found
 
 

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.support.databases import Database
+from tests.support.previous import apply_tables
 from token_tracking.embedded.server import Server
 from token_tracking.errors import SchemaError
 from token_tracking.raw.schema import SchemaChange, SchemaVersion, apply_schema, packaged_versions
@@ -41,33 +42,34 @@ def test_applying_twice_changes_nothing(empty_database: Database):
 
 
 def test_an_older_database_with_events_is_upgraded_in_place(empty_database: Database):
-    first = packaged_versions()[:1]
-    assert apply(empty_database, first) == SchemaChange(0, 1)
+    first = packaged_versions()
+    assert apply(empty_database, first) == SchemaChange(0, NEWEST)
     call = "select token_tracking_raw.track_token_usage('acme', 12, p_idempotency_key => 'k')"
     assert empty_database.value(call) is True
     second = SchemaVersion(
-        2,
+        NEWEST + 1,
         "cost",
         "alter table token_tracking_raw.usage_events add column cost_usd numeric;"
         "create index on token_tracking_raw.usage_events (cost_usd)",
     )
-    assert apply(empty_database, [*first, second]) == SchemaChange(1, 2)
-    assert apply(empty_database, [*first, second]) == SchemaChange(2, 2)
+    assert apply(empty_database, [*first, second]) == SchemaChange(NEWEST, NEWEST + 1)
+    assert apply(empty_database, [*first, second]) == SchemaChange(NEWEST + 1, NEWEST + 1)
     row = empty_database.rows(
         "select tenant_id, tokens, cost_usd from token_tracking_raw.usage_events"
     )
     assert row == [("acme", 12, None)]
     assert empty_database.value(call.replace("'k'", "'l'")) is True
-    with pytest.raises(SchemaError, match="version 2 of the schema, this package knows 1"):
+    with pytest.raises(
+        SchemaError, match=f"version {NEWEST + 1} of the schema, .* knows {NEWEST}:"
+    ):
         apply(empty_database, first)
 
 
 def test_a_procedure_that_returned_less_is_replaced(empty_database: Database):
-    apply(empty_database, packaged_versions()[:2])
+    apply_tables(empty_database, 2)
     with closing(empty_database.connect()) as connection:
         connection.execute(
             """
-            drop function token_tracking_raw.record_canonical_batch;
             create function token_tracking_raw.record_canonical_batch(
                 events json, moment timestamptz, latest timestamptz,
                 out recorded bigint, out suspects jsonb
@@ -84,7 +86,7 @@ def test_the_event_type_of_before_gets_its_new_fields(empty_database: Database):
     apply(empty_database)
     drop = "alter type token_tracking_raw.usage_event drop attribute"
     with closing(empty_database.connect()) as connection:
-        connection.execute(f"{drop} occurred_at")
+        connection.execute(f"{drop} reasoning_tokens")
     assert apply(empty_database) == SchemaChange(NEWEST, NEWEST)
     call = "select token_tracking_raw.track_token_usage('acme', 12)"
     assert empty_database.value(call) is True
@@ -95,13 +97,15 @@ def test_the_event_type_of_before_gets_its_new_fields(empty_database: Database):
 
 
 def test_a_version_that_fails_leaves_what_was_there(empty_database: Database):
-    first = packaged_versions()[:1]
+    first = packaged_versions()
     apply(empty_database, first)
-    broken = SchemaVersion(2, "broken", "create table token_tracking_raw.half (); select 1 / 0")
+    broken = SchemaVersion(
+        NEWEST + 1, "broken", "create table token_tracking_raw.half (); select 1 / 0"
+    )
     with pytest.raises(psycopg.errors.DivisionByZero):
         apply(empty_database, [*first, broken])
     assert empty_database.value("select to_regclass('token_tracking_raw.half')") is None
-    assert apply(empty_database, first) == SchemaChange(1, 1)
+    assert apply(empty_database, first) == SchemaChange(NEWEST, NEWEST)
 
 
 def test_many_at_once_are_as_one_after_the_other(empty_database: Database):
@@ -168,7 +172,7 @@ def test_rows_numbered_in_the_future_are_stamped_once(database: Database):
 
 
 def test_an_apply_that_waits_for_a_reader_says_for_whom(empty_database: Database):
-    apply(empty_database, [one for one in packaged_versions() if one.number <= 3])
+    apply_tables(empty_database, 3)
     with closing(psycopg.connect(empty_database.url, application_name="console")) as reader:
         reader.execute("select from token_tracking_raw.tenant_readers")
         with pytest.raises(

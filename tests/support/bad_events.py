@@ -99,6 +99,35 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "infinity": ({"occurred_at": "infinity"}, "occurred_at"),
     "now": ({"occurred_at": "now"}, "occurred_at"),
     "a number as time": ({"occurred_at": 1767323045}, "occurred_at"),
+    "a provider of 256 characters": ({"provider": "x" * 256}, "provider"),
+    "a number as service tier": ({"service_tier": 1}, "service_tier"),
+    "text as cached tokens": ({"input_tokens": 5, "cache_read_tokens": "5"}, "cache_read_tokens"),
+    "negative cached tokens": ({"input_tokens": 5, "cache_read_tokens": -1}, "cache_read_tokens"),
+    "cached tokens without input": ({"cache_read_tokens": 1}, "cache_read_tokens"),
+    "no cached tokens without input": ({"cache_write_tokens": 0}, "cache_write_tokens"),
+    "more cached tokens than input": (
+        {"input_tokens": 5, "cache_read_tokens": 3, "cache_write_tokens": 3},
+        "input_tokens",
+    ),
+    "more tokens read from a cache than input": (
+        {"input_tokens": 2, "output_tokens": 3, "cache_read_tokens": 3},
+        "input_tokens",
+    ),
+    "long kept tokens without cached ones": (
+        {"input_tokens": 5, "cache_write_long_tokens": 1},
+        "cache_write_long_tokens",
+    ),
+    "more long kept tokens than cached ones": (
+        {"input_tokens": 5, "cache_write_tokens": 1, "cache_write_long_tokens": 2},
+        "cache_write_tokens",
+    ),
+    "reasoning without output": ({"input_tokens": 5, "reasoning_tokens": 1}, "reasoning_tokens"),
+    "more reasoning than output": ({"output_tokens": 1, "reasoning_tokens": 2}, "output_tokens"),
+    "parts of parts beyond a bigint": (
+        {"input_tokens": 5, "cache_read_tokens": 2**62, "cache_write_tokens": 2**62},
+        "cache_read_tokens",
+    ),
+    "only reasoning": ({"tokens": None, "reasoning_tokens": 2}, "reasoning_tokens"),
 }
 
 # Bad for SQL, too; but a library call without any number is a no-op and returns True.
@@ -144,6 +173,32 @@ EDGE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "five digits and an offset": (
         {"occurred_at": "2025-12-31T23:59:59.12345+05:30"},
         {"occurred_at": datetime(2025, 12, 31, 18, 29, 59, 123450, tzinfo=UTC)},
+    ),
+    "all kinds of tokens": (
+        {
+            "tokens": 0,
+            "input_tokens": 7,
+            "output_tokens": 5,
+            "provider": " OpenAI\n",
+            "service_tier": "Flex",
+            "cache_read_tokens": 3,
+            "cache_write_tokens": 4,
+            "cache_write_long_tokens": 4,
+            "reasoning_tokens": 5.0,
+        },
+        {
+            "tokens": 12,
+            "provider": "openai",
+            "service_tier": "flex",
+            "cache_read_tokens": 3,
+            "cache_write_tokens": 4,
+            "cache_write_long_tokens": 4,
+            "reasoning_tokens": 5,
+        },
+    ),
+    "kinds of no tokens": (
+        {"input_tokens": 0, "cache_read_tokens": 0, "cache_write_tokens": 0, "provider": " "},
+        {"cache_read_tokens": 0, "cache_write_tokens": 0, "provider": None, "service_tier": None},
     ),
     "a large number in metadata": ({"metadata": {"a": 10**308}}, {}),
     "an empty model": ({"model": ""}, {"model": None}),

@@ -63,12 +63,31 @@ VALUES = {
     "tokens": NUMBERS,
     "input_tokens": NUMBERS,
     "output_tokens": NUMBERS,
+    "cache_read_tokens": NUMBERS,
+    "cache_write_tokens": NUMBERS,
+    "cache_write_long_tokens": NUMBERS,
+    "reasoning_tokens": NUMBERS,
     "metadata": st.dictionaries(ANY_TEXT, JSON, max_size=5),
     "occurred_at": TIMES,
 }
 
+# Parts with their wholes, often just within them or just beyond.
+_FEW = st.one_of(st.none(), st.integers(-1, 6), st.sampled_from([2.0, 2**40]))
+_PARTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "tokens": _FEW,
+        "input_tokens": _FEW,
+        "output_tokens": _FEW,
+        "cache_read_tokens": _FEW,
+        "cache_write_tokens": _FEW,
+        "cache_write_long_tokens": _FEW,
+        "reasoning_tokens": _FEW,
+    },
+).map(lambda parts: {**GOOD, **parts})
+
 # A valid event with arbitrary values in one or two fields, so that each rule is tested.
-LIKELY = st.lists(
+LIKELY = _PARTS | st.lists(
     st.sampled_from(EVENT_FIELDS).flatmap(
         lambda field: st.tuples(st.just(field), st.one_of(VALUES.get(field, TEXT), JSON))
     ),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
 from ..errors import InvalidUsageError
-from ..event.fields import EARLIEST, MAX_TEXT, NO_TOKENS
+from ..event.fields import EARLIEST, MAX_TEXT, NO_TOKENS, PART_FIELDS
 from ..event.kept import fields_of, keepable
 from ..event.keys import new_event_key
 from ..event.mended_metadata import event_of
@@ -62,11 +62,7 @@ def _counts_nothing(fields: Mapping[str, object]) -> bool:
     tokens = fields.get("tokens")
     if type(tokens) is int and tokens != 0:
         return False
-    return (
-        fields.get("input_tokens") is None
-        and fields.get("output_tokens") is None
-        and _is_zero(tokens)
-    )
+    return all(fields.get(part) is None for part in PART_FIELDS) and _is_zero(tokens)
 
 
 def _is_zero(tokens: object) -> bool:

@@ -18,7 +18,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.rows import tuple_row
 
 from ..errors import SettingsError
-from ..event.fields import CLOCK_TOLERANCE
+from ..event.fields import CLOCK_TOLERANCE, EVENT_FIELDS
 from ..target import Target, dsn_problem, given_dsn
 from .named_statement import NamedStatement
 
@@ -82,8 +82,9 @@ _OWNER = """
     )
 """
 _BATCH_FORMATS = (Format.BINARY, Format.TEXT)
-# The reason of an older schema, which keeps early events as rejections.
+# Reasons of an older schema: it keeps early events as rejections, and lacks fields that came later.
 _EARLY_REASON = "occurred_at: a time in the future"
+_LATER_FIELDS = tuple(f"{name}: unknown field; " for name in EVENT_FIELDS)
 # A database's transaction counter never goes back: one that is behind is a copy or lost data.
 _IDENTITY = """
     select
@@ -108,7 +109,8 @@ class Problem:
 class BatchResult:
     """The result of one batch; the five counts add up to the number of its events.
 
-    Early events are ahead of the server's clock: the server stored nothing, so they can be resent.
+    Early events are ahead of the server's clock, or have fields that its schema does not know yet:
+    the server recorded nothing, so they can be resent.
     """
 
     recorded: int
@@ -134,7 +136,8 @@ def _completed(conninfo: str, patience: float | None) -> str:
 
 def _problem(entry: dict[str, object]) -> Problem:
     reason = cast("str", entry["reason"])
-    kind = "early" if reason.startswith(_EARLY_REASON) else cast("Kind", entry["kind"])
+    is_early = reason.startswith((_EARLY_REASON, *_LATER_FIELDS))
+    kind = "early" if is_early else cast("Kind", entry["kind"])
     return Problem(cast("int | None", entry["index"]), kind, reason)
 
 

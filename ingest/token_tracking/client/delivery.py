@@ -259,7 +259,7 @@ class Delivery:
             else:
                 self._got_through(part)
                 if early:
-                    logger.debug("kept %d event(s) that the server calls early", early)
+                    logger.debug("kept %d event(s) that are early for the server", early)
                     database.compare_clocks()
                     self._hold_back(database)
         self._leave_held()
@@ -465,7 +465,7 @@ class Delivery:
     def _record(
         self, database: Connection, events: Sequence[EventRequest], meanwhile: Callable[[], object]
     ) -> int:
-        """Record the events; return how many are ahead of the server's clock."""
+        """Record the events; return how many are early for the server."""
         started = time.perf_counter()
         database.begin_to_record(b"[" + b",".join([event.payload for event in events]) + b"]")
         meanwhile()

@@ -229,11 +229,12 @@ class Recovery:
                 logger,
                 logging.WARNING,
                 "%d event(s) are more than 5 minutes ahead of the database's clock, or of what it "
-                "was set to: they stay in the spool until their time has come",
+                "was set to, or have fields that its older schema does not know (`token-tracking "
+                "schema apply` upgrades it): they stay in the spool until then",
                 now.early,
             )
         elif before.early and not now.early:
-            logger.info("no event is ahead of the database's clock any more")
+            logger.info("no event is early for the database any more")
 
     def keep_sending(self, requests: Sequence[Request]) -> None:
         """Resend requests that may be recorded and could not be spooled."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Union, cast
 
 from ..event.keys import new_event_key
+from ..event.rules import occurred_at_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from .runtimes import TrioFuture
 
     Future = Union[asyncio.Future["Answer"], TrioFuture, "BlockingFuture"]  # noqa: UP007
-
-
-_OCCURRED_AT: Final = b'"occurred_at":"'
 
 
 class Outcome(StrEnum):
@@ -134,9 +132,7 @@ class EventRequest(Request):
 
     def occurred_at(self) -> bytes:
         """Return the event's time in ISO 8601 and UTC, which as text sorts by time."""
-        # Search from the end, as metadata may contain the same text: it is the last field.
-        at = self.payload.rfind(_OCCURRED_AT)
-        return self.payload[at + len(_OCCURRED_AT) : -2] if at >= 0 else b""
+        return occurred_at_of(self.payload)
 
 
 class SingleRequest(Request, ABC):

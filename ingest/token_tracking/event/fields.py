@@ -19,15 +19,15 @@ CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 class Field(NamedTuple):
     """One field of an event.
 
-    `least` is the minimum length of a text in characters. A part is included in `tokens`. The
-    default replaces a missing text; without a default, `tenant_id` is required and the other fields
-    are optional.
+    `least` is the minimum length of a text in characters. A part's tokens are included in those
+    of its whole, the field `part_of`. The default replaces a missing text; without a default,
+    `tenant_id` is required and the other fields are optional.
     """
 
     name: str
     kind: Literal["text", "tokens", "object", "time"] = "text"
     least: int = 0
-    is_part: bool = False
+    part_of: str | None = None
     default: str | None = None
 
 
@@ -41,16 +41,27 @@ FIELDS: Final = (
     Field("agent_id", least=1),
     Field("conversation_id"),
     Field("collection_id"),
-    Field("input_tokens", "tokens", is_part=True),
-    Field("output_tokens", "tokens", is_part=True),
+    Field("input_tokens", "tokens", part_of="tokens"),
+    Field("output_tokens", "tokens", part_of="tokens"),
     Field("metadata", "object"),
     Field("occurred_at", "time"),
+    Field("provider"),
+    Field("service_tier"),
+    Field("cache_read_tokens", "tokens", part_of="input_tokens"),
+    Field("cache_write_tokens", "tokens", part_of="input_tokens"),
+    Field("cache_write_long_tokens", "tokens", part_of="cache_write_tokens"),
+    Field("reasoning_tokens", "tokens", part_of="output_tokens"),
 )
 
 EVENT_FIELDS: Final = tuple([field.name for field in FIELDS])
 TEXT_FIELDS: Final = tuple([field.name for field in FIELDS if field.kind == "text"])
-PART_FIELDS: Final = tuple([field.name for field in FIELDS if field.is_part])
+PART_FIELDS: Final = tuple([field.name for field in FIELDS if field.part_of])
 TOKEN_FIELDS: Final = ("tokens", *PART_FIELDS)
+_WHOLES: Final = tuple([field.part_of for field in FIELDS if field.part_of])
+# Each field that has parts, in the order of their first parts, with the names of all its parts.
+PARTS: Final = {
+    whole: tuple([field.name for field in FIELDS if field.part_of == whole]) for whole in _WHOLES
+}
 
 INTEGER_RULE: Final = f"must be an integer from 0 to {MAX_TOKENS}"
-NO_TOKENS: Final = f"tokens: missing, and so are {' and '.join(PART_FIELDS)}; {INTEGER_RULE}"
+NO_TOKENS: Final = f"tokens: missing, and so are {' and '.join(PARTS['tokens'])}; {INTEGER_RULE}"

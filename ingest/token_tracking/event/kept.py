@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_KEPT_BYTES: Final = 64 * 1024
 # Added to the cost of each value of a refused payload, to bound the number of short values, too.
 _KEPT_BESIDE_TEXT: Final = 16
-_KEPT_FIELDS: Final = 15
+_KEPT_FIELDS: Final = 21
 _DEEPEST_KEPT: Final = 50
 _KEPT_OF_FIELD: Final = 1000
 _SHORT_NAME: Final = 64

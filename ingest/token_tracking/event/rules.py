@@ -29,6 +29,7 @@ from .fields import (
     MAX_TOKENS,
     NO_TOKENS,
     PART_FIELDS,
+    PARTS,
 )
 from .kept import fields_of
 from .keys import new_event_key
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 _KNOWN: Final = frozenset(EVENT_FIELDS)
 _LEAST: Final = {field.name: field.least for field in FIELDS if field.kind == "text"}
 _DEFAULTS: Final = {field.name: quoted(field.default) for field in FIELDS if field.default}
-_SUM: Final = " + ".join(PART_FIELDS)
+_SUMS: Final = {whole: " + ".join(parts) for whole, parts in PARTS.items()}
+_SUM: Final = _SUMS["tokens"]
 _TIME_RULE: Final = "must be ISO 8601 text with a UTC offset"
 _RANGE_RULE: Final = "must be from 2000-01-01 UTC to 5 minutes ahead"
 _HELD_RULE: Final = "must be text that PostgreSQL can hold"
@@ -50,6 +52,7 @@ _TIME: Final = re.compile(
     r"(?P<offset>Z|[+-](0[0-9]|1[0-5])(:?[0-5][0-9])?)?"
 )
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+_OCCURRED_AT: Final = b'"occurred_at":"'
 _TWO_DIGITS: Final = tuple(f"{number:02}" for number in range(60))
 
 
@@ -105,7 +108,7 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
         value = fields.get(field)
         if value is not None:
             given[field] = _checked_integer(field, value)
-    parts = sum(given.values())
+    parts = sum(given.get(part, 0) for part in PARTS["tokens"])
     told = fields.get("tokens")
     tokens = 0 if told is None else _checked_integer("tokens", told)
     if tokens and tokens < parts:
@@ -114,6 +117,7 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
     if parts > MAX_TOKENS:
         reason = f"tokens: {_SUM} above the limit; {INTEGER_RULE}"
         raise InvalidUsageError(reason)
+    _check_parts_of_parts(given)
 
     metadata = fields.get("metadata")
     metadata_json = "{}" if metadata is None else metadata_text(metadata)
@@ -139,7 +143,7 @@ def to_wire(fields: object, now: datetime) -> WireEvent:
         raise
     if "\\u0000" in text:
         _refuse_unholdable(texts, metadata_json)
-    if told is None and not given:
+    if told is None and not any(part in given for part in PARTS["tokens"]):
         # The last rule: a call without tokens is told about any other problem first.
         raise InvalidUsageError(NO_TOKENS)
     return WireEvent(texts["tenant_id"], texts["idempotency_key"], payload)
@@ -206,18 +210,91 @@ def _usual_event(fields: Mapping[str, object], now: datetime) -> WireEvent | Non
     tokens = tokens or parts
     if not parts <= tokens <= MAX_TOKENS:
         return None
+    provider = get("provider")
+    service_tier = get("service_tier")
+    read = get("cache_read_tokens")
+    write = get("cache_write_tokens")
+    long = get("cache_write_long_tokens")
+    reasoning = get("reasoning_tokens")
+    kinds: str | None = ""
+    if not (provider is service_tier is read is write is long is reasoning is None):
+        kinds = _usual_texts(provider=provider, service_tier=service_tier)
+        inside = _usual_parts(input_tokens, output_tokens, read, write, long, reasoning)
+        if kinds is None or inside is None:
+            return None
+        kinds += inside
     pieces[4] = f'","tokens":{tokens},"token_type":"'
     metadata_json = "{}" if metadata is None else metadata_text(metadata)
     if "\\u0000" in metadata_json:
         return None
     instant = now if occurred_at is None else _checked_time(occurred_at, now)
     pieces.append(
-        f'{numbers},"metadata":{metadata_json},"occurred_at":"{canonical_time(instant)}"}}'
+        f'{numbers},"metadata":{metadata_json},"occurred_at":"{canonical_time(instant)}"{kinds}}}'
     )
     try:
         return WireEvent(tenant_id, key, "".join(pieces).encode())
     except UnicodeEncodeError:  # half of a surrogate pair in metadata
         return None
+
+
+def _usual_texts(**texts: object) -> str | None:
+    """Return the members of texts that need no escape; None if one needs a closer look."""
+    members = ""
+    for name, text in texts.items():
+        if text is None:
+            continue
+        if type(text) is not str or len(text) > MAX_TEXT:
+            return None
+        if text and (not text.isprintable() or '"' in text or "\\" in text):
+            return None
+        members += f',"{name}":"{text}"'
+    return members
+
+
+def _usual_parts(
+    input_tokens: int | None,
+    output_tokens: int | None,
+    read: object,
+    write: object,
+    long: object,
+    reasoning: object,
+) -> str | None:
+    """Return the members of parts within their wholes; None if one needs a closer look."""
+    members = ""
+    room = -1 if input_tokens is None else input_tokens
+    if read is not None:
+        if type(read) is not int or not 0 <= read <= room:
+            return None
+        room -= read
+        members = f',"cache_read_tokens":{read}'
+    if write is not None:
+        if type(write) is not int or not 0 <= write <= room:
+            return None
+        members += f',"cache_write_tokens":{write}'
+    if long is not None:
+        if type(long) is not int or type(write) is not int or not 0 <= long <= write:
+            return None
+        members += f',"cache_write_long_tokens":{long}'
+    if reasoning is not None:
+        if type(reasoning) is not int or output_tokens is None:
+            return None
+        if not 0 <= reasoning <= output_tokens:
+            return None
+        members += f',"reasoning_tokens":{reasoning}'
+    return members
+
+
+def _check_parts_of_parts(given: Mapping[str, int]) -> None:
+    for whole, parts in PARTS.items():
+        if whole == "tokens":  # which may be more or less than its parts: 0 means their sum
+            continue
+        told = [part for part in parts if part in given]
+        if told and whole not in given:
+            reason = f"{told[0]}: given without {whole}; must be a part of it"
+            raise InvalidUsageError(reason)
+        if told and given[whole] < sum(given[part] for part in told):
+            reason = f"{whole}: less than {_SUMS[whole]}; must be at least as many"
+            raise InvalidUsageError(reason)
 
 
 def checked_text(field: str, value: object, *, least: int, most: int = MAX_TEXT) -> str:
@@ -340,6 +417,17 @@ def canonical_time(instant: datetime) -> str:
     if instant.microsecond:
         text = f"{text}.{instant.microsecond:06}".rstrip("0")
     return f"{text}+00:00"
+
+
+def occurred_at_of(payload: bytes) -> bytes:
+    """Return the time of an event in its wire format; as text it sorts by time.
+
+    Empty if the event has none, which only SQL accepts.
+    """
+    # Search from the end, as metadata may contain the same text. The texts that follow it cannot:
+    # in them its quotes are escaped.
+    at = payload.rfind(_OCCURRED_AT)
+    return payload[at + len(_OCCURRED_AT) :].partition(b'"')[0] if at >= 0 else b""
 
 
 def _refuse_unholdable(texts: Mapping[str, str], metadata_json: str) -> None:

@@ -15,9 +15,11 @@ class UsageEvent(BaseModel):
 
     The fields are the columns of `usage_events`. A missing key or `occurred_at` is set on creation,
     so that sending the same event again counts nothing twice. If `tokens` is 0 or None, it is the
-    sum of `input_tokens` and `output_tokens`; one of the three must be given. `occurred_at` is
-    converted to UTC; ids may be given as `UUID`. Metadata that breaks a rule is changed as little
-    as necessary, and never causes an error.
+    sum of `input_tokens` and `output_tokens`; one of the three must be given. The cached tokens are
+    parts of `input_tokens`, `cache_write_long_tokens` of `cache_write_tokens`, `reasoning_tokens`
+    of `output_tokens`: a part needs its whole. `occurred_at` is converted to UTC; ids may be given
+    as `UUID`. Metadata that breaks a rule is changed as little as necessary, and never causes an
+    error.
 
     Raises:
         InvalidUsageError: a rule is broken; the reason names the field, the finding and the rule.
@@ -44,6 +46,12 @@ class UsageEvent(BaseModel):
     output_tokens: int | None = None
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     occurred_at: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+    provider: str | None = None
+    service_tier: str | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_write_long_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
     @model_validator(mode="before")
     @classmethod

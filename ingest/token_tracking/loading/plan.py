@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ..client.delivery import MAX_BATCH
 from ..errors import InvalidUsageError, LoadError
-from ..event.fields import EVENT_FIELDS, NO_TOKENS, PART_FIELDS, TEXT_FIELDS, TOKEN_FIELDS
+from ..event.fields import EVENT_FIELDS, NO_TOKENS, PARTS, TEXT_FIELDS, TOKEN_FIELDS
 from ..event.kept import keepable
 from ..event.labels import OPERATION_QUERY, TOKEN_TYPE_LLM
-from ..event.rules import to_wire
+from ..event.rules import occurred_at_of, to_wire
 from .cells import Texts, value_of
 from .ordinals import Ordinals
 from .rows import BadRow, csv_header, csv_rows, json_rows, shown_names
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from .source import Lines, Source
 
 _TYPED: Final = ("occurred_at", *TOKEN_FIELDS, "metadata")
-
-_LONGEST_TIME: Final = -len('2026-01-02T03:04:05.123456+00:00"}')
 
 _canonical: Final = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False
@@ -57,8 +55,7 @@ class Refused(NamedTuple):
 
 def time_of(event: Accepted) -> bytes:
     """Return the event's `occurred_at` in the wire format, which sorts by time."""
-    # The last field of the canonical form; '+' of the offset sorts before '.' and digits.
-    return event.payload[_LONGEST_TIME:-2].rpartition(b'"')[2]
+    return occurred_at_of(event.payload)
 
 
 def key_of(event: Accepted) -> str:
@@ -164,7 +161,7 @@ class Plan:
                     fields["idempotency_key"] = key
                 get = fields.get
                 tokens = get("tokens")
-                is_empty = tokens is None and all(get(part) is None for part in PART_FIELDS)
+                is_empty = tokens is None and all(get(part) is None for part in PARTS["tokens"])
                 # The same default that the rules would apply: this keeps to their fast path.
                 if tokens is None and not is_empty:
                     fields["tokens"] = 0
@@ -217,7 +214,7 @@ class Plan:
                 "or give --set tenant_id=... for all rows"
             )
             raise LoadError(message)
-        if not told.intersection(TOKEN_FIELDS):
+        if told.isdisjoint(("tokens", *PARTS["tokens"])):
             message = (
                 f"{name} says no tokens: name their columns with "
                 "--columns input_tokens=...,output_tokens=... or --columns tokens=..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, LiteralString, cast
@@ -158,6 +159,10 @@ def apply_schema(
         message = f"a database in UTF8 is needed, this one is in {encoding}"
         raise SchemaError(message)
     try:
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(psycopg.errors.DeadlockDetected):
+                return _applied(connection, known)
+            # Services that write lock the tables in another order.
         return _applied(connection, known)
     except psycopg.errors.LockNotAvailable as error:
         held = [f"{table} by {holders}" for table, holders in connection.execute(_HOLDERS)]

@@ -21,7 +21,7 @@ as $$ select timestamptz '2000-01-01 00:00:00+00' $$;
 create or replace function token_tracking_raw.event_fields() returns text[]
 language sql immutable
 as $$
-    select '{tenant_id,idempotency_key,tokens,token_type,operation,model,agent_id,conversation_id,collection_id,input_tokens,output_tokens,metadata,occurred_at}'::text[]
+    select '{tenant_id,idempotency_key,tokens,token_type,operation,model,agent_id,conversation_id,collection_id,input_tokens,output_tokens,metadata,occurred_at,provider,service_tier,cache_read_tokens,cache_write_tokens,cache_write_long_tokens,reasoning_tokens}'::text[]
 $$;
 
 -- Returns the reason to refuse an event, or null: '<field>: <what was found>; <the
@@ -45,8 +45,10 @@ declare
     found text;
     has_number boolean := false;
     part numeric;
+    numbers jsonb := '{}';
     total numeric := 0;
     parts numeric := 0;
+    whole record;
     matched text[];
     instant timestamptz;
 begin
@@ -63,7 +65,7 @@ begin
         );
     end if;
 
-    foreach field in array '{tenant_id,idempotency_key,token_type,operation,model,agent_id,conversation_id,collection_id}'::text[] loop
+    foreach field in array '{tenant_id,idempotency_key,token_type,operation,model,agent_id,conversation_id,collection_id,provider,service_tier}'::text[] loop
         kind := jsonb_typeof(event -> field);
         size := length(event ->> field);
         if coalesce(kind, 'null') = 'null' then
@@ -83,13 +85,12 @@ begin
         end if;
     end loop;
 
-    foreach field in array '{input_tokens,output_tokens,tokens}'::text[] loop
+    foreach field in array '{input_tokens,output_tokens,cache_read_tokens,cache_write_tokens,cache_write_long_tokens,reasoning_tokens,tokens}'::text[] loop
         kind := jsonb_typeof(event -> field);
         if coalesce(kind, 'null') <> 'null' then
             if kind <> 'number' then
                 found := token_tracking_raw.json_kind(event -> field);
             else
-                has_number := true;
                 part := (event -> field)::numeric;
                 if part <> trunc(part) then
                     found := 'a number with a fraction';
@@ -101,13 +102,14 @@ begin
             end if;
             if found is not null then
                 return format('%s: %s; must be an integer from 0 to %s', field, found, most_tokens);
-            elsif field = 'tokens' then
-                total := part;
-            else
-                parts := parts + part;
             end if;
+            numbers := numbers || jsonb_build_object(field, part);
         end if;
     end loop;
+    has_number := numbers ?| '{tokens,input_tokens,output_tokens}';
+    total := coalesce((numbers -> 'tokens')::numeric, 0);
+    parts := coalesce((numbers -> 'input_tokens')::numeric, 0)
+        + coalesce((numbers -> 'output_tokens')::numeric, 0);
     if total <> 0 and total < parts then
         return 'tokens: less than input_tokens + output_tokens; must be at least their sum, or 0 to use the sum';
     elsif parts > most_tokens then
@@ -115,6 +117,28 @@ begin
             'tokens: input_tokens + output_tokens above the limit; must be an integer from 0 to %s', most_tokens
         );
     end if;
+    for whole in
+        select *
+        from (
+            values
+            ('input_tokens', '{cache_read_tokens,cache_write_tokens}'::text[]),
+            ('cache_write_tokens', '{cache_write_long_tokens}'),
+            ('output_tokens', '{reasoning_tokens}')
+        ) as wholes (field, parts)
+    loop
+        if numbers ?| whole.parts then
+            if not numbers ? whole.field then
+                select name into field from unnest(whole.parts) as name where numbers ? name limit 1;
+                return format('%s: given without %s; must be a part of it', field, whole.field);
+            elsif (numbers -> whole.field)::numeric
+                < (select sum((numbers -> name)::numeric) from unnest(whole.parts) as name) then
+                return format(
+                    '%s: less than %s; must be at least as many',
+                    whole.field, array_to_string(whole.parts, ' + ')
+                );
+            end if;
+        end if;
+    end loop;
 
     kind := jsonb_typeof(event -> 'metadata');
     if coalesce(kind, 'null') <> 'null' then

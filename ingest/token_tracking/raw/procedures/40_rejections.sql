@@ -46,7 +46,7 @@ as $$
         order by
             entry.key <> all (token_tracking_raw.event_fields() || 'call_id'::text),
             entry.position
-        limit 15
+        limit 21
     ),
 
     abridged as (

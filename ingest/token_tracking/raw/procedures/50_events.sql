@@ -105,7 +105,13 @@ as $$
             (sent.element ->> 'input_tokens')::numeric::bigint,
             (sent.element ->> 'output_tokens')::numeric::bigint,
             coalesce(nullif(sent.element -> 'metadata', 'null'), '{}'),
-            coalesce(token_tracking_raw.instant_of(sent.element ->> 'occurred_at'), moment)
+            coalesce(token_tracking_raw.instant_of(sent.element ->> 'occurred_at'), moment),
+            nullif(token_tracking_raw.cleaned_label(sent.element ->> 'provider'), ''),
+            nullif(token_tracking_raw.cleaned_label(sent.element ->> 'service_tier'), ''),
+            (sent.element ->> 'cache_read_tokens')::numeric::bigint,
+            (sent.element ->> 'cache_write_tokens')::numeric::bigint,
+            (sent.element ->> 'cache_write_long_tokens')::numeric::bigint,
+            (sent.element ->> 'reasoning_tokens')::numeric::bigint
         )::token_tracking_raw.usage_event
     from jsonb_array_elements(elements) with ordinality as sent (element, position)
     where sent.element ->> 'tenant_id' is not null
@@ -138,11 +144,42 @@ as $$
                 ) then 'operation'
             end,
             case when event.model is distinct from recorded.model then 'model' end,
-            case when event.agent_id is distinct from recorded.agent_id then 'agent_id' end
+            case when event.agent_id is distinct from recorded.agent_id then 'agent_id' end,
+            case when event.provider is distinct from recorded.provider then 'provider' end,
+            case when event.service_tier is distinct from recorded.service_tier then 'service_tier' end,
+            case
+                when event.cache_read_tokens is distinct from recorded.cache_read_tokens
+                    then 'cache_read_tokens'
+            end,
+            case
+                when event.cache_write_tokens is distinct from recorded.cache_write_tokens
+                    then 'cache_write_tokens'
+            end,
+            case
+                when event.cache_write_long_tokens is distinct from recorded.cache_write_long_tokens
+                    then 'cache_write_long_tokens'
+            end,
+            case
+                when event.reasoning_tokens is distinct from recorded.reasoning_tokens
+                    then 'reasoning_tokens'
+            end
         ),
-        sha256(convert_to(jsonb_build_array(
-            event.tokens, event.input_tokens, event.output_tokens, event.token_type,
-            event.operation, event.model, event.agent_id
+        -- The hash of an event without kinds is that of schema versions that had none.
+        sha256(convert_to((
+            jsonb_build_array(
+                event.tokens, event.input_tokens, event.output_tokens, event.token_type,
+                event.operation, event.model, event.agent_id
+            )
+            || case
+                when num_nonnulls(
+                    event.provider, event.service_tier, event.cache_read_tokens,
+                    event.cache_write_tokens, event.cache_write_long_tokens, event.reasoning_tokens
+                ) = 0 then '[]'
+                else jsonb_build_array(
+                    event.provider, event.service_tier, event.cache_read_tokens,
+                    event.cache_write_tokens, event.cache_write_long_tokens, event.reasoning_tokens
+                )
+            end
         )::text, 'UTF8'))
     from (
         select coalesce(recorded.recorded_at <= (

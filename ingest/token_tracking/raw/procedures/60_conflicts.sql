@@ -39,7 +39,8 @@ begin
         insert into token_tracking_raw.usage_event_conflicts (
             tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
             conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at,
-            payload_hash, recorded_at
+            provider, service_tier, cache_read_tokens, cache_write_tokens, cache_write_long_tokens,
+            reasoning_tokens, payload_hash, recorded_at
         )
         select (differing.event).*, differing.payload_hash, moment
         from differing

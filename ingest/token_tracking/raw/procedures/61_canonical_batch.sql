@@ -29,7 +29,8 @@ begin
                     event.metadata::jsonb as parsed_metadata,
                     concat(
                         event.tenant_id, event.idempotency_key, event.token_type, event.operation,
-                        event.model, event.agent_id, event.conversation_id, event.collection_id
+                        event.model, event.agent_id, event.conversation_id, event.collection_id,
+                        event.provider, event.service_tier
                     ) as texts,
                     found.stored
                 from rows from (
@@ -37,7 +38,9 @@ begin
                         tenant_id text, idempotency_key text, tokens bigint, token_type text,
                         operation text, model text, agent_id text, conversation_id text,
                         collection_id text, input_tokens bigint, output_tokens bigint,
-                        metadata json, occurred_at timestamptz
+                        metadata json, occurred_at timestamptz, provider text, service_tier text,
+                        cache_read_tokens bigint, cache_write_tokens bigint,
+                        cache_write_long_tokens bigint, reasoning_tokens bigint
                     )
                 ) with ordinality as event
                 -- One look-up for each event, instead of a join that scans the table.
@@ -72,7 +75,13 @@ begin
                         written.input_tokens,
                         written.output_tokens,
                         written.parsed_metadata,
-                        coalesce(written.occurred_at, moment)
+                        coalesce(written.occurred_at, moment),
+                        nullif(token_tracking_raw.cleaned_label(written.provider), ''),
+                        nullif(token_tracking_raw.cleaned_label(written.service_tier), ''),
+                        written.cache_read_tokens,
+                        written.cache_write_tokens,
+                        written.cache_write_long_tokens,
+                        written.reasoning_tokens
                     )::token_tracking_raw.usage_event as event
                 from written
             ),
@@ -93,7 +102,8 @@ begin
                                 octet_length(written.tenant_id), octet_length(written.idempotency_key),
                                 octet_length(written.token_type), octet_length(written.operation),
                                 octet_length(written.model), octet_length(written.agent_id),
-                                octet_length(written.conversation_id), octet_length(written.collection_id)
+                                octet_length(written.conversation_id), octet_length(written.collection_id),
+                                octet_length(written.provider), octet_length(written.service_tier)
                             ) <= token_tracking_raw.max_text()
                         )
                         and written.tokens between 0 and token_tracking_raw.max_tokens()
@@ -101,6 +111,21 @@ begin
                         and coalesce(written.output_tokens >= 0, true)
                         and written.tokens
                         >= coalesce(written.input_tokens, 0) + coalesce(written.output_tokens, 0)
+                        -- A part needs its whole, even if it is 0.
+                        and (
+                            num_nonnulls(written.cache_read_tokens, written.cache_write_tokens) = 0
+                            or least(written.cache_read_tokens, written.cache_write_tokens) >= 0
+                            and coalesce(written.input_tokens, -1)
+                            >= coalesce(written.cache_read_tokens, 0) + coalesce(written.cache_write_tokens, 0)
+                        )
+                        and (
+                            written.cache_write_long_tokens is null
+                            or written.cache_write_long_tokens between 0 and coalesce(written.cache_write_tokens, -1)
+                        )
+                        and (
+                            written.reasoning_tokens is null
+                            or written.reasoning_tokens between 0 and coalesce(written.output_tokens, -1)
+                        )
                         and written.metadata::text like '{%'
                         -- A number beyond the range of a double has more than 308
                         -- digits.
@@ -132,6 +157,12 @@ begin
                             ',"output_tokens":' || written.output_tokens,
                             ',"metadata":', written.metadata,
                             ',"occurred_at":' || to_json(written.occurred_at)::text,
+                            ',"provider":"' || written.provider || '"',
+                            ',"service_tier":"' || written.service_tier || '"',
+                            ',"cache_read_tokens":' || written.cache_read_tokens,
+                            ',"cache_write_tokens":' || written.cache_write_tokens,
+                            ',"cache_write_long_tokens":' || written.cache_write_long_tokens,
+                            ',"reasoning_tokens":' || written.reasoning_tokens,
                             '}'
                         ), ','
                     ) || ']' = events::text as is_canonical
@@ -142,7 +173,8 @@ begin
                 insert into token_tracking_raw.usage_events (
                     tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
                     conversation_id, collection_id, input_tokens, output_tokens, metadata,
-                    occurred_at, recorded_at, ingest_xid
+                    occurred_at, provider, service_tier, cache_read_tokens, cache_write_tokens,
+                    cache_write_long_tokens, reasoning_tokens, recorded_at, ingest_xid
                 )
                 select distinct on (
                     (cleaned.event).tenant_id collate "C", (cleaned.event).idempotency_key collate "C"

@@ -138,8 +138,9 @@ begin
 
     insert into token_tracking_raw.usage_events (
         tenant_id, idempotency_key, tokens, token_type, operation, model, agent_id,
-        conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at,
-        recorded_at
+        conversation_id, collection_id, input_tokens, output_tokens, metadata, occurred_at, provider,
+        service_tier, cache_read_tokens, cache_write_tokens, cache_write_long_tokens,
+        reasoning_tokens, recorded_at
     )
     select (cleaned.event).*, moment
     from token_tracking_raw.cleaned_events(elements, moment) as cleaned

@@ -85,7 +85,13 @@ as $$
             given.input_tokens,
             given.output_tokens,
             coalesce(given.metadata, '{}') as metadata,
-            given.occurred_at
+            given.occurred_at,
+            nullif(token_tracking_raw.cleaned_label(given.provider), '') as provider,
+            nullif(token_tracking_raw.cleaned_label(given.service_tier), '') as service_tier,
+            given.cache_read_tokens,
+            given.cache_write_tokens,
+            given.cache_write_long_tokens,
+            given.reasoning_tokens
         from given
         where given.recorded_time is null
     ),
@@ -124,6 +130,12 @@ as $$
             stored.output_tokens,
             stored.metadata,
             stored.occurred_at,
+            stored.provider,
+            stored.service_tier,
+            stored.cache_read_tokens,
+            stored.cache_write_tokens,
+            stored.cache_write_long_tokens,
+            stored.reasoning_tokens,
             count(*) as event_count
         from near as stored
         left join lateral token_tracking_raw.void_of(stored.tenant_id, stored.idempotency_key) as void
@@ -143,7 +155,8 @@ as $$
             btrim(stored.tenant_id), spaced_key, stored.tokens, stored.token_type, stored.operation,
             btrim(stored.model), btrim(stored.agent_id), btrim(stored.conversation_id),
             btrim(stored.collection_id), stored.input_tokens, stored.output_tokens, stored.metadata,
-            stored.occurred_at
+            stored.occurred_at, stored.provider, stored.service_tier, stored.cache_read_tokens,
+            stored.cache_write_tokens, stored.cache_write_long_tokens, stored.reasoning_tokens
     ),
 
     -- one row per event and group that it is like
@@ -155,7 +168,9 @@ as $$
                 others.tenant_id, others.spaced_key, others.tokens, others.token_type, others.operation,
                 others.model, others.agent_id, others.conversation_id, others.collection_id,
                 others.input_tokens, others.output_tokens, others.metadata,
-                extract(epoch from others.occurred_at)
+                extract(epoch from others.occurred_at), others.provider, others.service_tier,
+                others.cache_read_tokens, others.cache_write_tokens, others.cache_write_long_tokens,
+                others.reasoning_tokens
             )::text, 0) as likeness,
             others.event_count,
             num_nulls(
@@ -168,7 +183,13 @@ as $$
                 nullif(fresh.collection_id is not distinct from others.collection_id, true),
                 nullif(fresh.input_tokens is not distinct from others.input_tokens, true),
                 nullif(fresh.output_tokens is not distinct from others.output_tokens, true),
-                nullif(fresh.metadata = others.metadata, true)
+                nullif(fresh.metadata = others.metadata, true),
+                nullif(fresh.provider is not distinct from others.provider, true),
+                nullif(fresh.service_tier is not distinct from others.service_tier, true),
+                nullif(fresh.cache_read_tokens is not distinct from others.cache_read_tokens, true),
+                nullif(fresh.cache_write_tokens is not distinct from others.cache_write_tokens, true),
+                nullif(fresh.cache_write_long_tokens is not distinct from others.cache_write_long_tokens, true),
+                nullif(fresh.reasoning_tokens is not distinct from others.reasoning_tokens, true)
             ) as equal_fields
         from fresh
         inner join others
@@ -193,6 +214,12 @@ as $$
             and coalesce(fresh.agent_id = others.agent_id, true)
             and coalesce(fresh.conversation_id = others.conversation_id, true)
             and coalesce(fresh.collection_id = others.collection_id, true)
+            and coalesce(fresh.provider = others.provider, true)
+            and coalesce(fresh.service_tier = others.service_tier, true)
+            and coalesce(fresh.cache_read_tokens = others.cache_read_tokens, true)
+            and coalesce(fresh.cache_write_tokens = others.cache_write_tokens, true)
+            and coalesce(fresh.cache_write_long_tokens = others.cache_write_long_tokens, true)
+            and coalesce(fresh.reasoning_tokens = others.reasoning_tokens, true)
             and (
                 fresh.metadata = others.metadata
                 -- The members that both of them have are equal.

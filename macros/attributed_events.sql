@@ -62,7 +62,13 @@ final as (
         date_trunc('hour', events.occurred_at, 'UTC') as usage_hour,
         events.occurred_at,
         events.recorded_at,
-        events.ingest_xid
+        events.ingest_xid,
+        events.provider,
+        events.service_tier,
+        events.cache_read_tokens,
+        events.cache_write_tokens,
+        events.cache_write_long_tokens,
+        events.reasoning_tokens
     from events
     -- one lookup by primary key: the owner whose period holds the event, in its latest revision
     left join lateral (

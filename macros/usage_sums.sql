@@ -2,14 +2,50 @@
     {{ checked_total(
         'sum(' ~ relation ~ '.tokens)', relation ~ '.tenant_id', period
     ) }} as tokens,
-        coalesce(sum({{ relation }}.input_tokens), 0)::bigint as input_tokens,
-        coalesce(sum({{ relation }}.output_tokens), 0)::bigint as output_tokens,
+
+        {%- for part in token_parts() %}
+        coalesce(sum({{ relation }}.{{ part }}), 0)::bigint as {{ part }},
+        {%- endfor %}
         {% if of_events -%}
         count(*) as event_count
         {%- else -%}
         sum({{ relation }}.event_count)::bigint as event_count
         {%- endif %}
 {%- endmacro %}
+
+
+{% macro token_parts() %}
+    {{ return([
+        'input_tokens', 'output_tokens', 'cache_read_tokens', 'cache_write_tokens',
+        'cache_write_long_tokens', 'reasoning_tokens',
+    ]) }}
+{% endmacro %}
+
+
+{% macro usage_numbers() %}
+    {#- Every rollup of usage sums these, in the order of its columns. A view can only grow at its end. -#}
+    {{ return(['tokens'] + token_parts()[:2] + ['event_count'] + token_parts()[2:]) }}
+{% endmacro %}
+
+
+{% macro token_kinds(relation) %}
+    {#- Each token of a row is of one kind: the parts of the wire lie in each other. What is neither input
+        nor output was not told apart by its caller. -#}
+    {% set kinds = {
+        'input': 'input_tokens - {0}cache_read_tokens - {0}cache_write_tokens',
+        'cache_read': 'cache_read_tokens',
+        'cache_write': 'cache_write_tokens - {0}cache_write_long_tokens',
+        'cache_write_long': 'cache_write_long_tokens',
+        'output': 'output_tokens - {0}reasoning_tokens',
+        'reasoning': 'reasoning_tokens',
+        'unsplit': 'tokens - {0}input_tokens - {0}output_tokens',
+    } %}
+    {% set expressions = {} %}
+    {% for kind, expression in kinds.items() %}
+        {% do expressions.update({kind: relation ~ "." ~ expression.format(relation ~ ".")}) %}
+    {% endfor %}
+    {{ return(expressions) }}
+{% endmacro %}
 
 
 {% macro checked_total(total, tenant, period) -%}

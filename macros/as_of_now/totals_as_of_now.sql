@@ -6,7 +6,7 @@
     {%- set state = build_table('build_state', mart.schema) -%}
     {%- set table = mart.include(database=false) ~ "" -%}
     {%- set grain = periods.keys() | list + ['tenant_id', 'token_type', 'operation', 'model'] -%}
-    {%- set names = grain + summed_columns_of_usage() -%}
+    {%- set names = grain + usage_numbers() -%}
     {%- set columns = names | join(', ') -%}
 with
 
@@ -96,11 +96,6 @@ final as (
 
 select * from final
 {%- endmacro %}
-
-
-{% macro summed_columns_of_usage() %}
-    {{ return(['tokens', 'input_tokens', 'output_tokens', 'event_count']) }}
-{% endmacro %}
 
 
 {% macro mart_columns(names) -%}
@@ -246,10 +241,10 @@ corrected as materialized (
             events.token_type,
             events.operation,
             events.model,
-            {%- for column in summed_columns_of_usage()[:-1] %}
-            {{ sign }}events.{{ column }} as {{ column }},
+            {%- for number in usage_numbers() %}
+            {{ sign }}{{ '1' if number == 'event_count' else 'events.' ~ number }} as {{ number }}
+            {{- "," if not loop.last }}
             {%- endfor %}
-            {{ sign }}1 as event_count
         from ({{ events }}) as events
         cross join reader
         where

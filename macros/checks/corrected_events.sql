@@ -98,7 +98,7 @@
     {#- Without the payload. -#}
     {%- set columns = [
         'tenant_id', 'idempotency_key', 'agent_id', 'token_type', 'operation', 'model', 'tokens',
-        'input_tokens', 'output_tokens', 'occurred_at', 'ingest_xid',
-    ] -%}
+        'occurred_at', 'ingest_xid', 'provider', 'service_tier',
+    ] + token_parts() -%}
     {{ events }}.{{ columns | join(', ' ~ events ~ '.') }}
 {%- endmacro %}

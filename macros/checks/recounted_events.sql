@@ -32,7 +32,13 @@
             events.tokens,
             events.input_tokens,
             events.output_tokens,
-            events.occurred_at
+            events.occurred_at,
+            events.provider,
+            events.service_tier,
+            events.cache_read_tokens,
+            events.cache_write_tokens,
+            events.cache_write_long_tokens,
+            events.reasoning_tokens
         from {{ events }} as events
         cross join build
         where
@@ -108,9 +114,15 @@
             end as {{ kind }},
             {%- endfor %}
             coalesce(recorded.model, 'unknown') as model,
+            coalesce(recorded.provider, 'unknown') as provider,
+            coalesce(recorded.service_tier, 'standard') as service_tier,
             recorded.tokens,
             coalesce(recorded.input_tokens, 0) as input_tokens,
             coalesce(recorded.output_tokens, 0) as output_tokens,
+            coalesce(recorded.cache_read_tokens, 0) as cache_read_tokens,
+            coalesce(recorded.cache_write_tokens, 0) as cache_write_tokens,
+            coalesce(recorded.cache_write_long_tokens, 0) as cache_write_long_tokens,
+            coalesce(recorded.reasoning_tokens, 0) as reasoning_tokens,
             1 as event_count,
             (
                 recorded.occurred_at

@@ -6,7 +6,10 @@
     {% set is_same = saved is not none and saved['is_same'] %}
     {% set fits = saved is not none and saved['shape'] == shape_digest()
         and (is_same or saved['looks_same']) %}
-    {% if not fits %}
+    {% set grows = not fits and saved is not none and is_same and can_grow(relation) %}
+    {% if grows %}
+        {% do run_query(grow_table(relation)) %}
+    {% elif not fits %}
         {#- Our own views on top come back when their turn comes; anybody else's stops the build. -#}
         {% call statement('create_rollup') %}
             {{ short_lock_timeout() }};
@@ -29,7 +32,80 @@
     {% if not goes_on %}
         {% do get_assert_columns_equivalent(query) %}
     {% endif %}
-    {{ return({'saved': saved if goes_on else none, 'is_new': not fits}) }}
+    {{ return({'saved': saved if goes_on else none, 'is_new': not fits and not grows}) }}
+{% endmacro %}
+
+
+{% macro can_grow(relation) %}
+    {#- Whether the table lacks nothing but sums, so that views of others may stay on it. -#}
+    {% set keys = model.constraints | selectattr('type', 'equalto', 'primary_key') | list %}
+    {% if not keys %}
+        {{ return(false) }}
+    {% endif %}
+    {% set query %}
+        select
+            not exists (
+                select
+                from (
+                    values
+                    {%- for column in model.columns.values() %}
+                    ('{{ column.name }}', to_regtype('{{ column.data_type }}')::oid){{ "," if not loop.last }}
+                    {%- endfor %}
+                ) as wanted (name, type)
+                full outer join (
+                    select attname, atttypid
+                    from pg_attribute
+                    where attrelid = '{{ relation }}'::regclass and attnum > 0 and not attisdropped
+                ) as there
+                    on wanted.name = there.attname
+                where
+                    wanted.type is distinct from there.atttypid
+                    and (there.attname is not null or wanted.type <> 'bigint'::regtype)
+            )
+            and exists (
+                select
+                from pg_constraint
+                where
+                    conrelid = '{{ relation }}'::regclass
+                    and contype = 'p'
+                    and array(
+                        select attname::text
+                        from unnest(conkey) with ordinality as keys (number, place)
+                        inner join pg_attribute on attrelid = conrelid and attnum = keys.number
+                        order by keys.place
+                    ) = {{ text_array(keys[0].columns) }}
+            )
+    {% endset %}
+    {{ return(run_query(query).columns[0][0]) }}
+{% endmacro %}
+
+
+{% macro grow_table(relation) %}
+    {{ short_lock_timeout() }};
+    do $grow$
+    declare
+        found name;
+    begin
+        for found in
+            select conname from pg_constraint where conrelid = '{{ relation }}'::regclass and contype = 'c'
+        loop
+            execute format('alter table {{ relation }} drop constraint %I', found);
+        end loop;
+    end
+    $grow$;
+    {% set names = summed_columns() -%}
+    alter table {{ relation }}
+    {%- for name in names %}
+    add column if not exists {{ name }} bigint not null default 0,
+    {%- endfor %}
+    {%- for check in model.constraints if check.type == 'check' %}
+    add constraint {{ check.name }} check ({{ check.expression }}){{ "," if not loop.last }}
+    {%- endfor %};
+    alter table {{ relation }}
+    {%- for name in names %}
+    alter column {{ name }} drop default{{ "," if not loop.last }}
+    {%- endfor %};
+    {{ disable_statistics(relation) }}
 {% endmacro %}
 
 

@@ -171,6 +171,10 @@
                 'input_tokens': ['bigint not null', 'Prompt tokens.'],
                 'output_tokens': ['bigint not null', 'Completion tokens.'],
                 'event_count': ['bigint not null', 'Counted events.'],
+                'cache_read_tokens': ['bigint not null default 0', 'Prompt tokens read from a cache.'],
+                'cache_write_tokens': ['bigint not null default 0', 'Prompt tokens written to a cache.'],
+                'cache_write_long_tokens': ['bigint not null default 0', 'Those of them that it keeps longer.'],
+                'reasoning_tokens': ['bigint not null default 0', 'Tokens of hidden reasoning.'],
             },
         },
     } %}

@@ -63,9 +63,9 @@
             tokens = {{ checked_total(
                 'kept.tokens::numeric + excluded.tokens', 'excluded.tenant_id', 'excluded.usage_hour'
             ) }},
-            input_tokens = kept.input_tokens + excluded.input_tokens,
-            output_tokens = kept.output_tokens + excluded.output_tokens,
-            event_count = kept.event_count + excluded.event_count
+            {%- for number in usage_numbers()[1:] %}
+            {{ number }} = kept.{{ number }} + excluded.{{ number }}{{ "," if not loop.last }}
+            {%- endfor %}
     {% endset %}
     {% call statement('main') %}{{ logged(add_to_rows, log, run_no) }}{% endcall %}
 {% endmacro %}

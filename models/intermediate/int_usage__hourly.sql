@@ -4,7 +4,7 @@
             'columns': [
                 'usage_hour', 'usage_date', 'attribution_rule', 'token_type', 'operation',
                 grain_digest([
-                    'tenant_id', 'requester_tenant_id', 'agent_id', 'model',
+                    'tenant_id', 'requester_tenant_id', 'agent_id', 'model', 'provider', 'service_tier',
                     'unmapped_token_type', 'unmapped_operation',
                 ]),
             ],
@@ -23,7 +23,8 @@ events as (
     {{ attributed_events(events) }}
 ),
 
--- one row per usage_hour, usage_date, payer, requester, agent, rule, labels and model
+-- one row per usage_hour, usage_date, payer, requester, agent, rule, labels, model,
+-- provider and service tier
 final as (
     select
         events.usage_hour,
@@ -35,6 +36,8 @@ final as (
         events.token_type,
         events.operation,
         events.model,
+        events.provider,
+        events.service_tier,
         case
             when events.token_type = 'unknown' then events.token_type_label
         end as unmapped_token_type,
@@ -53,6 +56,8 @@ final as (
         token_type,
         operation,
         model,
+        provider,
+        service_tier,
         unmapped_token_type,
         unmapped_operation
 )

@@ -198,6 +198,11 @@ def test_its_database_and_its_totals_are_upgraded(before: Path, database: Databa
     assert database.rows(months) == [("owner", sum(range(20)) - 3, 19)]
 
     with closing(database.connect()) as connection:
+        connection.execute("create schema analysts")
+        for mart in ("hourly_token_usage", "daily_token_usage", "monthly_token_usage"):
+            connection.execute(
+                f"create view analysts.{mart} as select * from token_tracking.{mart}"
+            )
         assert apply_schema(connection).after > 1
     as_before(before, CALLS, "meanwhile", database.url)
     with UsageTracker(dsn=database.url) as tracker:
@@ -207,6 +212,8 @@ def test_its_database_and_its_totals_are_upgraded(before: Path, database: Databa
         ("acme", 1000, 1),
         ("owner", 2 * (sum(range(20)) - 3), 38),
     ]
+    for mart in ("hourly_token_usage", "daily_token_usage", "monthly_token_usage"):
+        assert database.value(f"select sum(tokens) from analysts.{mart}") == 1374
 
 
 def dbt(project: Path, database: Database, scratch: Path) -> None:

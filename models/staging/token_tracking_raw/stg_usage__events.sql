@@ -14,5 +14,11 @@ select
     events.metadata,
     events.occurred_at,
     events.recorded_at,
-    events.ingest_xid
+    events.ingest_xid,
+    coalesce(events.provider, 'unknown') as provider,
+    coalesce(events.service_tier, 'standard') as service_tier,
+    events.cache_read_tokens,
+    events.cache_write_tokens,
+    events.cache_write_long_tokens,
+    events.reasoning_tokens
 from {{ source('token_tracking_raw', 'usage_events') }} as events

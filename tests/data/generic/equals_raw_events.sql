@@ -22,12 +22,14 @@ found as (
         token_type::text as token_type,
         operation::text as operation,
         model,
+        provider,
+        service_tier,
         unmapped_token_type,
         unmapped_operation,
         sum(tokens) as tokens,
-        sum(input_tokens) as input_tokens,
-        sum(output_tokens) as output_tokens,
-        sum(event_count) as event_count,
+        {%- for number in usage_numbers()[1:] %}
+        sum({{ number }}) as {{ number }},
+        {%- endfor %}
         count(*) - 1 as repeated_rows
     from {{ model }}
     where {{ is_recounted('usage_hour', changes) }}
@@ -41,6 +43,8 @@ found as (
         token_type,
         operation,
         model,
+        provider,
+        service_tier,
         unmapped_token_type,
         unmapped_operation
 )
@@ -48,10 +52,10 @@ found as (
 {{ differing_totals(
     [
         'usage_hour', 'usage_date', 'tenant_id', 'requester_tenant_id', 'agent_id',
-        'attribution_rule', 'token_type', 'operation', 'model', 'unmapped_token_type',
-        'unmapped_operation',
+        'attribution_rule', 'token_type', 'operation', 'model', 'provider', 'service_tier',
+        'unmapped_token_type', 'unmapped_operation',
     ],
-    ['tokens', 'input_tokens', 'output_tokens', 'event_count', 'repeated_rows'],
+    usage_numbers() + ['repeated_rows'],
     unless_aliases_changed=model
 ) }}
 {% endtest %}

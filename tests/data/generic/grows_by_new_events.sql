@@ -2,7 +2,7 @@
 {%- set changes = changes_to_compare([base, model], keeps_totals=true) -%}
 {{ changes.mark }}
 {%- set keys = ['usage_month', 'tenant_id', 'token_type', 'operation', 'model'] -%}
-{%- set numbers = ['tokens', 'input_tokens', 'output_tokens', 'event_count'] -%}
+{%- set numbers = usage_numbers() -%}
 with
 
 {% if not changes.log -%}

@@ -20,7 +20,7 @@ payers as (
 
 {{ differing_totals(
     [period],
-    ['tokens', 'input_tokens', 'output_tokens', 'event_count'],
+    usage_numbers(),
     sides=['payers', 'requesters'],
     unless_behind=[marts[period], model]
 ) }}

@@ -23,6 +23,8 @@ ALIASES = ROOT / "seeds" / "label_aliases.csv"
 
 Marts = dict[str, list[tuple[object, ...]]]
 
+KINDS = ("cache_read", "cache_write", "cache_write_long", "reasoning")
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -93,7 +95,7 @@ def count(raw: Raw, settings: Settings) -> Marts:
     voided = {(void["tenant_id"], void["idempotency_key"]) for void in raw.voids}
     owners = _owners(raw.owners)
     totals: dict[str, dict[tuple[object, ...], list[int]]] = defaultdict(
-        lambda: defaultdict(lambda: [0, 0, 0, 0])
+        lambda: defaultdict(lambda: [0] * 8)
     )
     days: dict[str, set[date]] = defaultdict(set)
     per_type: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -115,7 +117,8 @@ def count(raw: Raw, settings: Settings) -> Marts:
         hour = occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         tokens = event["tokens"]
         assert isinstance(tokens, int)
-        numbers = (tokens, event["input_tokens"] or 0, event["output_tokens"] or 0, 1)
+        kinds = [event[f"{kind}_tokens"] or 0 for kind in KINDS]
+        numbers = (tokens, event["input_tokens"] or 0, event["output_tokens"] or 0, 1, *kinds)
 
         def add(mart: str, *key: object, numbers: tuple[object, ...] = numbers) -> None:
             row = totals[mart][key]
@@ -139,7 +142,7 @@ def count(raw: Raw, settings: Settings) -> Marts:
     width = {"daily_agent_token_usage": 2, "unmapped_labels": 2}
     marts: Marts = {
         mart: sorted(
-            ((*key, *row[: width.get(mart, 4)]) for key, row in totals[mart].items()), key=repr
+            ((*key, *row[: width.get(mart, 8)]) for key, row in totals[mart].items()), key=repr
         )
         for mart in (
             "hourly_token_usage",

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
     from tests.support.databases import Database
 
+NUMBERS = (
+    "tokens, input_tokens, output_tokens, event_count, cache_read_tokens, cache_write_tokens,"
+    " cache_write_long_tokens, reasoning_tokens"
+)
 COLUMNS = {
     "hourly_token_usage": "usage_hour, usage_date, tenant_id, token_type, operation, model, "
-    "tokens, input_tokens, output_tokens, event_count",
+    f"{NUMBERS}",
     "daily_token_usage": "usage_date, tenant_id, token_type, operation, model, "
-    "tokens, input_tokens, output_tokens, event_count",
+    f"{NUMBERS}",
     "monthly_token_usage": "usage_month, tenant_id, token_type, operation, model, "
-    "tokens, input_tokens, output_tokens, event_count",
+    f"{NUMBERS}",
     "daily_agent_token_usage": "usage_date, tenant_id, requester_tenant_id, agent_id, "
     "attribution_rule, tokens, event_count",
     "unmapped_labels": "label_kind, label, tokens, event_count",
@@ -54,14 +58,19 @@ class Event:
     agent: str | None = None
     input_tokens: int | None = A_HALF
     output_tokens: int | None = A_THIRD
+    provider: str | None = "openai"
+    service_tier: str | None = None
 
     @property
     def parts(self) -> list[int | None]:
-        """Return input and output tokens."""
-        return [
+        """Return input and output tokens, and parts of them that differ from each other."""
+        whole_input, whole_output = (
             self.tokens // -part if part in {A_HALF, A_THIRD} else part
             for part in (self.input_tokens, self.output_tokens)
-        ]
+        )
+        of_input = [None if whole_input is None else whole_input // part for part in (2, 3, 5)]
+        reasoning = None if whole_output is None else whole_output // 4
+        return [whole_input, whole_output, *of_input, reasoning]
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,10 @@ class Warehouse:
         with connection.cursor() as cursor:
             cursor.executemany(
                 "insert into token_tracking_raw.usage_events (tenant_id, idempotency_key, tokens,"
-                " token_type, operation, model, agent_id, input_tokens, output_tokens, occurred_at)"
-                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s) on conflict do nothing",
+                " token_type, operation, model, agent_id, provider, service_tier, input_tokens,"
+                " output_tokens, cache_read_tokens, cache_write_tokens, cache_write_long_tokens,"
+                " reasoning_tokens, occurred_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+                " %s, %s, %s, %s, %s) on conflict do nothing",
                 [
                     (
                         event.tenant,
@@ -104,6 +115,8 @@ class Warehouse:
                         event.operation,
                         event.model,
                         event.agent,
+                        event.provider,
+                        event.service_tier,
                         *event.parts,
                         event.occurred_at,
                     )

@@ -71,6 +71,10 @@ class Checked:
 
 
 FORMS: set[str] = set()
+NO_PARTS = (
+    "input_tokens = 0, output_tokens = 0, cache_read_tokens = 0, cache_write_tokens = 0,"
+    " cache_write_long_tokens = 0, reasoning_tokens = 0"
+)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +181,9 @@ DROP_INDEXES = (
         (
             DROP_INDEXES.format(BASE)
             + f"update {BASE} set tokens = tokens / 2, input_tokens = input_tokens / 2,"
-            " output_tokens = output_tokens / 2, event_count = 1 where model = 'ada';"
+            " output_tokens = output_tokens / 2, cache_read_tokens = cache_read_tokens / 2,"
+            " cache_write_tokens = cache_write_tokens / 2, cache_write_long_tokens = 0,"
+            " reasoning_tokens = reasoning_tokens / 2, event_count = 1 where model = 'ada';"
             f" insert into {BASE} select * from {BASE} where model = 'ada'",
             [
                 {
@@ -340,7 +346,7 @@ def test_a_rollup_equals_the_sum_of_the_finer_one(checked: Checked, mart: str, t
         f"alter table {table} drop constraint if exists {mart}_pkey",
         DROP_INDEXES.format(table),
         f"create temporary table part as select * from {table} where tenant_id = 'seller'",
-        "update part set tokens = 0" + ", input_tokens = 0, output_tokens = 0" * has_parts,
+        "update part set tokens = 0" + f", {NO_PARTS}" * has_parts,
         f"insert into {table} select * from part",
         "update part set tenant_id = 'ghost', tokens = 7",
         f"insert into {table} select * from part",
@@ -358,6 +364,27 @@ def test_a_rollup_equals_the_sum_of_the_finer_one(checked: Checked, mart: str, t
             {"tenant_id": "blue", "found_rows": 0, "found_tokens": None, "expected_tokens": 1000}
         )
     checked.sees(test, *rows, at_night=[ghost])
+
+
+@pytest.mark.parametrize(
+    ("damage", "negative"),
+    [
+        ("cache_read_tokens = input_tokens + 1", "least_input"),
+        ("cache_write_long_tokens = cache_write_tokens + 2", "least_cache_write"),
+        ("reasoning_tokens = output_tokens + 3", "least_output"),
+        ("input_tokens = tokens + 4", "least_unsplit"),
+    ],
+)
+def test_no_kind_of_tokens_is_negative(checked: Checked, damage: str, negative: str) -> None:
+    table = "token_tracking.daily_token_usage"
+    checked.execute(
+        f"alter table {table} drop constraint parts_within_tokens",
+        f"update {table} set {damage} where model = 'ada'",
+    )
+    checked.sees("kinds_add_up_to_tokens", {"tenant_id": "blue", "tokens": 1000})
+    for name in ("kinds_add_up_to_tokens", "kinds_add_up_to_tokens_full"):
+        [row] = checked.found(name)
+        assert int(row[negative]) < 0
 
 
 @pytest.mark.parametrize(
@@ -546,7 +573,8 @@ def test_a_month_grows_by_corrections(checked: Checked) -> None:
     proved = checked.warehouse.rows("select * from token_tracking.proved_totals order by 1, 2, 5")
     assert proved == checked.warehouse.rows(
         "select usage_month, tenant_id, token_type::text, operation::text, model, tokens,"
-        " input_tokens, output_tokens, event_count"
+        " input_tokens, output_tokens, event_count, cache_read_tokens, cache_write_tokens,"
+        " cache_write_long_tokens, reasoning_tokens"
         " from token_tracking.monthly_token_usage order by 1, 2, 5"
     )
     checked.execute(
@@ -814,7 +842,9 @@ begin
 end
 $$;
 update token_tracking.monthly_token_usage as monthly
-set tokens = counted.tokens, input_tokens = 0, output_tokens = 0
+set
+    tokens = counted.tokens, input_tokens = 0, output_tokens = 0, cache_read_tokens = 0,
+    cache_write_tokens = 0, cache_write_long_tokens = 0, reasoning_tokens = 0
 from monthly_counter as counted
 where
     (monthly.usage_month, monthly.tenant_id, monthly.token_type::text, monthly.operation::text)

@@ -78,6 +78,8 @@ events = st.builds(
     agent=st.sampled_from([*AGENTS, None]),
     input_tokens=st.sampled_from([None, 0, A_HALF]),
     output_tokens=st.sampled_from([None, A_THIRD]),
+    provider=st.sampled_from(["openai", "anthropic", None]),
+    service_tier=st.sampled_from(["batch", None]),
 )
 owners = st.tuples(
     st.sampled_from(AGENTS), instants, st.sampled_from([*TENANTS, "the owner", None])

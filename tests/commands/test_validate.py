@@ -51,10 +51,12 @@ MARTS = (
 # 36 days; acme calls twice a day, once by the agent that globex owns from 10 March on.
 USAGE = """
     insert into token_tracking_raw.usage_events (tenant_id, idempotency_key, tokens, token_type,
-        operation, model, agent_id, input_tokens, output_tokens, occurred_at)
+        operation, model, agent_id, input_tokens, output_tokens, occurred_at, provider,
+        cache_read_tokens, cache_write_tokens, cache_write_long_tokens, reasoning_tokens)
     select calls.tenant_id, calls.tenant_id || day.no || calls.agent_id, calls.tokens, 'llm',
         'query', 'gpt-4o', nullif(calls.agent_id, ''), calls.tokens / 2, calls.tokens / 4,
-        timestamptz '2026-03-01 12:00+00' + day.no * interval '1 day'
+        timestamptz '2026-03-01 12:00+00' + day.no * interval '1 day', 'openai',
+        calls.tokens / 4, calls.tokens / 8, calls.tokens / 16, calls.tokens / 5
     from generate_series(0, 35) as day (no)
     cross join (
         values ('acme', '', 100), ('acme', 'bot', 40), ('globex', '', 100), ('initech', '', 8)
@@ -221,6 +223,21 @@ CASES: dict[str, Case] = {
         "parts_are_not_above_tokens",
         "input_tokens = 3, output_tokens = 3",
         "3 input + 3 output, of 5",
+    ),
+    "raw kind": raw(
+        "kinds_are_0_to_2_to_the_40",
+        "output_tokens = 0, reasoning_tokens = -1",
+        " read +  written of  input,  long of  written, -1 reasoning of 0 output",
+    ),
+    "raw kind without its whole": raw(
+        "kinds_are_not_above_their_wholes",
+        "cache_read_tokens = 1",
+        "1 read +  written of  input,  long of  written,  reasoning of  output",
+    ),
+    "raw kinds": raw(
+        "kinds_are_not_above_their_wholes",
+        "input_tokens = 4, cache_read_tokens = 3, cache_write_tokens = 2",
+        "3 read + 2 written of 4 input,  long of 2 written,  reasoning of  output",
     ),
     "raw metadata": raw("metadata_is_an_object", "metadata = '[1]'", "array"),
     "raw early": raw(
@@ -553,6 +570,15 @@ CASES: dict[str, Case] = {
         {mart: {"tenant_id": "acme", "allowed": "0 to tokens"} for mart in WITH_PARTS},
         {*(FROM_RAW - {"raw_to_marts.daily_agent_token_usage_equals_raw_events"}), *BETWEEN},
     ),
+    "mart kinds": marts(
+        "kinds_are_not_above_their_wholes",
+        WITHOUT_CHECKS + FIRST.format("reasoning_tokens = output_tokens + 1"),
+        {
+            mart: {"tenant_id": "acme", "allowed": "0 to what they are parts of"}
+            for mart in WITH_PARTS
+        },
+        {*(FROM_RAW - {"raw_to_marts.daily_agent_token_usage_equals_raw_events"}), *BETWEEN},
+    ),
     "half an hour": Case(
         "update token_tracking.hourly_token_usage set usage_hour = usage_hour + interval '30 min'"
         " where tenant_id = 'initech' and usage_date = '2026-03-02'",
@@ -871,7 +897,7 @@ def test_the_table_names_what_fails_with_its_row(copy: Database, tmp_path: Path)
     assert "run dbt build --full-refresh" in ended.stdout
     [line] = [line for line in ended.stdout.splitlines() if re.search(r"15\W+8\W+7", line)]
     assert "initech" in line
-    assert "54 of 56 expectations hold, 2 fail, 0 warn" in ended.stdout
+    assert "59 of 61 expectations hold, 2 fail, 0 warn" in ended.stdout
 
 
 def test_nothing_to_check_is_not_green(database: Database, tmp_path: Path):

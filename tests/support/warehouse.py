@@ -23,10 +23,8 @@ NUMBERS = (
 COLUMNS = {
     "hourly_token_usage": "usage_hour, usage_date, tenant_id, token_type, operation, model, "
     f"{NUMBERS}",
-    "daily_token_usage": "usage_date, tenant_id, token_type, operation, model, "
-    f"{NUMBERS}",
-    "monthly_token_usage": "usage_month, tenant_id, token_type, operation, model, "
-    f"{NUMBERS}",
+    "daily_token_usage": f"usage_date, tenant_id, token_type, operation, model, {NUMBERS}",
+    "monthly_token_usage": f"usage_month, tenant_id, token_type, operation, model, {NUMBERS}",
     "daily_agent_token_usage": "usage_date, tenant_id, requester_tenant_id, agent_id, "
     "attribution_rule, tokens, event_count",
     "unmapped_labels": "label_kind, label, tokens, event_count",

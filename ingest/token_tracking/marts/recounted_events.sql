@@ -16,7 +16,11 @@ select
     events.model,
     events.tokens,
     events.input_tokens,
-    events.output_tokens
+    events.output_tokens,
+    events.cache_read_tokens,
+    events.cache_write_tokens,
+    events.cache_write_long_tokens,
+    events.reasoning_tokens
 from token_tracking_raw.usage_events as events
 left join (
     select

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Final, Literal
 
-from ..event.fields import MAX_TEXT, MAX_TOKENS
+from ..event.fields import MAX_TEXT, MAX_TOKENS, PART_FIELDS, PARTS
 from ..event.labels import Operation, TokenType
 from ..marts.recount import recounted_events
 
@@ -169,14 +169,31 @@ _RAW_TYPES: Final = {
     "occurred_at": "timestamp with time zone",
     "recorded_at": "timestamp with time zone",
     "ingest_xid": "bigint",
+    "provider": "text",
+    "service_tier": "text",
+    "cache_read_tokens": "bigint",
+    "cache_write_tokens": "bigint",
+    "cache_write_long_tokens": "bigint",
+    "reasoning_tokens": "bigint",
 }
 _TEXT_SIZE: Final = f"1 to {MAX_TEXT} characters"
 _TOKENS: Final = f"0 to {MAX_TOKENS}"
 _PARTS: Final = (
     "format('%s input + %s output, of %s', one.input_tokens, one.output_tokens, one.tokens)"
 )
+_KINDS: Final = tuple(name for name in PART_FIELDS if name not in PARTS["tokens"])
+_KINDS_SHOWN: Final = (
+    "format('%s read + %s written of %s input, %s long of %s written, %s reasoning of %s output',"
+    " one.cache_read_tokens, one.cache_write_tokens, one.input_tokens, one.cache_write_long_tokens,"
+    " one.cache_write_tokens, one.reasoning_tokens, one.output_tokens)"
+)
 # \x0b, as \v is the letter v before PostgreSQL 17.
 _SPACE: Final = r"e' \t\n\r\f\x0b'"
+_LONGEST_TEXT: Final = (
+    "greatest(length(one.token_type), length(one.operation), length(one.model),"
+    " length(one.conversation_id), length(one.collection_id), length(one.provider),"
+    " length(one.service_tier))"
+)
 _RAW_RULES: Final = (
     RowRule(
         "tenant_id_is_of_1_to_255_characters",
@@ -198,10 +215,8 @@ _RAW_RULES: Final = (
     ),
     RowRule(
         "other_text_is_of_at_most_255_characters",
-        "greatest(length(one.token_type), length(one.operation), length(one.model),"
-        f" length(one.conversation_id), length(one.collection_id)) <= {MAX_TEXT}",
-        "greatest(length(one.token_type), length(one.operation), length(one.model),"
-        " length(one.conversation_id), length(one.collection_id))",
+        f"{_LONGEST_TEXT} <= {MAX_TEXT}",
+        _LONGEST_TEXT,
         f"at most {MAX_TEXT} characters",
     ),
     RowRule(
@@ -235,6 +250,26 @@ _RAW_RULES: Final = (
         " <= one.tokens",
         _PARTS,
         "at most tokens",
+    ),
+    RowRule(
+        "kinds_are_0_to_2_to_the_40",
+        " and ".join(
+            f"(one.{kind} is null or one.{kind} between 0 and {MAX_TOKENS})" for kind in _KINDS
+        ),
+        _KINDS_SHOWN,
+        f"{_TOKENS}, or null",
+    ),
+    RowRule(
+        "kinds_are_not_above_their_wholes",
+        " and ".join(
+            f"(num_nonnulls({', '.join(f'one.{part}' for part in parts)}) = 0"
+            f" or {' + '.join(f'coalesce(one.{part}, 0)::float8' for part in parts)}"
+            f" <= coalesce(one.{whole}, -1))"
+            for whole, parts in PARTS.items()
+            if whole != "tokens"
+        ),
+        _KINDS_SHOWN,
+        "at most what they are parts of",
     ),
     RowRule(
         "metadata_is_an_object",
@@ -476,7 +511,7 @@ ROLLUPS: Final = ("int_usage__hourly", *(mart.name for mart in MARTS))
 
 
 def _mart(mart: Mart) -> Suite:
-    sums = ["tokens", *(["input_tokens", "output_tokens"] if mart.has_parts else []), "event_count"]
+    sums = ["tokens", *(PART_FIELDS if mart.has_parts else []), "event_count"]
     key = tuple(mart.grain)
     rules = (
         RowRule(
@@ -500,7 +535,16 @@ def _mart(mart: Mart) -> Suite:
                     " and one.input_tokens::numeric + one.output_tokens <= one.tokens",
                     _PARTS,
                     "0 to tokens",
-                )
+                ),
+                RowRule(
+                    "kinds_are_not_above_their_wholes",
+                    f"least({', '.join(f'one.{kind}' for kind in _KINDS)}) >= 0"
+                    " and one.cache_read_tokens + one.cache_write_tokens <= one.input_tokens"
+                    " and one.cache_write_long_tokens <= one.cache_write_tokens"
+                    " and one.reasoning_tokens <= one.output_tokens",
+                    _KINDS_SHOWN,
+                    "0 to what they are parts of",
+                ),
             ]
             if mart.has_parts
             else []

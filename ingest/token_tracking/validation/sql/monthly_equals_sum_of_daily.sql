@@ -19,7 +19,11 @@ full outer join (
         sum(daily_rows.tokens) as tokens,
         sum(daily_rows.input_tokens) as input_tokens,
         sum(daily_rows.output_tokens) as output_tokens,
-        sum(daily_rows.event_count) as event_count
+        sum(daily_rows.event_count) as event_count,
+        sum(daily_rows.cache_read_tokens) as cache_read_tokens,
+        sum(daily_rows.cache_write_tokens) as cache_write_tokens,
+        sum(daily_rows.cache_write_long_tokens) as cache_write_long_tokens,
+        sum(daily_rows.reasoning_tokens) as reasoning_tokens
     from daily_token_usage as daily_rows
     group by
         usage_month,
@@ -33,7 +37,11 @@ cross join lateral (
     ('tokens', monthly.tokens, daily.tokens),
     ('input_tokens', monthly.input_tokens, daily.input_tokens),
     ('output_tokens', monthly.output_tokens, daily.output_tokens),
-    ('event_count', monthly.event_count, daily.event_count)
+    ('event_count', monthly.event_count, daily.event_count),
+    ('cache_read_tokens', monthly.cache_read_tokens, daily.cache_read_tokens),
+    ('cache_write_tokens', monthly.cache_write_tokens, daily.cache_write_tokens),
+    ('cache_write_long_tokens', monthly.cache_write_long_tokens, daily.cache_write_long_tokens),
+    ('reasoning_tokens', monthly.reasoning_tokens, daily.reasoning_tokens)
 ) as sums (of_what, monthly_says, daily_says)
 where
     sums.monthly_says is distinct from sums.daily_says

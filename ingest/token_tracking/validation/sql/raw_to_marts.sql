@@ -37,7 +37,11 @@ counted as (
         sum(events.tokens) as tokens,
         coalesce(sum(events.input_tokens), 0) as input_tokens,
         coalesce(sum(events.output_tokens), 0) as output_tokens,
-        count(*) as event_count
+        count(*) as event_count,
+        coalesce(sum(events.cache_read_tokens), 0) as cache_read_tokens,
+        coalesce(sum(events.cache_write_tokens), 0) as cache_write_tokens,
+        coalesce(sum(events.cache_write_long_tokens), 0) as cache_write_long_tokens,
+        coalesce(sum(events.reasoning_tokens), 0) as reasoning_tokens
     from {recounted_events} as events
     group by
         usage_hour,
@@ -97,7 +101,11 @@ hours as (
         sum(counted.tokens) as tokens,
         sum(counted.input_tokens) as input_tokens,
         sum(counted.output_tokens) as output_tokens,
-        sum(counted.event_count) as event_count
+        sum(counted.event_count) as event_count,
+        sum(counted.cache_read_tokens) as cache_read_tokens,
+        sum(counted.cache_write_tokens) as cache_write_tokens,
+        sum(counted.cache_write_long_tokens) as cache_write_long_tokens,
+        sum(counted.reasoning_tokens) as reasoning_tokens
     from counted
     inner join token_types on counted.token_type = token_types.label
     inner join operations on counted.operation = operations.label
@@ -120,7 +128,11 @@ days as (
         sum(hours.tokens) as tokens,
         sum(hours.input_tokens) as input_tokens,
         sum(hours.output_tokens) as output_tokens,
-        sum(hours.event_count) as event_count
+        sum(hours.event_count) as event_count,
+        sum(hours.cache_read_tokens) as cache_read_tokens,
+        sum(hours.cache_write_tokens) as cache_write_tokens,
+        sum(hours.cache_write_long_tokens) as cache_write_long_tokens,
+        sum(hours.reasoning_tokens) as reasoning_tokens
     from hours
     group by
         hours.usage_date,
@@ -140,7 +152,11 @@ months as (
         sum(days.tokens) as tokens,
         sum(days.input_tokens) as input_tokens,
         sum(days.output_tokens) as output_tokens,
-        sum(days.event_count) as event_count
+        sum(days.event_count) as event_count,
+        sum(days.cache_read_tokens) as cache_read_tokens,
+        sum(days.cache_write_tokens) as cache_write_tokens,
+        sum(days.cache_write_long_tokens) as cache_write_long_tokens,
+        sum(days.reasoning_tokens) as reasoning_tokens
     from days
     group by
         usage_month,
@@ -182,10 +198,14 @@ differing as (
             'model', model
         ) as grain,
         array[
-            mart.tokens, mart.event_count, mart.input_tokens, mart.output_tokens
+            mart.tokens, mart.event_count, mart.input_tokens, mart.output_tokens,
+            mart.cache_read_tokens, mart.cache_write_tokens, mart.cache_write_long_tokens,
+            mart.reasoning_tokens
         ]::numeric[] as mart_says,
         array[
-            hours.tokens, hours.event_count, hours.input_tokens, hours.output_tokens
+            hours.tokens, hours.event_count, hours.input_tokens, hours.output_tokens,
+            hours.cache_read_tokens, hours.cache_write_tokens, hours.cache_write_long_tokens,
+            hours.reasoning_tokens
         ]::numeric[] as raw_says
     from (
         select
@@ -198,7 +218,11 @@ differing as (
             hourly_token_usage.tokens,
             hourly_token_usage.event_count,
             hourly_token_usage.input_tokens,
-            hourly_token_usage.output_tokens
+            hourly_token_usage.output_tokens,
+            hourly_token_usage.cache_read_tokens,
+            hourly_token_usage.cache_write_tokens,
+            hourly_token_usage.cache_write_long_tokens,
+            hourly_token_usage.reasoning_tokens
         from hourly_token_usage
     ) as mart
     full outer join hours using (usage_hour, usage_date, tenant_id, token_type, operation, model)
@@ -215,10 +239,14 @@ differing as (
             'model', model
         ) as grain,
         array[
-            mart.tokens, mart.event_count, mart.input_tokens, mart.output_tokens
+            mart.tokens, mart.event_count, mart.input_tokens, mart.output_tokens,
+            mart.cache_read_tokens, mart.cache_write_tokens, mart.cache_write_long_tokens,
+            mart.reasoning_tokens
         ]::numeric[] as mart_says,
         array[
-            days.tokens, days.event_count, days.input_tokens, days.output_tokens
+            days.tokens, days.event_count, days.input_tokens, days.output_tokens,
+            days.cache_read_tokens, days.cache_write_tokens, days.cache_write_long_tokens,
+            days.reasoning_tokens
         ]::numeric[] as raw_says
     from (
         select
@@ -230,7 +258,11 @@ differing as (
             daily_token_usage.tokens,
             daily_token_usage.event_count,
             daily_token_usage.input_tokens,
-            daily_token_usage.output_tokens
+            daily_token_usage.output_tokens,
+            daily_token_usage.cache_read_tokens,
+            daily_token_usage.cache_write_tokens,
+            daily_token_usage.cache_write_long_tokens,
+            daily_token_usage.reasoning_tokens
         from daily_token_usage
     ) as mart
     full outer join days using (usage_date, tenant_id, token_type, operation, model)
@@ -247,10 +279,14 @@ differing as (
             'model', model
         ) as grain,
         array[
-            mart.tokens, mart.event_count, mart.input_tokens, mart.output_tokens
+            mart.tokens, mart.event_count, mart.input_tokens, mart.output_tokens,
+            mart.cache_read_tokens, mart.cache_write_tokens, mart.cache_write_long_tokens,
+            mart.reasoning_tokens
         ]::numeric[] as mart_says,
         array[
-            months.tokens, months.event_count, months.input_tokens, months.output_tokens
+            months.tokens, months.event_count, months.input_tokens, months.output_tokens,
+            months.cache_read_tokens, months.cache_write_tokens, months.cache_write_long_tokens,
+            months.reasoning_tokens
         ]::numeric[] as raw_says
     from (
         select
@@ -262,7 +298,11 @@ differing as (
             monthly_token_usage.tokens,
             monthly_token_usage.event_count,
             monthly_token_usage.input_tokens,
-            monthly_token_usage.output_tokens
+            monthly_token_usage.output_tokens,
+            monthly_token_usage.cache_read_tokens,
+            monthly_token_usage.cache_write_tokens,
+            monthly_token_usage.cache_write_long_tokens,
+            monthly_token_usage.reasoning_tokens
         from monthly_token_usage
     ) as mart
     full outer join months using (usage_month, tenant_id, token_type, operation, model)
@@ -308,7 +348,10 @@ select
     coalesce(sums.mart_says, 0) - coalesce(sums.raw_says, 0) as difference
 from differing
 cross join lateral unnest(
-    array['tokens', 'event_count', 'input_tokens', 'output_tokens'],
+    array[
+        'tokens', 'event_count', 'input_tokens', 'output_tokens', 'cache_read_tokens',
+        'cache_write_tokens', 'cache_write_long_tokens', 'reasoning_tokens'
+    ],
     differing.mart_says,
     differing.raw_says
 ) as sums (sum_of, mart_says, raw_says)

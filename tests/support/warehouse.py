@@ -102,8 +102,8 @@ class Warehouse:
                 "insert into token_tracking_raw.usage_events (tenant_id, idempotency_key, tokens,"
                 " token_type, operation, model, agent_id, provider, service_tier, input_tokens,"
                 " output_tokens, cache_read_tokens, cache_write_tokens, cache_write_long_tokens,"
-                " reasoning_tokens, occurred_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
-                " %s, %s, %s, %s, %s) on conflict do nothing",
+                " reasoning_tokens, occurred_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s,"
+                " %s, %s, %s, %s, %s, %s) on conflict do nothing",
                 [
                     (
                         event.tenant,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +29,9 @@ class Amount:
     tokens: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
     event_count: int = 0
 
 
@@ -159,12 +162,8 @@ class Figures:
     @property
     def total(self) -> Amount:
         """Return the sum of the days."""
-        return Amount(
-            sum(day.tokens for day in self.days),
-            sum(day.input_tokens for day in self.days),
-            sum(day.output_tokens for day in self.days),
-            sum(day.event_count for day in self.days),
-        )
+        names = [field.name for field in fields(Amount)]
+        return Amount(*(sum(getattr(day, name) for day in self.days) for name in names))
 
     @property
     def paid_for_others(self) -> int:

@@ -83,18 +83,14 @@ def days(figures: Figures) -> Table:
     def row(day: Day) -> list[Value]:
         return [
             f"{day.day:%Y-%m-%d} {day.day:%a}",
-            day.tokens,
-            day.input_tokens,
-            day.output_tokens,
-            day.event_count,
+            *_amounts(day),
         ]
 
-    total = figures.total
     return Table(
         "Day by day",
         [Column("Day", is_number=False), *_AMOUNT],
         [row(day) for day in figures.days],
-        [["Total", total.tokens, total.input_tokens, total.output_tokens, total.event_count]],
+        [["Total", *_amounts(figures.total)]],
         sorted_by=0,
         descending=False,
     )
@@ -168,10 +164,7 @@ def months(figures: Figures) -> Table:
         is_partial = month.month == period.month and not period.is_complete
         return [
             f"{month.month:%Y-%m}" + (" so far" if is_partial else ""),
-            month.tokens,
-            month.input_tokens,
-            month.output_tokens,
-            month.event_count,
+            *_amounts(month),
             # Do not compare an incomplete month with a whole one.
             None if before is None or is_partial else Change(month.tokens, before.tokens),
         ]
@@ -183,6 +176,18 @@ def months(figures: Figures) -> Table:
         [Column("Month", is_number=False), *_AMOUNT, Column("Change")],
         [row(month, before) for month, before in pairs][::-1],
         sorted_by=0,
+    )
+
+
+def _amounts(amount: Amount) -> tuple[int, ...]:
+    return (
+        amount.tokens,
+        amount.input_tokens,
+        amount.cache_read_tokens,
+        amount.cache_write_tokens,
+        amount.output_tokens,
+        amount.reasoning_tokens,
+        amount.event_count,
     )
 
 
@@ -238,7 +243,15 @@ def _shown(name: str) -> str:
     return name or "(empty)"
 
 
-_AMOUNT: Final = (Column("Tokens"), Column("Input"), Column("Output"), Column("Calls"))
+_AMOUNT: Final = (
+    Column("Tokens"),
+    Column("Input"),
+    Column("of it from cache"),
+    Column("to cache"),
+    Column("Output"),
+    Column("of it reasoning"),
+    Column("Calls"),
+)
 _RULES: Final = {
     "agent_owner": "its owner pays",
     "unknown_agent": "nobody owned it: the caller pays",

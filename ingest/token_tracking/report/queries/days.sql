@@ -4,6 +4,9 @@ select
     sum(daily_token_usage.tokens)::bigint as tokens,
     sum(daily_token_usage.input_tokens)::bigint as input_tokens,
     sum(daily_token_usage.output_tokens)::bigint as output_tokens,
+    sum(daily_token_usage.cache_read_tokens)::bigint as cache_read_tokens,
+    sum(daily_token_usage.cache_write_tokens)::bigint as cache_write_tokens,
+    sum(daily_token_usage.reasoning_tokens)::bigint as reasoning_tokens,
     sum(daily_token_usage.event_count)::bigint as event_count
 from daily_token_usage
 where

@@ -9,6 +9,10 @@ daily as (
         sum(daily_token_usage.tokens) as tokens,
         sum(daily_token_usage.input_tokens) as input_tokens,
         sum(daily_token_usage.output_tokens) as output_tokens,
+        sum(daily_token_usage.cache_read_tokens) as cache_read_tokens,
+        sum(daily_token_usage.cache_write_tokens) as cache_write_tokens,
+        sum(daily_token_usage.cache_write_long_tokens) as cache_write_long_tokens,
+        sum(daily_token_usage.reasoning_tokens) as reasoning_tokens,
         sum(daily_token_usage.event_count) as event_count
     from daily_token_usage
     where
@@ -25,6 +29,10 @@ raw_events as (
         sum(counted.tokens) as tokens,
         coalesce(sum(counted.input_tokens), 0) as input_tokens,
         coalesce(sum(counted.output_tokens), 0) as output_tokens,
+        coalesce(sum(counted.cache_read_tokens), 0) as cache_read_tokens,
+        coalesce(sum(counted.cache_write_tokens), 0) as cache_write_tokens,
+        coalesce(sum(counted.cache_write_long_tokens), 0) as cache_write_long_tokens,
+        coalesce(sum(counted.reasoning_tokens), 0) as reasoning_tokens,
         count(*) as event_count
     from {recounted_events} as counted
     where
@@ -47,11 +55,23 @@ compared as (
         raw_events.tokens as raw_tokens,
         raw_events.event_count as raw_event_count,
         (
-            row(daily.tokens, daily.input_tokens, daily.output_tokens, daily.event_count)
-            is distinct from row(
+            row(
+                daily.tokens,
+                daily.input_tokens,
+                daily.output_tokens,
+                daily.cache_read_tokens,
+                daily.cache_write_tokens,
+                daily.cache_write_long_tokens,
+                daily.reasoning_tokens,
+                daily.event_count
+            ) is distinct from row(
                 raw_events.tokens,
                 raw_events.input_tokens,
                 raw_events.output_tokens,
+                raw_events.cache_read_tokens,
+                raw_events.cache_write_tokens,
+                raw_events.cache_write_long_tokens,
+                raw_events.reasoning_tokens,
                 raw_events.event_count
             )
         ) as differs

@@ -7,6 +7,10 @@ months as (
         sum(monthly_token_usage.tokens) as tokens,
         sum(monthly_token_usage.input_tokens) as input_tokens,
         sum(monthly_token_usage.output_tokens) as output_tokens,
+        sum(monthly_token_usage.cache_read_tokens) as cache_read_tokens,
+        sum(monthly_token_usage.cache_write_tokens) as cache_write_tokens,
+        sum(monthly_token_usage.cache_write_long_tokens) as cache_write_long_tokens,
+        sum(monthly_token_usage.reasoning_tokens) as reasoning_tokens,
         sum(monthly_token_usage.event_count) as event_count
     from monthly_token_usage
     where
@@ -21,6 +25,10 @@ days as (
         sum(daily_token_usage.tokens) as tokens,
         sum(daily_token_usage.input_tokens) as input_tokens,
         sum(daily_token_usage.output_tokens) as output_tokens,
+        sum(daily_token_usage.cache_read_tokens) as cache_read_tokens,
+        sum(daily_token_usage.cache_write_tokens) as cache_write_tokens,
+        sum(daily_token_usage.cache_write_long_tokens) as cache_write_long_tokens,
+        sum(daily_token_usage.reasoning_tokens) as reasoning_tokens,
         sum(daily_token_usage.event_count) as event_count
     from daily_token_usage
     where
@@ -35,9 +43,23 @@ select
     count(*) filter (
         where
             row(
-                months.tokens, months.input_tokens, months.output_tokens, months.event_count
+                months.tokens,
+                months.input_tokens,
+                months.output_tokens,
+                months.cache_read_tokens,
+                months.cache_write_tokens,
+                months.cache_write_long_tokens,
+                months.reasoning_tokens,
+                months.event_count
             ) is distinct from row(
-                days.tokens, days.input_tokens, days.output_tokens, days.event_count
+                days.tokens,
+                days.input_tokens,
+                days.output_tokens,
+                days.cache_read_tokens,
+                days.cache_write_tokens,
+                days.cache_write_long_tokens,
+                days.reasoning_tokens,
+                days.event_count
             )
     ) as differing_tenants
 from months

@@ -46,7 +46,7 @@ def months(rows: Rows) -> Table:
     table = _table("Tokens a month, by who pays")
     table.add_column("month")
     table.add_column("tenant")
-    _add_numbers(table, "input", "output", "all tokens", "calls")
+    _add_numbers(table, "input", "from cache", "output", "all tokens", "calls")
     table.add_column("")
     most = max((_int(row, "tokens") for row in rows), default=0)
     before: object = None
@@ -57,7 +57,10 @@ def months(rows: Rows) -> Table:
         table.add_row(
             "" if month == before else f"{cast('date', month):%Y-%m}",
             str(row["tenant_id"]),
-            *(_number(row, name) for name in ("input_tokens", "output_tokens", "tokens")),
+            *(
+                _number(row, name)
+                for name in ("input_tokens", "cache_read_tokens", "output_tokens", "tokens")
+            ),
             _number(row, "event_count"),
             _bar(_int(row, "tokens"), most),
         )

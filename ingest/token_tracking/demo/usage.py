@@ -66,6 +66,8 @@ class Event(TypedDict, total=False):
     collection_id: str
     input_tokens: Required[int]
     output_tokens: int
+    provider: str
+    cache_read_tokens: int
     metadata: dict[str, object]
     occurred_at: Required[datetime]
 
@@ -91,7 +93,10 @@ class Agent:
 
 @dataclass(frozen=True)
 class Service:
-    """One kind of call; sizes are medians of log-normal distributions."""
+    """One kind of call; sizes are medians of log-normal distributions.
+
+    `cached` is the share of the input that the provider reads from its cache.
+    """
 
     name: str
     share: float
@@ -101,6 +106,7 @@ class Service:
     output_median: int | None  # None: an embedding has no output
     spread: float
     uses_agent: bool = False
+    cached: float = 0
 
 
 TENANTS: Final = (
@@ -137,7 +143,15 @@ AGENTS: Final = (
 SERVICES: Final = (
     Service("query", 0.40, "query", ("gpt-4o-mini", "gpt-4o"), 1400, 220, 0.7),
     Service(
-        "chat", 0.27, "chat", ("gpt-4o", "claude-sonnet-4", "gpt-4o-mini"), 900, 260, 0.9, True
+        "chat",
+        0.27,
+        "chat",
+        ("gpt-4o", "claude-sonnet-4", "gpt-4o-mini"),
+        900,
+        260,
+        0.9,
+        uses_agent=True,
+        cached=0.55,
     ),
     Service("search", 0.20, "vector_search", ("text-embedding-3-small",), 24, None, 0.6),
     Service("summary", 0.06, "summarize", ("claude-sonnet-4", "gpt-4o-mini"), 5200, 420, 0.8),
@@ -294,6 +308,9 @@ def _event(
     }
     if service.output_median is not None:
         event["output_tokens"] = _tokens(service.output_median, service.spread, chance)
+    event["provider"] = "anthropic" if event["model"].startswith("claude") else "openai"
+    if service.cached:
+        event["cache_read_tokens"] = round(service.cached * event["input_tokens"])
     return event
 
 

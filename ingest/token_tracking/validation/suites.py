@@ -511,7 +511,8 @@ ROLLUPS: Final = ("int_usage__hourly", *(mart.name for mart in MARTS))
 
 
 def _mart(mart: Mart) -> Suite:
-    sums = ["tokens", *(PART_FIELDS if mart.has_parts else []), "event_count"]
+    parts: tuple[str, ...] = PART_FIELDS if mart.has_parts else ()
+    sums = ["tokens", *parts, "event_count"]
     key = tuple(mart.grain)
     rules = (
         RowRule(

@@ -3,14 +3,15 @@
         'sum(' ~ relation ~ '.tokens)', relation ~ '.tenant_id', period
     ) }} as tokens,
 
-        {%- for part in token_parts() %}
-        coalesce(sum({{ relation }}.{{ part }}), 0)::bigint as {{ part }},
-        {%- endfor %}
-        {% if of_events -%}
-        count(*) as event_count
+        {%- for number in usage_numbers()[1:] %}
+        {% if number in token_parts() -%}
+        coalesce(sum({{ relation }}.{{ number }}), 0)::bigint
+        {%- elif of_events -%}
+        count(*)
         {%- else -%}
-        sum({{ relation }}.event_count)::bigint as event_count
-        {%- endif %}
+        sum({{ relation }}.event_count)::bigint
+        {%- endif %} as {{ number }}{{ "," if not loop.last }}
+        {%- endfor %}
 {%- endmacro %}
 
 

@@ -248,15 +248,16 @@ MISTAKES = [
         "parts are not added",
         directed.late_commit,
         REPLACE,
-        "output_tokens = kept.output_tokens + excluded.output_tokens",
-        "output_tokens = kept.output_tokens",
+        "{{ number }} = kept.{{ number }} + excluded.{{ number }}",
+        "{{ number }} = kept.{{ number }}"
+        "{{ ' + excluded.' ~ number if number != 'output_tokens' }}",
     ),
     Mistake.of(
         "events are not added",
         directed.late_commit,
         REPLACE,
-        "event_count = kept.event_count + excluded.event_count",
-        "event_count = kept.event_count",
+        "{{ number }} = kept.{{ number }} + excluded.{{ number }}",
+        "{{ number }} = kept.{{ number }}{{ ' + excluded.' ~ number if number != 'event_count' }}",
     ),
     Mistake.of(
         "a payer's change is logged the first time only",

@@ -21,6 +21,7 @@ import pytest
 from tests.support.loading import COUNT, REAL, load, plan
 from token_tracking.client.connection import Connection
 from token_tracking.errors import LoadError
+from token_tracking.event.fields import EVENT_FIELDS
 from token_tracking.event.kept import MAX_KEPT_BYTES
 from token_tracking.loading import sender as sender_module
 from token_tracking.loading.cells import columns_of, constants_of, instant_of, zone_of
@@ -153,6 +154,12 @@ def test_every_field_arrives(database, write):
         "collection_id": 'say "x"',
         "input_tokens": "4",
         "output_tokens": "007",
+        "cache_read_tokens": "1",
+        "cache_write_tokens": " 3",
+        "cache_write_long_tokens": "2",
+        "reasoning_tokens": "7",
+        "provider": " OpenAI",
+        "service_tier": "Batch ",
         "metadata": '{"document_ids": ["a", "b"], "share": 0.5, "text": "ü\\n"}',
         "occurred_at": "2025-03-04T05:06:07.1234567+02:00",
     }
@@ -164,14 +171,35 @@ def test_every_field_arrives(database, write):
     load(database, file, plan(constants=""))
     [row] = database.rows(
         "select tenant_id, tokens, token_type, operation, model, agent_id, conversation_id,"
-        " collection_id, input_tokens, output_tokens, metadata, occurred_at"
+        " collection_id, input_tokens, output_tokens, cache_read_tokens, cache_write_tokens,"
+        " cache_write_long_tokens, reasoning_tokens, provider, service_tier, metadata, occurred_at"
         " from token_tracking_raw.usage_events"
     )
+    assert {*values, "idempotency_key"} == set(EVENT_FIELDS)
     assert row == (
         *("acme", 12, "embedding", "batch", "m, with comma", "agent", "c", 'say "x"', 4, 7),
+        *(1, 3, 2, 7, "openai", "batch"),
         {"document_ids": ["a", "b"], "share": 0.5, "text": "ü\n"},
         datetime(2025, 3, 4, 3, 6, 7, 123456, UTC),
     )
+
+
+def test_columns_of_another_name_are_kinds_of_tokens(database, write):
+    text = "prompt,cached,completion,thoughts\n10,4,3,1\n10,11,3,0\n5,,2,\n"
+    how = plan(
+        "input_tokens=prompt,cache_read_tokens=cached,output_tokens=completion,"
+        "reasoning_tokens=thoughts",
+        "tenant_id=acme,provider=openai,service_tier=flex",
+    )
+    report = load(database, write(text), how).files[0]
+    assert (report.rows, report.refused) == (3, 1)
+    assert [problem.reason for problem in report.problems] == [
+        "input_tokens: less than cache_read_tokens + cache_write_tokens; must be at least as many"
+    ]
+    assert database.rows(
+        "select tokens, cache_read_tokens, reasoning_tokens, provider, service_tier"
+        " from token_tracking_raw.usage_events order by tokens"
+    ) == [(7, None, None, "openai", "flex"), (13, 4, 1, "openai", "flex")]
 
 
 def test_empty_cells_are_absent(database, write):

@@ -227,8 +227,9 @@ def _flush(spool: Spool, database: Connection, outcomes: Counter[Outcome]) -> No
         elif not spool.is_empty():
             Terminal().warn(
                 f"{spool.path.name}: of what is left, {aside.early:,} are more than 5 minutes "
-                f"ahead of the database's clock, {aside.locked:,} wait for a lock that another "
-                "transaction holds; others are named above"
+                "ahead of the database's clock or have fields that its older schema does not know, "
+                f"{aside.locked:,} wait for a lock that another transaction holds; others are "
+                "named above"
             )
     except SpoolError as error:
         Terminal().warn(str(error))

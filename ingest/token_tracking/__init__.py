@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         SettingsError,
         TokenTrackingError,
         UsageConflictError,
+        UsageNotFoundError,
     )
     from .event.keys import make_idempotency_key
     from .event.labels import (
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         TokenType,
     )
     from .event.usage_event import UsageEvent
+    from .responses.usage import ResponseUsage, usage_of
     from .tracker import TrackerStats, UsageTracker
 
 __all__ = [
@@ -68,6 +70,7 @@ __all__ = [
     "InvalidUsageError",
     "NotDurableError",
     "Operation",
+    "ResponseUsage",
     "SchemaError",
     "SettingsError",
     "TokenTrackingError",
@@ -76,6 +79,7 @@ __all__ = [
     "TrackerStats",
     "UsageConflictError",
     "UsageEvent",
+    "UsageNotFoundError",
     "UsageTracker",
     "configure",
     "default_tracker",
@@ -87,6 +91,7 @@ __all__ = [
     "track_token_usage",
     "track_token_usage_sync",
     "usage_context",
+    "usage_of",
     "void_usage",
     "void_usage_sync",
 ]
@@ -100,9 +105,11 @@ _MODULES: Final = {
         "SettingsError",
         "TokenTrackingError",
         "UsageConflictError",
+        "UsageNotFoundError",
     ),
     "event.usage_event": ("UsageEvent",),
     "event.keys": ("make_idempotency_key",),
+    "responses.usage": ("ResponseUsage", "usage_of"),
     "client.settings": ("TrackerSettings",),
     "tracker": ("TrackerStats", "UsageTracker"),
     "default": (

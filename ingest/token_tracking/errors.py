@@ -24,6 +24,15 @@ class InvalidUsageError(TokenTrackingError):
         super().__init__(reason)
 
 
+class UsageNotFoundError(InvalidUsageError):
+    """A response has no usage, or its form is unknown; `kind` is the name of its class."""
+
+    def __init__(self, kind: str, known_forms: str, faults: list[str] | None = None) -> None:
+        self.kind: str = kind
+        found = f" ({'; '.join(faults)})" if faults else ""
+        super().__init__(f"{kind}: no usage found{found}; known forms are {known_forms}")
+
+
 class UsageConflictError(TokenTrackingError):
     """The key was used with another payload; the first counts, this one is kept as a conflict."""
 

@@ -1,0 +1,1 @@
+"""Reads the usage out of providers' responses; imports no provider's library."""

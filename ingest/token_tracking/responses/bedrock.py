@@ -1,0 +1,39 @@
+"""Amazon Bedrock's Converse, and the metadata event of its streams."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from .counts import Counts, Reported, member, total_of
+
+
+def reported(response: object, usage: object) -> Reported:
+    """Return what the response reports; `inputTokens` is only what the cache has not.
+
+    The response does not name the model: it is the request's `modelId`.
+    """
+    counts = Counts()
+    uncached = counts.read(usage, "inputTokens")
+    read = counts.read(usage, "cacheReadInputTokens")
+    written = counts.read(usage, "cacheWriteInputTokens")
+    return Reported(
+        provider="aws.bedrock",
+        model=None,
+        response_id=member(member(response, "ResponseMetadata"), "RequestId"),
+        faults=counts.faults,
+        total=counts.read(usage, "totalTokens"),
+        input_tokens=None if uncached is None else total_of(uncached, read, written),
+        output_tokens=counts.read(usage, "outputTokens"),
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        cache_write_long_tokens=_long(counts, member(usage, "cacheDetails")),
+        service_tier=member(member(response, "serviceTier"), "type")
+        or member(member(response, "performanceConfig"), "latency"),
+    )
+
+
+def _long(counts: Counts, details: object) -> int | None:
+    if not isinstance(details, list):
+        return None
+    kept = [one for one in cast("list[object]", details) if member(one, "ttl") == "1h"]
+    return total_of(*[counts.read(one, "inputTokens") for one in kept])

@@ -1,0 +1,87 @@
+"""Reads members and counts of a response, which may be an object or a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal, NamedTuple, cast
+
+from ..event.fields import MAX_TOKENS
+from ..event.values import kind_of
+
+# Classes of which some libraries make a value that stands for an absent member.
+_ABSENT: Final = frozenset({"NotGiven", "Omit", "Unset"})
+
+
+def member(value: object, name: str) -> object:
+    """Return the member of an object or dictionary; None if it is absent."""
+    if type(value) is dict:
+        found = cast("dict[str, object]", value).get(name)
+    elif value is None:
+        return None
+    elif isinstance(value, Mapping):
+        found = cast("Mapping[str, object]", value).get(name)
+    else:
+        found = cast("object", getattr(value, name, None))
+    return None if type(found).__name__ in _ABSENT else found
+
+
+def first(*values: object) -> object:
+    """Return the first value that is present, else None."""
+    return next((value for value in values if value is not None), None)
+
+
+class Counts:
+    """Reads counts; a value that cannot be a count becomes None and a fault."""
+
+    __slots__ = ("faults",)
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def read(self, source: object, name: str, *spellings: str) -> int | None:
+        """Return the count of that name, or else of the first other spelling that is present."""
+        value = member(source, name)
+        for spelling in spellings:
+            if value is not None:
+                break
+            name, value = spelling, member(source, spelling)  # noqa: PLW2901
+        if type(value) is int and 0 <= value <= MAX_TOKENS:
+            return value
+        return None if value is None else self._converted(name, value)
+
+    def _converted(self, name: str, value: object) -> int | None:
+        # Cohere's counts are floats. A boolean is an integer to Python, but never a count.
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if 0 <= value <= MAX_TOKENS and value == int(value):
+                return int(value)
+            self.faults.append(f"{name} is no integer from 0 to {MAX_TOKENS}")
+        else:
+            self.faults.append(f"{name} is {kind_of(value)}")
+        return None
+
+
+def total_of(*parts: int | None) -> int | None:
+    """Return the sum of the parts that are known; None if none is."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
+
+
+class Reported(NamedTuple):
+    """What a response reports, before it is checked; the counts are inclusive, as in an event.
+
+    `faults` are values that cannot be counts, `missing` says what the response should tell.
+    """
+
+    provider: str | None
+    model: object
+    response_id: object
+    faults: list[str]
+    total: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_write_long_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    service_tier: object = None
+    token_type: Literal["llm", "embedding"] = "llm"

@@ -1,0 +1,90 @@
+"""Recognizes the form of a response by its members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, cast
+
+from . import (
+    anthropic,
+    bedrock,
+    cohere,
+    gemini,
+    langchain,
+    ollama,
+    openai_chat,
+    openai_responses,
+    opentelemetry,
+)
+from .counts import first, member
+
+if TYPE_CHECKING:
+    from .counts import Reported
+
+KNOWN_FORMS: Final = (
+    "OpenAI chat completions, responses and embeddings (Azure, Groq, Mistral, vLLM, LiteLLM), "
+    "Anthropic messages, Google Gemini, Bedrock Converse, Cohere, Ollama, LangChain messages, "
+    "OpenTelemetry GenAI span attributes"
+)
+# Where the last event of a stream holds the response or its usage.
+_HOLDERS: Final = ("response", "message", "delta", "metadata", "x_groq")
+
+
+def reported_by(response: object) -> Reported | None:
+    """Return what the response reports; None if it has no usage, or none of a known form."""
+    usage = member(response, "usage")
+    if usage is not None:
+        return _of_usage(response, usage)
+    usage = first(member(response, "usage_metadata"), member(response, "usageMetadata"))
+    if usage is not None:
+        if _has(usage, "input_tokens", "output_tokens"):
+            return langchain.reported(response, usage)
+        return gemini.reported(response, usage)
+    if isinstance(response, Mapping):
+        attributes = cast("Mapping[object, object]", response)
+        if opentelemetry.is_span(attributes):
+            return opentelemetry.reported(attributes)
+    if _has(response, "prompt_eval_count", "eval_count"):
+        return ollama.reported(response)
+    usage = member(response, "meta")
+    if _has(usage, "billed_units", "tokens"):
+        return cohere.reported(response, usage)
+    return _of_event(response)
+
+
+def _of_usage(response: object, usage: object) -> Reported | None:
+    if _has(usage, "prompt_tokens", "completion_tokens"):
+        return openai_chat.reported(response, usage)
+    if _has(usage, "input_tokens", "output_tokens"):
+        if _is_anthropic(response, usage):
+            return anthropic.reported(response, usage)
+        return openai_responses.reported(response, usage)
+    if _has(usage, "inputTokens", "outputTokens"):
+        return bedrock.reported(response, usage)
+    if _has(usage, "billed_units", "tokens"):
+        return cohere.reported(response, usage)
+    return None
+
+
+def _of_event(event: object) -> Reported | None:
+    for name in _HOLDERS:
+        held = member(event, name)
+        usage = member(held, "usage")
+        if usage is None:
+            continue
+        # A response inside an event has its own id; elsewhere the event has id and model.
+        return _of_usage(held if name in {"response", "message"} else event, usage)
+    return None
+
+
+def _is_anthropic(response: object, usage: object) -> bool:
+    kind = member(response, "type")
+    if isinstance(kind, str):
+        return kind.startswith("message")
+    return member(usage, "total_tokens") is None and _has(
+        usage, "cache_read_input_tokens", "cache_creation_input_tokens"
+    )
+
+
+def _has(source: object, name: str, other: str) -> bool:
+    return member(source, name) is not None or member(source, other) is not None

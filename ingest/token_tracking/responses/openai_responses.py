@@ -1,0 +1,29 @@
+"""OpenAI's responses, and the last event of their streams."""
+
+from __future__ import annotations
+
+from .counts import Counts, Reported, first, member
+from .providers import maker_of
+
+
+def reported(response: object, usage: object) -> Reported:
+    """Return what the response reports; input and output contain their parts."""
+    counts = Counts()
+    inside = first(member(usage, "input_tokens_details"), member(usage, "input_token_details"))
+    outside = first(member(usage, "output_tokens_details"), member(usage, "output_token_details"))
+    return Reported(
+        provider=maker_of(response),
+        model=member(response, "model"),
+        response_id=member(response, "id"),
+        faults=counts.faults,
+        total=counts.read(usage, "total_tokens"),
+        input_tokens=counts.read(usage, "input_tokens"),
+        output_tokens=counts.read(usage, "output_tokens"),
+        cache_read_tokens=counts.read(inside, "cached_tokens"),
+        cache_write_tokens=counts.read(inside, "cache_write_tokens"),
+        cache_write_long_tokens=counts.read(
+            member(inside, "cache_write_tokens_details"), "ttl_12h_tokens"
+        ),
+        reasoning_tokens=counts.read(outside, "reasoning_tokens"),
+        service_tier=member(response, "service_tier"),
+    )

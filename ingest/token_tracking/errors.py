@@ -25,12 +25,11 @@ class InvalidUsageError(TokenTrackingError):
 
 
 class UsageNotFoundError(InvalidUsageError):
-    """A response has no usage, or its form is unknown; `kind` is the name of its class."""
+    """A response has no usage that can be read; `kind` is the name of its class."""
 
-    def __init__(self, kind: str, known_forms: str, faults: list[str] | None = None) -> None:
+    def __init__(self, kind: str, problem: str, known_forms: str) -> None:
         self.kind: str = kind
-        found = f" ({'; '.join(faults)})" if faults else ""
-        super().__init__(f"{kind}: no usage found{found}; known forms are {known_forms}")
+        super().__init__(f"response ({kind}): {problem}; known forms are {known_forms}")
 
 
 class UsageConflictError(TokenTrackingError):

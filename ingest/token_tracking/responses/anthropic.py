@@ -4,56 +4,54 @@ from __future__ import annotations
 
 from typing import Final, cast
 
-from .counts import Counts, Reported, first, member, total_of
+from .counts import Counts, Reported, member
 
 _HOSTS: Final = {"msg_bdrk_": "aws.bedrock", "msg_vrtx_": "gcp.vertex_ai"}
 _READ: Final = "cache_read_input_tokens"
 _WRITTEN: Final = "cache_creation_input_tokens"
+_TIMES: Final = "cache_creation"  # the same tokens, by how long they are kept
+_SHORT: Final = "ephemeral_5m_input_tokens"
+_LONG: Final = "ephemeral_1h_input_tokens"
 
 
 def reported(response: object, usage: object) -> Reported:
     """Return what the message reports; its `input_tokens` is only what the cache has not."""
     counts = Counts()
+    steps = _steps(usage)
     # The totals leave out what compaction consumed, which is billed, too.
-    turns = [usage, *_compactions(usage)]
-    uncached = total_of(*[counts.read(turn, "input_tokens") for turn in turns])
-    read = total_of(*[counts.read(turn, _READ) for turn in turns])
-    written = total_of(*[counts.read(turn, _WRITTEN) for turn in turns])
-    times = [member(turn, "cache_creation") for turn in turns]
+    billed = [usage, *[step for step in steps if member(step, "type") == "compaction"]]
+
+    def added(name: str, inside: str | None = None) -> int | None:
+        holders = billed if inside is None else [member(one, inside) for one in billed]
+        return counts.sum(*[counts.read(one, name) for one in holders])
+
+    uncached, read, written = added("input_tokens"), added(_READ), added(_WRITTEN)
     if written is None:
-        names = ("ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
-        written = total_of(*[counts.read(time, name) for time in times for name in names])
-    response_id = first(member(response, "id"))
+        written = counts.sum(added(_SHORT, _TIMES), added(_LONG, _TIMES))
+    response_id = member(response, "id")
     tier = member(usage, "service_tier")
-    if tier in {None, "standard"}:
-        tier = member(usage, "speed")
     return Reported(
         provider=_host(response_id),
         model=member(response, "model"),
         response_id=response_id,
         faults=counts.faults,
-        input_tokens=None if uncached is None else total_of(uncached, read, written),
-        output_tokens=total_of(*[counts.read(turn, "output_tokens") for turn in turns]),
+        # In a stream, only the first event must tell the input.
+        input_tokens=None if uncached is None else counts.sum(uncached, read, written),
+        output_tokens=added("output_tokens"),
         cache_read_tokens=read,
         cache_write_tokens=written,
-        cache_write_long_tokens=total_of(
-            *[counts.read(time, "ephemeral_1h_input_tokens") for time in times]
-        ),
-        reasoning_tokens=total_of(
-            *[
-                counts.read(member(turn, "output_tokens_details"), "thinking_tokens")
-                for turn in turns
-            ]
-        ),
-        service_tier=tier,
+        cache_write_long_tokens=added(_LONG, _TIMES),
+        reasoning_tokens=added("thinking_tokens", "output_tokens_details"),
+        service_tier=member(usage, "speed") if tier is None or tier == "standard" else tier,
+        left_out="the tokens of an advisor, which is another model"
+        if any(member(step, "type") == "advisor_message" for step in steps)
+        else None,
     )
 
 
-def _compactions(usage: object) -> list[object]:
-    turns = member(usage, "iterations")
-    if not isinstance(turns, list):
-        return []
-    return [turn for turn in cast("list[object]", turns) if member(turn, "type") == "compaction"]
+def _steps(usage: object) -> list[object]:
+    steps = member(usage, "iterations")
+    return cast("list[object]", steps) if isinstance(steps, list) else []
 
 
 def _host(response_id: object) -> str:

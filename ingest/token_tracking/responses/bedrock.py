@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from .counts import Counts, Reported, member, total_of
+from .counts import Counts, Reported, member
 
 
 def reported(response: object, usage: object) -> Reported:
@@ -22,7 +22,7 @@ def reported(response: object, usage: object) -> Reported:
         response_id=member(member(response, "ResponseMetadata"), "RequestId"),
         faults=counts.faults,
         total=counts.read(usage, "totalTokens"),
-        input_tokens=None if uncached is None else total_of(uncached, read, written),
+        input_tokens=None if uncached is None else counts.sum(uncached, read, written),
         output_tokens=counts.read(usage, "outputTokens"),
         cache_read_tokens=read,
         cache_write_tokens=written,
@@ -36,4 +36,4 @@ def _long(counts: Counts, details: object) -> int | None:
     if not isinstance(details, list):
         return None
     kept = [one for one in cast("list[object]", details) if member(one, "ttl") == "1h"]
-    return total_of(*[counts.read(one, "inputTokens") for one in kept])
+    return counts.sum(*[counts.read(one, "inputTokens") for one in kept])

@@ -59,17 +59,16 @@ class Counts:
             self.faults.append(f"{name} is {kind_of(value)}")
         return None
 
-
-def total_of(*parts: int | None) -> int | None:
-    """Return the sum of the parts that are known; None if none is."""
-    known = [part for part in parts if part is not None]
-    return sum(known) if known else None
+    def sum(self, *parts: int | None) -> int | None:
+        """Return the sum of the parts that are present; None if none is, or one was no count."""
+        present = [part for part in parts if part is not None]
+        return sum(present) if present and not self.faults else None
 
 
 class Reported(NamedTuple):
     """What a response reports, before it is checked; the counts are inclusive, as in an event.
 
-    `faults` are values that cannot be counts, `missing` says what the response should tell.
+    `faults` are the values that cannot be counts, `left_out` is what the counts do not contain.
     """
 
     provider: str | None
@@ -85,3 +84,4 @@ class Reported(NamedTuple):
     reasoning_tokens: int | None = None
     service_tier: object = None
     token_type: Literal["llm", "embedding"] = "llm"
+    left_out: str | None = None

@@ -26,12 +26,13 @@ KNOWN_FORMS: Final = (
     "Anthropic messages, Google Gemini, Bedrock Converse, Cohere, Ollama, LangChain messages, "
     "OpenTelemetry GenAI span attributes"
 )
-# Where the last event of a stream holds the response or its usage.
-_HOLDERS: Final = ("response", "message", "delta", "metadata", "x_groq")
-
 
 def reported_by(response: object) -> Reported | None:
     """Return what the response reports; None if it has no usage, or none of a known form."""
+    return _of_response(response) or _of_event(response)
+
+
+def _of_response(response: object) -> Reported | None:
     usage = member(response, "usage")
     if usage is not None:
         return _of_usage(response, usage)
@@ -49,7 +50,7 @@ def reported_by(response: object) -> Reported | None:
     usage = member(response, "meta")
     if _has(usage, "billed_units", "tokens"):
         return cohere.reported(response, usage)
-    return _of_event(response)
+    return None
 
 
 def _of_usage(response: object, usage: object) -> Reported | None:
@@ -67,13 +68,20 @@ def _of_usage(response: object, usage: object) -> Reported | None:
 
 
 def _of_event(event: object) -> Reported | None:
-    for name in _HOLDERS:
+    """Return what the last event of a stream reports."""
+    for name in ("response", "message"):  # OpenAI's responses; LangChain's generations
         held = member(event, name)
-        usage = member(held, "usage")
-        if usage is None:
-            continue
-        # A response inside an event has its own id; elsewhere the event has id and model.
-        return _of_usage(held if name in {"response", "message"} else event, usage)
+        found = None if held is None else _of_response(held)
+        if found is not None:
+            return found
+    held = member(event, "metadata")  # Bedrock's
+    usage = member(held, "usage")
+    if usage is not None:
+        return _of_usage(held, usage)
+    for name in ("delta", "x_groq"):  # Cohere's, Groq's
+        usage = member(member(event, name), "usage")
+        if usage is not None:
+            return _of_usage(event, usage)
     return None
 
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from .counts import Counts, Reported, first, member, total_of
+from .counts import Counts, Reported, first, member
 
+_OUTPUT: Final = (
+    "candidates_token_count",
+    "candidatesTokenCount",
+    "response_token_count",  # of live sessions
+    "responseTokenCount",
+)
 _TIERS: Final = {
     "on_demand": None,
     "on_demand_flex": "flex",
@@ -18,13 +24,15 @@ def reported(response: object, usage: object) -> Reported:
     """Return what the response reports: thoughts stand beside the output, tool use beside input."""
     counts = Counts()
     thoughts = counts.read(usage, "thoughts_token_count", "thoughtsTokenCount")
-    input_tokens = total_of(
+    input_tokens = counts.sum(
         counts.read(usage, "prompt_token_count", "promptTokenCount"),
         counts.read(usage, "tool_use_prompt_token_count", "toolUsePromptTokenCount"),
     )
-    output_tokens = total_of(
-        counts.read(usage, "candidates_token_count", "candidatesTokenCount"), thoughts
+    output_tokens = counts.sum(
+        counts.read(usage, *_OUTPUT), thoughts
     )
+    if output_tokens is None and input_tokens is not None and not counts.faults:
+        output_tokens = 0  # JSON of protocol buffers leaves out zeros
     traffic = first(member(usage, "traffic_type"), member(usage, "trafficType"))
     return Reported(
         # Only Vertex AI tells the type of traffic.
@@ -34,19 +42,19 @@ def reported(response: object, usage: object) -> Reported:
         faults=counts.faults,
         total=counts.read(usage, "total_token_count", "totalTokenCount"),
         input_tokens=input_tokens,
-        # JSON of protocol buffers leaves out zeros, so no output is no count.
-        output_tokens=0 if output_tokens is None and input_tokens is not None else output_tokens,
+        output_tokens=output_tokens,
         cache_read_tokens=counts.read(
             usage, "cached_content_token_count", "cachedContentTokenCount"
         ),
         cache_write_tokens=None if input_tokens is None else 0,
         reasoning_tokens=thoughts,
-        service_tier=_tier(traffic) or first(member(usage, "service_tier")),
+        service_tier=_tier(traffic)
+        or first(member(usage, "service_tier"), member(usage, "serviceTier")),
     )
 
 
 def _tier(traffic: object) -> str | None:
-    # An enum of the library is a str, too, whose value is the name in the API.
-    name = member(traffic, "value") or traffic
-    text = name.lower() if isinstance(name, str) else None
-    return None if text is None else _TIERS.get(text, text)
+    if not isinstance(traffic, str):
+        return None
+    text = str.__str__(traffic).lower()  # the library's enum is a str, too
+    return _TIERS.get(text, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .counts import Counts, Reported, first, member, total_of
+from .counts import Counts, Reported, first, member
 from .providers import text_of_name
 
 
@@ -18,7 +18,7 @@ def reported(message: object, usage: object) -> Reported:
     written = counts.read(inside, "cache_creation", f"{before}cache_creation")
     long = counts.read(inside, "ephemeral_1h_input_tokens")
     if not written:  # where these two are known, the sum of both is left out
-        times = total_of(counts.read(inside, "ephemeral_5m_input_tokens"), long)
+        times = counts.sum(counts.read(inside, "ephemeral_5m_input_tokens"), long)
         written = written if times is None else times
     return Reported(
         provider=text_of_name(first(member(about, "model_provider"), member(about, "provider"))),

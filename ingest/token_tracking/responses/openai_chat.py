@@ -5,12 +5,8 @@ The input contains what was read from and written to the cache, and the output t
 
 from __future__ import annotations
 
-from typing import Final
-
-from .counts import Counts, Reported, first, member, total_of
+from .counts import Counts, Reported, first, member
 from .providers import maker_of
-
-_AZURE: Final = "azure.ai.openai"
 
 
 def reported(response: object, usage: object) -> Reported:
@@ -35,11 +31,11 @@ def reported(response: object, usage: object) -> Reported:
     if (
         reasoning
         and total is not None
-        and total != total_of(input_tokens, output_tokens)
-        and total == total_of(input_tokens, output_tokens, reasoning)
+        and total != counts.sum(input_tokens, output_tokens)
+        and total == counts.sum(input_tokens, output_tokens, reasoning)
     ):
-        # xAI reports the reasoning beside the output; its total shows that.
-        output_tokens = total_of(output_tokens, reasoning)
+        # xAI reports the reasoning beside the output, and its total shows that.
+        output_tokens = counts.sum(output_tokens, reasoning)
     return Reported(
         provider=_provider(response, usage),
         model=member(response, "model"),
@@ -67,11 +63,10 @@ def _long(counts: Counts, inside: object) -> int | None:
 
 def _provider(response: object, usage: object) -> str | None:
     maker = maker_of(response)
-    if maker == "openai" or type(response) is dict:
-        if member(response, "x_groq") is not None:
-            return "groq"
-        if member(response, "prompt_filter_results") is not None:
-            return _AZURE
-        if member(usage, "prompt_cache_hit_tokens") is not None:
-            return "deepseek"
-    return maker
+    if maker != "openai":
+        return maker
+    if member(response, "x_groq") is not None:
+        return "groq"
+    if member(response, "prompt_filter_results") is not None:
+        return "azure.ai.openai"
+    return "openai" if member(usage, "prompt_cache_hit_tokens") is None else "deepseek"

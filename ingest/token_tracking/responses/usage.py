@@ -69,8 +69,9 @@ def usage_of(
 
     """
     reported = reported_by(response)
+    kind = type(response).__name__
     if reported is None:
-        raise UsageNotFoundError(type(response).__name__, KNOWN_FORMS)
+        raise UsageNotFoundError(kind, "no usage of a known form", KNOWN_FORMS)
     parts = _Parts(
         reported.input_tokens,
         reported.output_tokens,
@@ -79,35 +80,31 @@ def usage_of(
         reported.cache_write_long_tokens,
         reported.reasoning_tokens,
     )
-    known = [part for part in parts[:2] if part is not None]
-    tokens = reported.total or (sum(known) if known else reported.total)
+    tokens, faults = _total(reported), reported.faults
     if tokens is None or tokens > MAX_TOKENS:
-        raise UsageNotFoundError(type(response).__name__, KNOWN_FORMS, reported.faults)
-    note = "; ".join(reported.faults) or _contradiction(parts, tokens)
-    if note is not None:
-        note = f"only the total is kept: {note}"
+        problem = "; ".join(faults) or f"not told, or above {MAX_TOKENS}"
+        raise UsageNotFoundError(kind, f"the total is unknown: {problem}", KNOWN_FORMS)
+    contradiction = "; ".join(dict.fromkeys(faults)) or _contradiction(parts, tokens)
+    if contradiction is not None:
+        note = f"only the total is kept: {contradiction}"
         parts = _NO_PARTS
-    elif len(known) == 1:
-        parts, note = _completed(parts, tokens, told=bool(reported.total))
+    else:
+        parts, note = _completed(parts, tokens, is_told=bool(reported.total))
+    if reported.left_out is not None:
+        note = f"{'' if note is None else note + '; '}not counted: {reported.left_out}"
     usage = ResponseUsage(
         text_of_name(provider) or reported.provider,
         _text(model) or _text(reported.model),
         _text(reported.response_id),
-        _tier(reported),
+        _tier(reported.service_tier),
         reported.token_type,
         tokens,
         *parts,
         note,
     )
     if note is not None:
-        complaints.log(
-            logger,
-            logging.WARNING,
-            "usage of a response of %s (%s): %s",
-            usage.provider,
-            usage.model,
-            note,
-        )
+        message = "usage of a response of %s (%s): %s"
+        complaints.log(logger, logging.WARNING, message, usage.provider, usage.model, note)
     return usage
 
 
@@ -123,42 +120,55 @@ class _Parts(NamedTuple):
 _NO_PARTS: Final = _Parts(None, None, None, None, None, None)
 
 
+def _total(reported: Reported) -> int | None:
+    """Return the response's total, or else the sum of input and output, if that is certain."""
+    if reported.total:
+        return reported.total
+    known = [n for n in (reported.input_tokens, reported.output_tokens) if n is not None]
+    if not known:
+        return reported.total
+    return sum(known) if len(known) == 2 or not reported.faults else None
+
+
 def _contradiction(parts: _Parts, tokens: int) -> str | None:
-    given, made, read, written, long, reasoning = parts
+    given, made = parts.input_tokens, parts.output_tokens
     if given is not None and made is not None and given + made != tokens:
         return f"input {given} + output {made} are not the total {tokens}"
     if (given or 0) + (made or 0) > tokens:
-        return f"input {given} or output {made} is above the total {tokens}"
-    if given is None and (read or written):
-        return "tokens of the cache without an input"
-    if (read or 0) + (written or 0) > (given or 0):
-        return f"cache read {read or 0} + cache write {written or 0} are above the input {given}"
-    if (long or 0) > (written or 0):
-        return f"long cache write {long} is above the cache write {written}"
-    if (reasoning or 0) > (made or 0):
-        return f"reasoning {reasoning} is above the output {made}"
+        return f"input {given} + output {made} are above the total {tokens}"
+    read, written = parts.cache_read_tokens or 0, parts.cache_write_tokens or 0
+    if read + written > (given or 0):
+        return f"cache read {read} + cache write {written} are above the input {given}"
+    if (parts.cache_write_long_tokens or 0) > written:
+        return f"long cache write {parts.cache_write_long_tokens} is above cache write {written}"
+    if (parts.reasoning_tokens or 0) > (made or 0):
+        return f"reasoning {parts.reasoning_tokens} is above the output {made}"
     return None
 
 
-def _completed(parts: _Parts, tokens: int, *, told: bool) -> tuple[_Parts, str | None]:
-    """Return the parts of a response that tells only one of input and output."""
-    is_output_missing = parts.output_tokens is None
-    missing = "output_tokens" if is_output_missing else "input_tokens"
-    if told and tokens == (parts.input_tokens if is_output_missing else parts.output_tokens):
-        parts = parts._replace(**{missing: 0})
-        return parts, None
-    # A part, be it 0, needs its whole.
-    if is_output_missing:
-        parts = parts._replace(reasoning_tokens=None)
-    else:
-        parts = parts._replace(
-            cache_read_tokens=None, cache_write_tokens=None, cache_write_long_tokens=None
-        )
-    return parts, f"the response does not tell its {missing}"
+def _completed(parts: _Parts, tokens: int, *, is_told: bool) -> tuple[_Parts, str | None]:
+    """Return the parts, each with its whole, and what the response should have told."""
+    given, made, read, written, long, reasoning = parts
+    if is_told and made is None and given == tokens:
+        made = 0
+    if is_told and given is None and made == tokens:
+        given = 0
+    note = None
+    if given is None:
+        note = "the response does not tell its input tokens"
+        read = written = None
+    if written is None:
+        long = None
+    if made is None:
+        note = "the response does not tell its output tokens"
+        reasoning = None
+    if given is None and made is None:
+        note = "the response tells only its total"
+    return _Parts(given, made, read, written, long, reasoning), note
 
 
-def _tier(reported: Reported) -> str | None:
-    tier = _text(reported.service_tier)
+def _tier(value: object) -> str | None:
+    tier = _text(value)
     tier = None if tier is None else tier.lower()
     return None if tier in _USUAL_TIERS else tier
 

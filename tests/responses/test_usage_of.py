@@ -1,0 +1,454 @@
+"""`usage_of`: what each form counts as what, public faults, and responses that contradict."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support.responses import (
+    CHAT_USAGE,
+    CLAUDE,
+    CONVERSE_USAGE,
+    FORMS,
+    GEMINI,
+    GEMINI_USAGE,
+    GPT,
+    MESSAGE_USAGE,
+    Case,
+    chat,
+    chunk,
+    converse,
+    generated,
+    message,
+    responded,
+    used,
+)
+from token_tracking import InvalidUsageError, UsageNotFoundError, usage_of
+from token_tracking.client.logs import speaker
+from token_tracking.event.fields import MAX_TOKENS
+
+
+def as_object(value: Any) -> Any:
+    """Return JSON as plain objects with attributes."""
+    if isinstance(value, dict):
+        return SimpleNamespace(**{name: as_object(member) for name, member in value.items()})
+    return [as_object(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_each_form_is_read(name: str):
+    response, usage = FORMS[name]
+    assert usage_of(response) == usage
+
+
+@pytest.mark.parametrize("name", [name for name, case in FORMS.items() if "." not in "".join(case.response)])
+def test_attributes_are_read_like_members(name: str):
+    response, usage = FORMS[name]
+    assert usage_of(as_object(response)) == usage
+
+
+# Classes of faults that public tools had, with the right value.
+FAULTS = {
+    "an inclusive total and its cached subset are not added": Case(
+        chat({**CHAT_USAGE, "cache_read_input_tokens": 1920, "cache_creation_input_tokens": 50}),
+        used("openai", GPT, "chatcmpl-1", 2306, 2006, 300, read=1920, written=50, reasoning=192),
+    ),
+    "both spellings of a cache write are one": Case(
+        chat(
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 10,
+                "total_tokens": 110,
+                "prompt_tokens_details": {
+                    "cache_write_tokens": 60,
+                    "cache_creation_tokens": 60,
+                    "cache_creation_token_details": {
+                        "ephemeral_5m_input_tokens": 20,
+                        "ephemeral_1h_input_tokens": 40,
+                    },
+                },
+                "cache_creation_input_tokens": 60,
+            }
+        ),
+        used("openai", GPT, "chatcmpl-1", 110, 100, 10, written=60, long=40),
+    ),
+    "Anthropic's input is exclusive": Case(
+        message({"input_tokens": 3, "output_tokens": 7, "cache_read_input_tokens": 5000}),
+        used("anthropic", CLAUDE, "msg_01", 5010, 5003, 7, read=5000),
+    ),
+    "Bedrock's input is exclusive": Case(
+        converse({**CONVERSE_USAGE, "cacheDetails": []}),
+        used("aws.bedrock", None, "request-1", 1430, 1340, 90, read=1000, written=300),
+    ),
+    "Bedrock's cache write inside the input contradicts its total": Case(
+        converse(
+            {"inputTokens": 400, "outputTokens": 90, "totalTokens": 490, "cacheWriteInputTokens": 300}
+        ),
+        used(
+            "aws.bedrock",
+            None,
+            "request-1",
+            490,
+            note="only the total is kept: input 700 + output 90 are not the total 490",
+        ),
+    ),
+    "the last event of a stream is cumulative": Case(
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn"},
+            "usage": {
+                "input_tokens": 40,
+                "cache_read_input_tokens": 1000,
+                "cache_creation_input_tokens": 300,
+                "output_tokens": 90,
+            },
+        },
+        used("anthropic", None, None, 1430, 1340, 90, read=1000, written=300),
+    ),
+    "a stream's last event without the input says so": Case(
+        {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 90}},
+        used(
+            "anthropic",
+            None,
+            None,
+            90,
+            None,
+            90,
+            note="the response does not tell its input tokens",
+        ),
+    ),
+    "a compatible server's last chunk has choices": Case(
+        chat({**CHAT_USAGE}, object="chat.completion.chunk"),
+        used("openai", GPT, "chatcmpl-1", 2306, 2006, 300, read=1920, written=50, reasoning=192),
+    ),
+    "Gemini's thoughts are output": Case(
+        generated({"promptTokenCount": 10, "thoughtsTokenCount": 70, "totalTokenCount": 80}),
+        used("gcp.gemini", GEMINI, "resp-1", 80, 10, 70, written=0, reasoning=70),
+    ),
+    "Gemini's thoughts inside the candidates contradict the total": Case(
+        generated(
+            {
+                "promptTokenCount": 10,
+                "candidatesTokenCount": 100,
+                "thoughtsTokenCount": 70,
+                "totalTokenCount": 110,
+            }
+        ),
+        used(
+            "gcp.gemini",
+            GEMINI,
+            "resp-1",
+            110,
+            note="only the total is kept: input 10 + output 170 are not the total 110",
+        ),
+    ),
+    "Gemini omits zeros": Case(
+        generated({"promptTokenCount": 10, "totalTokenCount": 10}),
+        used("gcp.gemini", GEMINI, "resp-1", 10, 10, 0, written=0),
+    ),
+    "reasoning beside the output is added where the total has it": Case(
+        chat(
+            {
+                "prompt_tokens": 32,
+                "completion_tokens": 9,
+                "total_tokens": 135,
+                "completion_tokens_details": {"reasoning_tokens": 94},
+            },
+            model="grok-4",
+        ),
+        used("openai", "grok-4", "chatcmpl-1", 135, 32, 103, reasoning=94),
+    ),
+    "Anthropic's compaction is beside the totals": Case(
+        message(
+            {
+                "input_tokens": 23_000,
+                "output_tokens": 1000,
+                "iterations": [
+                    {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3500},
+                    {"type": "message", "input_tokens": 23_000, "output_tokens": 1000},
+                ],
+            }
+        ),
+        used("anthropic", CLAUDE, "msg_01", 207_500, 203_000, 4500),
+    ),
+    "Anthropic's advisor is another model": Case(
+        message(
+            {
+                "input_tokens": 10,
+                "output_tokens": 5,
+                "iterations": [
+                    {"type": "message", "input_tokens": 10, "output_tokens": 5},
+                    {"type": "advisor_message", "input_tokens": 900, "output_tokens": 50},
+                ],
+            }
+        ),
+        used(
+            "anthropic",
+            CLAUDE,
+            "msg_01",
+            15,
+            10,
+            5,
+            note="not counted: the tokens of an advisor, which is another model",
+        ),
+    ),
+    "LangChain's cache writes by lifetime are in no other part": Case(
+        {
+            "usage_metadata": {
+                "input_tokens": 350,
+                "output_tokens": 40,
+                "total_tokens": 390,
+                "input_token_details": {
+                    "cache_creation": 0,
+                    "cache_read": 50,
+                    "ephemeral_5m_input_tokens": 120,
+                    "ephemeral_1h_input_tokens": 80,
+                },
+            }
+        },
+        used(None, None, None, 390, 350, 40, read=50, written=200, long=80),
+    ),
+    "LangChain names the parts after OpenAI's tier": Case(
+        {
+            "usage_metadata": {
+                "input_tokens": 350,
+                "output_tokens": 40,
+                "total_tokens": 390,
+                "input_token_details": {"flex_cache_read": 100, "flex": 250},
+                "output_token_details": {"flex_reasoning": 30, "flex": 10},
+            },
+            "response_metadata": {"service_tier": "flex", "model_provider": "openai"},
+        },
+        used("openai", None, None, 390, 350, 40, read=100, reasoning=30, tier="flex"),
+    ),
+    "Ollama tells no input of a cached prompt": Case(
+        {"model": "llama3.3", "done": True, "eval_count": 9},
+        used(
+            "ollama",
+            "llama3.3",
+            None,
+            9,
+            None,
+            9,
+            note="the response does not tell its input tokens",
+        ),
+    ),
+    "details beside the totals are not added": Case(
+        {
+            "gen_ai.usage.input_tokens": 20,
+            "gen_ai.usage.output_tokens": 5,
+            "gen_ai.usage.details.input_tokens": 20,
+            "gen_ai.usage.details.output_tokens": 5,
+            "gen_ai.usage.details.cache_read_tokens": 16,
+            "gen_ai.usage.cost": 0.5,
+        },
+        used(None, None, None, 25, 20, 5, read=16),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_public_faults_are_not_repeated(name: str):
+    response, usage = FAULTS[name]
+    assert usage_of(response) == usage
+
+
+# What contradicts itself keeps its total.
+CONTRADICTIONS = {
+    "a total above the sum": (
+        {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 20},
+        20,
+        "input 10 + output 5 are not the total 20",
+    ),
+    "a total below the sum": (
+        {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 12},
+        12,
+        "input 10 + output 5 are not the total 12",
+    ),
+    "one whole above the total": (
+        {"prompt_tokens": 10, "total_tokens": 9},
+        9,
+        "input 10 + output None are above the total 9",
+    ),
+    "more cached than input": (
+        {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 11}},
+        15,
+        "cache read 11 + cache write 0 are above the input 10",
+    ),
+    "cache read and write above the input": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "prompt_tokens_details": {"cached_tokens": 6, "cache_write_tokens": 5},
+        },
+        15,
+        "cache read 6 + cache write 5 are above the input 10",
+    ),
+    "a long write above the write": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "prompt_tokens_details": {
+                "cache_write_tokens": 5,
+                "cache_write_tokens_details": {"ttl_12h_tokens": 6},
+            },
+        },
+        15,
+        "long cache write 6 is above cache write 5",
+    ),
+    "more reasoning than output": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "total_tokens": 15,
+            "completion_tokens_details": {"reasoning_tokens": 6},
+        },
+        15,
+        "reasoning 6 is above the output 5",
+    ),
+    "a negative count": (
+        {"prompt_tokens": -10, "completion_tokens": 5, "total_tokens": 15},
+        15,
+        f"prompt_tokens is no integer from 0 to {MAX_TOKENS}",
+    ),
+    "a fraction": (
+        {"prompt_tokens": 9.5, "completion_tokens": 5, "total_tokens": 15},
+        15,
+        f"prompt_tokens is no integer from 0 to {MAX_TOKENS}",
+    ),
+    "text": (
+        {"prompt_tokens": 10, "completion_tokens": "secret", "total_tokens": 15},
+        15,
+        "completion_tokens is a string",
+    ),
+    "a total that is no count": (
+        {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": True},
+        15,
+        "total_tokens is a boolean",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_contradiction_keeps_only_the_total(name: str, caplog: pytest.LogCaptureFixture):
+    reported, tokens, why = CONTRADICTIONS[name]
+    note = f"only the total is kept: {why}"
+    with caplog.at_level(logging.WARNING, "token_tracking.responses.usage"):
+        usage = usage_of(chat(reported))
+        speaker.finish()
+    assert usage == used("openai", GPT, "chatcmpl-1", tokens, note=note)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"usage of a response of openai ({GPT}): {note}"
+    ]
+
+
+def test_a_total_of_zero_counts_as_missing():
+    usage = usage_of(chat({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 0}))
+    assert usage == used("openai", GPT, "chatcmpl-1", 15, 10, 5)
+
+
+def test_a_total_alone_is_kept():
+    usage = usage_of({"gen_ai.usage.total_tokens": 7, "gen_ai.usage.input_tokens.cached": 0})
+    assert usage[5:-1] == (7, None, None, None, None, None, None)
+    assert usage.note == "the response tells only its total"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        None,
+        "text",
+        {},
+        {"usage": {}},
+        {"usage": "none"},
+        [],
+        chat(None),
+        chunk(None),
+        responded(None, status="in_progress"),
+        {"usage": {"search_units": 1}},
+        {"id": "r1", "results": [], "meta": {"billed_units": {"search_units": 1.0}}},
+        chat({"prompt_tokens": "x", "completion_tokens": 5}),
+        chat({"prompt_tokens": MAX_TOKENS, "completion_tokens": 1}),
+        message({"input_tokens": 5, "cache_read_input_tokens": -1, "output_tokens": 5}),
+        {"gen_ai.operation.name": "invoke_agent", "gen_ai.usage.input_tokens": 20},
+        {"openinference.span.kind": "AGENT", "llm.token_count.total": 20},
+    ],
+)
+def test_no_usage_is_an_error_that_teaches(response: object):
+    with pytest.raises(UsageNotFoundError) as caught:
+        usage_of(response)
+    told = str(caught.value)
+    assert told.startswith(f"response ({type(response).__name__}): ")
+    assert "known forms are OpenAI chat completions" in told
+    assert isinstance(caught.value, InvalidUsageError)
+    assert not caught.value.retryable
+
+
+def test_the_caller_supplies_what_is_not_told():
+    told = usage_of(converse(CONVERSE_USAGE), model="anthropic.claude-sonnet-4-5-v1:0")
+    assert told.model == "anthropic.claude-sonnet-4-5-v1:0"
+    told = usage_of(chat(CHAT_USAGE), provider="vLLM", model="my/model")
+    assert (told.provider, told.model) == ("vllm", "my/model")
+    assert usage_of(chat(CHAT_USAGE), provider="azure").provider == "azure.ai.openai"
+
+
+@pytest.mark.parametrize(
+    ("told", "tier"),
+    [
+        (None, None),
+        ("auto", None),
+        ("default", None),
+        ("on_demand", None),
+        ("Standard", None),
+        ("flex", "flex"),
+        ("Priority", "priority"),
+        (7, None),
+        ({"a": 1}, None),
+    ],
+)
+def test_the_usual_tier_is_none(told: object, tier: str | None):
+    assert usage_of(chat(CHAT_USAGE, service_tier=told)).service_tier == tier
+    assert usage_of(message({**MESSAGE_USAGE, "service_tier": told})).service_tier == tier
+
+
+@pytest.mark.parametrize("odd", ["", " ", "a\nb", "nul\0", "\ud800", "x" * 256, 7, ["gpt"], None])
+def test_texts_that_an_event_cannot_have_are_left_out(odd: object):
+    usage = usage_of(chat(CHAT_USAGE, model=odd, id=odd))
+    assert (usage.model, usage.response_id) == (None, None)
+
+
+def test_a_generation_holds_a_message():
+    """As LangChain's callbacks have it."""
+    response, usage = FORMS["LangChain"]
+    assert usage_of({"text": "Hello", "message": response}) == usage
+
+
+def test_no_providers_library_is_imported():
+    code = (
+        "import sys\nbefore = set(sys.modules)\n"
+        "import token_tracking\n"
+        "token_tracking.usage_of({'usage': {'prompt_tokens': 1, 'completion_tokens': 1}})\n"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "              - set(sys.stdlib_module_names)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["token_tracking"]
+
+
+def test_gemini_spells_both_ways():
+    names = {
+        "promptTokenCount": "prompt_token_count",
+        "cachedContentTokenCount": "cached_content_token_count",
+        "toolUsePromptTokenCount": "tool_use_prompt_token_count",
+        "candidatesTokenCount": "candidates_token_count",
+        "thoughtsTokenCount": "thoughts_token_count",
+        "totalTokenCount": "total_token_count",
+    }
+    snake = {names[name]: GEMINI_USAGE[name] for name in names}
+    told = {"usage_metadata": snake, "model_version": GEMINI, "response_id": "resp-1"}
+    assert usage_of(told) == FORMS["Gemini"].usage

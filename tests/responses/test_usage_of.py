@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import ROOT
 from tests.support.responses import (
     CHAT_USAGE,
     CLAUDE,
@@ -452,3 +454,11 @@ def test_gemini_spells_both_ways():
     snake = {names[name]: GEMINI_USAGE[name] for name in names}
     told = {"usage_metadata": snake, "model_version": GEMINI, "response_id": "resp-1"}
     assert usage_of(told) == FORMS["Gemini"].usage
+
+
+def test_the_documents_example_runs():
+    document = (ROOT / "docs" / "providers.md").read_text("utf-8")
+    examples = re.findall("^```python run\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    assert examples
+    for example in examples:
+        exec(example, {})

@@ -44,7 +44,9 @@ def keeps_the_rules(response: object) -> None:
     except UsageNotFoundError:
         return
     counts = usage[5:12]
-    assert all(count is None or (type(count) is int and 0 <= count <= MAX_TOKENS) for count in counts)
+    assert all(
+        count is None or (type(count) is int and 0 <= count <= MAX_TOKENS) for count in counts
+    )
     tokens, given_tokens, made, read, written, long, reasoning = counts
     assert (given_tokens or 0) + (made or 0) <= tokens
     assert (read or 0) + (written or 0) <= (given_tokens or 0)
@@ -87,9 +89,26 @@ def test_odd_values_never_raise_another_error(name: str, data: st.DataObject):
         ODD,
         lambda inner: st.dictionaries(
             st.sampled_from(
-                ["usage", "usage_metadata", "meta", "response", "delta", "x_groq", "input_tokens",
-                 "prompt_tokens", "inputTokens", "iterations", "cache_creation", "tokens", "type",
-                 "billed_units", "prompt_tokens_details", "id", "model", "service_tier"]
+                [
+                    "usage",
+                    "usage_metadata",
+                    "meta",
+                    "response",
+                    "delta",
+                    "x_groq",
+                    "input_tokens",
+                    "prompt_tokens",
+                    "inputTokens",
+                    "iterations",
+                    "cache_creation",
+                    "tokens",
+                    "type",
+                    "billed_units",
+                    "prompt_tokens_details",
+                    "id",
+                    "model",
+                    "service_tier",
+                ]
             ),
             inner | st.lists(inner, max_size=2),
         ),

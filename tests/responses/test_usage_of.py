@@ -48,7 +48,9 @@ def test_each_form_is_read(name: str):
     assert usage_of(response) == usage
 
 
-@pytest.mark.parametrize("name", [name for name, case in FORMS.items() if "." not in "".join(case.response)])
+@pytest.mark.parametrize(
+    "name", [name for name, case in FORMS.items() if "." not in "".join(case.response)]
+)
 def test_attributes_are_read_like_members(name: str):
     response, usage = FORMS[name]
     assert usage_of(as_object(response)) == usage
@@ -89,7 +91,12 @@ FAULTS = {
     ),
     "Bedrock's cache write inside the input contradicts its total": Case(
         converse(
-            {"inputTokens": 400, "outputTokens": 90, "totalTokens": 490, "cacheWriteInputTokens": 300}
+            {
+                "inputTokens": 400,
+                "outputTokens": 90,
+                "totalTokens": 490,
+                "cacheWriteInputTokens": 300,
+            }
         ),
         used(
             "aws.bedrock",
@@ -278,7 +285,11 @@ CONTRADICTIONS = {
         "input 10 + output None are above the total 9",
     ),
     "more cached than input": (
-        {"prompt_tokens": 10, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 11}},
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "prompt_tokens_details": {"cached_tokens": 11},
+        },
         15,
         "cache read 11 + cache write 0 are above the input 10",
     ),

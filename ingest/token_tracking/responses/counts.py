@@ -44,7 +44,7 @@ class Counts:
         for spelling in spellings:
             if value is not None:
                 break
-            name, value = spelling, member(source, spelling)  # noqa: PLW2901
+            name, value = spelling, member(source, spelling)
         if type(value) is int and 0 <= value <= MAX_TOKENS:
             return value
         return None if value is None else self._converted(name, value)
@@ -83,5 +83,5 @@ class Reported(NamedTuple):
     cache_write_long_tokens: int | None = None
     reasoning_tokens: int | None = None
     service_tier: object = None
-    token_type: Literal["llm", "embedding"] = "llm"
+    token_type: Literal["llm", "embedding"] = "llm"  # noqa: S105
     left_out: str | None = None

@@ -27,6 +27,7 @@ KNOWN_FORMS: Final = (
     "OpenTelemetry GenAI span attributes"
 )
 
+
 def reported_by(response: object) -> Reported | None:
     """Return what the response reports; None if it has no usage, or none of a known form."""
     return _of_response(response) or _of_event(response)
@@ -41,10 +42,9 @@ def _of_response(response: object) -> Reported | None:
         if _has(usage, "input_tokens", "output_tokens"):
             return langchain.reported(response, usage)
         return gemini.reported(response, usage)
-    if isinstance(response, Mapping):
-        attributes = cast("Mapping[object, object]", response)
-        if opentelemetry.is_span(attributes):
-            return opentelemetry.reported(attributes)
+    attributes = _attributes(response)
+    if attributes is not None and opentelemetry.is_span(attributes):
+        return opentelemetry.reported(attributes)
     if _has(response, "prompt_eval_count", "eval_count"):
         return ollama.reported(response)
     usage = member(response, "meta")
@@ -82,6 +82,12 @@ def _of_event(event: object) -> Reported | None:
         usage = member(member(event, name), "usage")
         if usage is not None:
             return _of_usage(event, usage)
+    return None
+
+
+def _attributes(response: object) -> Mapping[object, object] | None:
+    if isinstance(response, Mapping):
+        return cast("Mapping[object, object]", response)
     return None
 
 

@@ -28,9 +28,7 @@ def reported(response: object, usage: object) -> Reported:
         counts.read(usage, "prompt_token_count", "promptTokenCount"),
         counts.read(usage, "tool_use_prompt_token_count", "toolUsePromptTokenCount"),
     )
-    output_tokens = counts.sum(
-        counts.read(usage, *_OUTPUT), thoughts
-    )
+    output_tokens = counts.sum(counts.read(usage, *_OUTPUT), thoughts)
     if output_tokens is None and input_tokens is not None and not counts.faults:
         output_tokens = 0  # JSON of protocol buffers leaves out zeros
     traffic = first(member(usage, "traffic_type"), member(usage, "trafficType"))

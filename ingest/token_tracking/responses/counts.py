@@ -10,6 +10,7 @@ from ..event.values import kind_of
 
 # Classes of which some libraries make a value that stands for an absent member.
 _ABSENT: Final = frozenset({"NotGiven", "Omit", "Unset"})
+_ELSE: Final = True  # for objects of any other class
 
 
 def member(value: object, name: str) -> object:
@@ -21,6 +22,11 @@ def member(value: object, name: str) -> object:
     elif isinstance(value, Mapping):
         found = cast("Mapping[str, object]", value).get(name)
     else:
+        if name not in getattr(value, "__dict__", ()):
+            # A model of pydantic takes long to say that it has no such attribute.
+            extra = cast("object", getattr(value, "__pydantic_extra__", _ELSE))
+            if not extra and not hasattr(type(value), name) and name[0] != "_":
+                return None
         found = cast("object", getattr(value, name, None))
     return None if type(found).__name__ in _ABSENT else found
 

@@ -18,7 +18,7 @@ from tests.support.responses import (
     message,
     used,
 )
-from token_tracking import usage_of
+from token_tracking import UsageNotFoundError, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +57,11 @@ OBJECTS = [
     ("Cohere v2, last event", "cohere.MessageEndV2ChatStreamResponse"),
     ("Cohere v1", "cohere.NonStreamedChatResponse"),
     ("Cohere embeddings", "cohere.EmbedByTypeResponse"),
+    ("OpenAI batch", "openai.types.Batch"),
+    ("OpenAI transcription", "openai.types.audio.Transcription"),
+    ("OpenAI images", "openai.types.ImagesResponse"),
+    ("OpenAI realtime, last event", "openai.types.realtime.ResponseDoneEvent"),
+    ("Gemini embeddings", "google.genai.types.EmbedContentResponse"),
     ("Ollama chat", "ollama.ChatResponse"),
     ("Ollama embed", "ollama.EmbedResponse"),
     ("LangChain", "langchain_core.messages.AIMessage"),
@@ -96,6 +101,66 @@ def test_litellm_names_the_provider():
         reasoning=192,
         tier="flex",
     )
+
+
+def test_a_reply_from_litellms_cache_is_no_usage():
+    response: Any = built("litellm.ModelResponse")(chat(CHAT_USAGE))
+    response._hidden_params = {"custom_llm_provider": "openai", "cache_hit": None}
+    assert usage_of(response).tokens == 2306
+    response._hidden_params["cache_hit"] = True
+    with pytest.raises(UsageNotFoundError, match="repeats the usage of the call that filled it"):
+        usage_of(response)
+
+
+def test_chunks_of_langchain_add_up_to_a_message():
+    response, usage = FORMS["LangChain"]
+    about = response["response_metadata"]
+    make: Any = built("langchain_core.messages.AIMessageChunk")
+    first = make({"content": "Hel", "id": "lc_run--1"})
+    last = make({"content": "lo", "usage_metadata": response["usage_metadata"]})
+    with pytest.raises(UsageNotFoundError):
+        usage_of(first)
+    assert usage_of(first + last + make({"content": "", "response_metadata": about})) == usage
+    generation = import_module("langchain_core.outputs").ChatGenerationChunk
+    assert usage_of(generation(message=first + last)).tokens == usage.tokens
+    with pytest.raises(UsageNotFoundError, match="LangChain messages"):
+        usage_of(import_module("langchain_core.outputs").LLMResult(generations=[[]]))
+
+
+def test_langchain_tells_anthropics_tier_in_the_usage_that_it_repeats():
+    told = FORMS["LangChain"].response
+    about = {"model_provider": "anthropic", "usage": {"service_tier": "priority"}}
+    message = built("langchain_core.messages.AIMessage")({**told, "response_metadata": about})
+    assert usage_of(message).service_tier == "priority"
+
+
+@pytest.mark.parametrize("name", ["OpenTelemetry", "OpenTelemetry, old names", "OpenInference"])
+def test_a_span_of_the_sdk_is_read(name: str):
+    sdk: Any = import_module("opentelemetry.sdk.trace")
+    span: Any = sdk.TracerProvider(shutdown_on_exit=False).get_tracer("t").start_span("call")
+    attributes, usage = FORMS[name]
+    span.set_attributes(attributes)
+    span.end()
+    assert usage_of(span) == usage  # as a processor has it at its end
+    assert usage_of(span._readable_span()) == usage
+    assert usage_of(span.attributes) == usage
+
+
+def test_a_raw_response_has_to_be_parsed():
+    legacy: Any = import_module("openai._legacy_response").LegacyAPIResponse
+    httpx: Any = import_module("httpx")
+    types: Any = import_module("openai.types.chat")
+    raw = legacy(
+        raw=httpx.Response(200, json=chat(CHAT_USAGE)),
+        cast_to=types.ChatCompletion,
+        client=import_module("openai").OpenAI(api_key="none"),
+        stream=False,
+        stream_cls=None,
+        options=import_module("openai._models").FinalRequestOptions(method="post", url="/"),
+    )
+    with pytest.raises(UsageNotFoundError):
+        usage_of(raw)
+    assert usage_of(raw.parse()).tokens == 2306
 
 
 def test_compaction_is_read_from_objects():

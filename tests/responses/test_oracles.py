@@ -6,6 +6,7 @@ Their counts are equal to ours, but for the differences that are listed with the
 from __future__ import annotations
 
 from importlib import import_module
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,16 @@ XAI = chat(
     },
     model="grok-4",
 )
+PERPLEXITY = chat(
+    {
+        "prompt_tokens": 33,
+        "completion_tokens": 7163,
+        "total_tokens": 7196,
+        "citation_tokens": 9827,
+        "num_search_queries": 18,
+        "reasoning_tokens": 3997,
+    }
+)
 COMPACTED = message(
     {
         "input_tokens": 23_000,
@@ -35,7 +46,7 @@ COMPACTED = message(
     }
 )
 RESPONSES = {name: case.response for name, case in FORMS.items()}
-RESPONSES |= {"xAI": XAI, "Anthropic, compacted": COMPACTED}
+RESPONSES |= {"xAI": XAI, "Perplexity": PERPLEXITY, "Anthropic, compacted": COMPACTED}
 
 
 def counts_of(usage: ResponseUsage) -> dict[str, int]:
@@ -64,6 +75,14 @@ GENAI_PRICES: list[tuple[str, str, str, set[tuple[str, int, int]]]] = [
     # Theirs reads only `prompt_tokens_details`, which DeepSeek's older responses lack.
     ("DeepSeek", "deepseek", "chat", {("cache_read_tokens", 0, 32)}),
     ("xAI", "x-ai", "chat", set()),
+    # Theirs adds to the output what stands beside the total, at prices of its own, though citations
+    # are input. Our note says that these tokens are not counted.
+    (
+        "Perplexity",
+        "perplexity",
+        "default",
+        {("output_tokens", 20_987, 7163), ("output_reasoning_tokens", 3997, 0)},
+    ),
     ("Anthropic", "anthropic", "default", set()),
     # Theirs drops what compaction consumed, which Anthropic bills beside the totals.
     (
@@ -152,6 +171,7 @@ def test_litellm_counts_the_same(name: str, reader: Any, differences: set[tuple[
     """Its usage has OpenAI's form, so it is read by us, too: all the way round."""
     usage = reader(RESPONSES[name])
     ours = counts_of(usage_of(RESPONSES[name]))
-    theirs = counts_of(usage_of({"usage": usage.model_dump(), "choices": []}))
+    theirs = counts_of(usage_of(SimpleNamespace(usage=usage, choices=[])))
+    assert theirs == counts_of(usage_of({"usage": usage.model_dump(), "choices": []}))
     found = {(kind, theirs.get(kind, 0), ours.get(kind, 0)) for kind in {*theirs, *ours}}
     assert {row for row in found if row[1] != row[2]} == differences

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,8 +13,11 @@ from hypothesis import strategies as st
 
 from tests.support.responses import FORMS
 from token_tracking import UsageNotFoundError, usage_of
-from token_tracking.event.fields import MAX_TOKENS
+from token_tracking.event.fields import EVENT_FIELDS, MAX_TOKENS
+from token_tracking.event.keys import make_idempotency_key
+from token_tracking.event.rules import to_wire
 
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
 ODD = st.one_of(
     st.none(),
     st.integers(),
@@ -43,21 +48,21 @@ def keeps_the_rules(response: object) -> None:
         usage = usage_of(response)
     except UsageNotFoundError:
         return
-    counts = usage[5:12]
-    assert all(
-        count is None or (type(count) is int and 0 <= count <= MAX_TOKENS) for count in counts
+    fields = {name: value for name, value in usage._asdict().items() if name in EVENT_FIELDS}
+    metadata = {"usage_note": usage.note}
+    event = to_wire({**fields, "tenant_id": "t", "operation": "chat", "metadata": metadata}, NOW)
+    # The event holds them as they are: nothing was mended.
+    assert (
+        json.loads(event.payload).items()
+        >= {name: value for name, value in fields.items() if value is not None}.items()
     )
-    tokens, given_tokens, made, read, written, long, reasoning = counts
-    assert (given_tokens or 0) + (made or 0) <= tokens
-    assert (read or 0) + (written or 0) <= (given_tokens or 0)
-    assert (long or 0) <= (written or 0)
-    assert (reasoning or 0) <= (made or 0)
-    # A part needs its whole.
-    assert given_tokens is not None or (read is None and written is None)
-    assert written is not None or long is None
-    assert made is not None or reasoning is None
+    make_idempotency_key(usage.provider, usage.response_id)
+    assert usage.tokens <= MAX_TOKENS
     # Less than everything is told.
-    assert (given_tokens is not None and made is not None) or usage.note is not None
+    is_split = usage.input_tokens is not None and usage.output_tokens is not None
+    assert is_split or usage.note is not None
+    if is_split:
+        assert usage.tokens == usage[6] + usage[7]
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -83,37 +88,36 @@ def test_odd_values_never_raise_another_error(name: str, data: st.DataObject):
     keeps_the_rules(response)
 
 
-@settings(max_examples=200, deadline=None)
+def members(response: Any) -> set[str]:
+    """Return the names of all members, at any depth."""
+    if isinstance(response, dict):
+        return set(response).union(*map(members, response.values()))
+    return set().union(*map(members, response)) if isinstance(response, list) else set()
+
+
+NAMES = st.sampled_from(sorted(set().union(*[members(case.response) for case in FORMS.values()])))
+
+
+@settings(max_examples=500, deadline=None)
 @given(
     st.recursive(
-        ODD,
-        lambda inner: st.dictionaries(
-            st.sampled_from(
-                [
-                    "usage",
-                    "usage_metadata",
-                    "meta",
-                    "response",
-                    "delta",
-                    "x_groq",
-                    "input_tokens",
-                    "prompt_tokens",
-                    "inputTokens",
-                    "iterations",
-                    "cache_creation",
-                    "tokens",
-                    "type",
-                    "billed_units",
-                    "prompt_tokens_details",
-                    "id",
-                    "model",
-                    "service_tier",
-                ]
-            ),
-            inner | st.lists(inner, max_size=2),
+        ODD | st.integers(0, 9),
+        lambda inner: (
+            st.dictionaries(NAMES | st.text(max_size=3), inner, max_size=6)
+            | st.fixed_dictionaries({"usage": st.dictionaries(NAMES, inner, max_size=8)})
+            | st.lists(inner, max_size=2)
         ),
-        max_leaves=12,
+        max_leaves=16,
     )
 )
 def test_a_dictionary_of_any_shape_is_read_or_refused(response: object):
+    keeps_the_rules(response)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(sorted(FORMS)), st.text() | ODD, st.text() | ODD, st.data())
+def test_any_texts_keep_the_rules(name: str, text: Any, other: Any, data: st.DataObject):
+    response = deepcopy(FORMS[name].response)
+    for place in [place for place, value in response.items() if isinstance(value, str)]:
+        response[place] = data.draw(st.sampled_from([text, other, response[place]]))
     keeps_the_rules(response)

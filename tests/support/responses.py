@@ -233,6 +233,77 @@ FORMS = {
         },
         used("openai", "text-embedding-3-small", None, 8, 8, 0, token_type="embedding"),
     ),
+    "OpenAI batch": Case(
+        {
+            "id": "batch_1",
+            "object": "batch",
+            "status": "completed",
+            "model": "gpt-5.4-2026-03-05",
+            "usage": RESPONSES_USAGE,
+        },
+        used(
+            "openai",
+            "gpt-5.4-2026-03-05",
+            "batch_1",
+            1080,
+            1000,
+            80,
+            read=600,
+            written=300,
+            long=100,
+            reasoning=64,
+            tier="batch",
+        ),
+    ),
+    "OpenAI transcription": Case(
+        {
+            "text": "Hello",
+            "usage": {
+                "type": "tokens",
+                "input_tokens": 14,
+                "input_token_details": {"text_tokens": 10, "audio_tokens": 4},
+                "output_tokens": 101,
+                "total_tokens": 115,
+            },
+        },
+        used("openai", None, None, 115, 14, 101),
+    ),
+    "OpenAI images": Case(
+        {
+            "created": 1_790_000_000,
+            "data": [{"b64_json": ""}],
+            "usage": {
+                "input_tokens": 50,
+                "input_tokens_details": {"text_tokens": 10, "image_tokens": 40},
+                "output_tokens": 4160,
+                "total_tokens": 4210,
+            },
+        },
+        used("openai", None, None, 4210, 50, 4160),
+    ),
+    "OpenAI realtime, last event": Case(
+        {
+            "type": "response.done",
+            "event_id": "event_1",
+            "response": {
+                "object": "realtime.response",
+                "id": "resp_1",
+                "usage": {
+                    "input_tokens": 120,
+                    "input_token_details": {
+                        "text_tokens": 100,
+                        "audio_tokens": 20,
+                        "cached_tokens": 64,
+                        "cached_tokens_details": {"text_tokens": 64, "audio_tokens": 0},
+                    },
+                    "output_tokens": 30,
+                    "output_token_details": {"text_tokens": 10, "audio_tokens": 20},
+                    "total_tokens": 150,
+                },
+            },
+        },
+        used("openai", None, "resp_1", 150, 120, 30, read=64),
+    ),
     "Azure OpenAI": Case(
         chat(CHAT_USAGE, prompt_filter_results=[{"prompt_index": 0, "content_filter_results": {}}]),
         used(
@@ -335,6 +406,13 @@ FORMS = {
             reasoning=70,
             tier="priority",
         ),
+    ),
+    "Gemini embeddings": Case(
+        {
+            "embeddings": [{"values": [0.5]}],
+            "usageMetadata": {"promptTokenCount": 8, "totalTokenCount": 8},
+        },
+        used("gcp.gemini", None, None, 8, 8, 0, written=0, token_type="embedding"),
     ),
     "Bedrock Converse": Case(
         converse(CONVERSE_USAGE, serviceTier={"type": "flex"}),
@@ -452,6 +530,23 @@ FORMS = {
             "gen_ai.usage.reasoning.output_tokens": 60,
         },
         used("anthropic", CLAUDE, "msg_01", 1430, 1340, 90, read=1000, written=300, reasoning=60),
+    ),
+    "OpenTelemetry span": Case(
+        {
+            "name": "chat claude-sonnet-4-5",
+            "kind": "SpanKind.CLIENT",
+            "attributes": {
+                "gen_ai.operation.name": "chat",
+                "gen_ai.response.model": CLAUDE,
+                "gen_ai.usage.input_tokens": 1340,
+                "gen_ai.usage.output_tokens": 90,
+            },
+        },
+        used(None, CLAUDE, None, 1430, 1340, 90),
+    ),
+    "OpenTelemetry embeddings": Case(
+        {"gen_ai.operation.name": "embeddings", "gen_ai.usage.input_tokens": 8},
+        used(None, None, None, 8, 8, 0, token_type="embedding"),
     ),
     "OpenTelemetry, old names": Case(
         {

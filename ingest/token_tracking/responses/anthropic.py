@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, cast
 
 from .counts import Counts, Reported, member
+from .tiers import unusual_tier
 
 _HOSTS: Final = {"msg_bdrk_": "aws.bedrock", "msg_vrtx_": "gcp.vertex_ai"}
 _READ: Final = "cache_read_input_tokens"
@@ -29,7 +30,6 @@ def reported(response: object, usage: object) -> Reported:
     if written is None:
         written = counts.sum(added(_SHORT, _TIMES), added(_LONG, _TIMES))
     response_id = member(response, "id")
-    tier = member(usage, "service_tier")
     return Reported(
         provider=_host(response_id),
         model=member(response, "model"),
@@ -42,7 +42,7 @@ def reported(response: object, usage: object) -> Reported:
         cache_write_tokens=written,
         cache_write_long_tokens=added(_LONG, _TIMES),
         reasoning_tokens=added("thinking_tokens", "output_tokens_details"),
-        service_tier=member(usage, "speed") if tier is None or tier == "standard" else tier,
+        service_tier=unusual_tier(member(usage, "service_tier"), member(usage, "speed")),
         left_out="the tokens of an advisor, which is another model"
         if any(member(step, "type") == "advisor_message" for step in steps)
         else None,

@@ -1,10 +1,11 @@
-"""Amazon Bedrock's Converse, and the metadata event of its streams."""
+"""Amazon Bedrock's Converse, the metadata event of its streams, and the models of Amazon."""
 
 from __future__ import annotations
 
 from typing import cast
 
 from .counts import Counts, Reported, member
+from .tiers import unusual_tier
 
 
 def reported(response: object, usage: object) -> Reported:
@@ -14,8 +15,8 @@ def reported(response: object, usage: object) -> Reported:
     """
     counts = Counts()
     uncached = counts.read(usage, "inputTokens")
-    read = counts.read(usage, "cacheReadInputTokens")
-    written = counts.read(usage, "cacheWriteInputTokens")
+    read = counts.read(usage, "cacheReadInputTokens", "cacheReadInputTokenCount")
+    written = counts.read(usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount")
     return Reported(
         provider="aws.bedrock",
         model=None,
@@ -27,8 +28,10 @@ def reported(response: object, usage: object) -> Reported:
         cache_read_tokens=read,
         cache_write_tokens=written,
         cache_write_long_tokens=_long(counts, member(usage, "cacheDetails")),
-        service_tier=member(member(response, "serviceTier"), "type")
-        or member(member(response, "performanceConfig"), "latency"),
+        service_tier=unusual_tier(
+            member(member(response, "serviceTier"), "type"),
+            member(member(response, "performanceConfig"), "latency"),
+        ),
     )
 
 

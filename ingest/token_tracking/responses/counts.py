@@ -45,12 +45,22 @@ class Counts:
         self.faults: list[str] = []
 
     def read(self, source: object, name: str, *spellings: str) -> int | None:
-        """Return the count of that name, or else of the first other spelling that is present."""
-        value = member(source, name)
+        """Return the count, which may have several spellings: they are the same tokens."""
+        count = self._read(source, name)
         for spelling in spellings:
-            if value is not None:
-                break
-            name, value = spelling, member(source, spelling)
+            count = self.same(name, count, self._read(source, spelling))
+        return count
+
+    def same(self, name: str, count: int | None, other: int | None) -> int | None:
+        """Return the count that one of two places tells; it is a fault if they differ."""
+        if count is None or other is None:
+            return other if count is None else count
+        if count != other:
+            self.faults.append(f"{name} is told as {count} and as {other}")
+        return count
+
+    def _read(self, source: object, name: str) -> int | None:
+        value = member(source, name)
         if type(value) is int and 0 <= value <= MAX_TOKENS:
             return value
         return None if value is None else self._converted(name, value)
@@ -88,6 +98,6 @@ class Reported(NamedTuple):
     cache_write_tokens: int | None = None
     cache_write_long_tokens: int | None = None
     reasoning_tokens: int | None = None
-    service_tier: object = None
+    service_tier: str | None = None
     token_type: Literal["llm", "embedding"] = "llm"  # noqa: S105
     left_out: str | None = None

@@ -17,6 +17,7 @@ from . import (
     opentelemetry,
 )
 from .counts import first, member
+from .providers import is_cached_reply
 
 if TYPE_CHECKING:
     from .counts import Reported
@@ -28,9 +29,16 @@ KNOWN_FORMS: Final = (
 )
 
 
-def reported_by(response: object) -> Reported | None:
-    """Return what the response reports; None if it has no usage, or none of a known form."""
-    return _of_response(response) or _of_event(response)
+def reported_by(response: object) -> Reported | str:
+    """Return what the response reports, or why that is not usage of its own."""
+    if is_cached_reply(response):
+        return "a reply from a cache repeats the usage of the call that filled it"
+    attributes = _attributes(response)
+    if attributes is not None:
+        if opentelemetry.repeats_others(attributes):
+            return "a span that is no call of a model repeats the usage of the calls below it"
+        return opentelemetry.reported(attributes)
+    return _of_response(response) or _of_event(response) or "no usage of a known form"
 
 
 def _of_response(response: object) -> Reported | None:
@@ -42,9 +50,6 @@ def _of_response(response: object) -> Reported | None:
         if _has(usage, "input_tokens", "output_tokens"):
             return langchain.reported(response, usage)
         return gemini.reported(response, usage)
-    attributes = _attributes(response)
-    if attributes is not None and opentelemetry.is_span(attributes):
-        return opentelemetry.reported(attributes)
     if _has(response, "prompt_eval_count", "eval_count"):
         return ollama.reported(response)
     usage = member(response, "meta")
@@ -86,8 +91,12 @@ def _of_event(event: object) -> Reported | None:
 
 
 def _attributes(response: object) -> Mapping[object, object] | None:
-    if isinstance(response, Mapping):
-        return cast("Mapping[object, object]", response)
+    """Return the attributes of a span, or what is only these, if they have usage."""
+    for held in (response, member(response, "attributes")):
+        if isinstance(held, Mapping):
+            attributes = cast("Mapping[object, object]", held)
+            if opentelemetry.is_span(attributes):
+                return attributes
     return None
 
 

@@ -1,10 +1,11 @@
-"""Google's generate_content, as the Gemini API and Vertex AI return it."""
+"""Google's generate_content and embed_content, of the Gemini API and Vertex AI."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from .counts import Counts, Reported, first, member
+from .tiers import unusual_tier
 
 _OUTPUT: Final = (
     "candidates_token_count",
@@ -12,12 +13,7 @@ _OUTPUT: Final = (
     "response_token_count",  # of live sessions
     "responseTokenCount",
 )
-_TIERS: Final = {
-    "on_demand": None,
-    "on_demand_flex": "flex",
-    "on_demand_priority": "priority",
-    "traffic_type_unspecified": None,
-}
+_TRAFFIC: Final = {"on_demand_flex": "flex", "on_demand_priority": "priority"}
 
 
 def reported(response: object, usage: object) -> Reported:
@@ -32,6 +28,8 @@ def reported(response: object, usage: object) -> Reported:
     if output_tokens is None and input_tokens is not None and not counts.faults:
         output_tokens = 0  # JSON of protocol buffers leaves out zeros
     traffic = first(member(usage, "traffic_type"), member(usage, "trafficType"))
+    of_traffic = unusual_tier(traffic)
+    tier = unusual_tier(member(usage, "service_tier"), member(usage, "serviceTier"))
     return Reported(
         # Only Vertex AI tells the type of traffic.
         provider="gcp.gemini" if traffic is None else "gcp.vertex_ai",
@@ -46,13 +44,6 @@ def reported(response: object, usage: object) -> Reported:
         ),
         cache_write_tokens=None if input_tokens is None else 0,
         reasoning_tokens=thoughts,
-        service_tier=_tier(traffic)
-        or first(member(usage, "service_tier"), member(usage, "serviceTier")),
+        service_tier=tier if of_traffic is None else _TRAFFIC.get(of_traffic, of_traffic),
+        token_type="embedding" if member(response, "embeddings") is not None else "llm",
     )
-
-
-def _tier(traffic: object) -> str | None:
-    if not isinstance(traffic, str):
-        return None
-    text = str.__str__(traffic).lower()  # the library's enum is a str, too
-    return _TIERS.get(text, text)

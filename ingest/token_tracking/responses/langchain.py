@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .counts import Counts, Reported, first, member
 from .providers import text_of_name
+from .tiers import unusual_tier
 
 
 def reported(message: object, usage: object) -> Reported:
@@ -12,9 +13,12 @@ def reported(message: object, usage: object) -> Reported:
     about = member(message, "response_metadata")
     inside = member(usage, "input_token_details")
     outside = member(usage, "output_token_details")
-    tier = member(about, "service_tier")
+    tier = unusual_tier(
+        member(about, "service_tier"),  # OpenAI's; Anthropic's is in the usage that it repeats
+        member(member(about, "usage"), "service_tier"),
+    )
     # Of a request with a tier, OpenAI's parts are named after it.
-    before = f"{tier}_" if isinstance(tier, str) else ""
+    before = "" if tier is None else f"{tier}_"
     written = counts.read(inside, "cache_creation", f"{before}cache_creation")
     long = counts.read(inside, "ephemeral_1h_input_tokens")
     if not written:  # where these two are known, the sum of both is left out

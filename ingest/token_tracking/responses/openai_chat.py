@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .counts import Counts, Reported, first, member
 from .providers import maker_of
+from .tiers import unusual_tier
 
 
 def reported(response: object, usage: object) -> Reported:
@@ -20,14 +21,26 @@ def reported(response: object, usage: object) -> Reported:
         output_tokens = 0
     inside = member(usage, "prompt_tokens_details")
     outside = member(usage, "completion_tokens_details")
-    # LiteLLM and DeepSeek repeat the same tokens at the top level: never added to the details.
-    cache_read = counts.read(inside, "cached_tokens")
-    if cache_read is None:
-        cache_read = counts.read(usage, "cache_read_input_tokens", "prompt_cache_hit_tokens")
-    cache_write = counts.read(inside, "cache_write_tokens", "cache_creation_tokens")
-    if cache_write is None:
-        cache_write = counts.read(usage, "cache_creation_input_tokens")
+    # Some repeat the same tokens at the top level, others tell them only there: never both added.
+    cache_read = counts.same(
+        "cached_tokens",
+        counts.read(inside, "cached_tokens"),
+        counts.read(usage, "cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens"),
+    )
+    cache_write = counts.same(
+        "cache_write_tokens",
+        counts.read(inside, "cache_write_tokens", "cache_creation_tokens"),
+        counts.read(usage, "cache_creation_input_tokens"),
+    )
+    provider = _provider(response, usage)
     reasoning = counts.read(outside, "reasoning_tokens")
+    at_top = counts.read(usage, "reasoning_tokens")
+    left_out = None
+    if provider == "perplexity":
+        if at_top or counts.read(usage, "citation_tokens"):
+            left_out = "citation and reasoning tokens, which stand beside the total"
+    else:
+        reasoning = counts.same("reasoning_tokens", reasoning, at_top)
     if (
         reasoning
         and total is not None
@@ -37,9 +50,10 @@ def reported(response: object, usage: object) -> Reported:
         # xAI reports the reasoning beside the output, and its total shows that.
         output_tokens = counts.sum(output_tokens, reasoning)
     return Reported(
-        provider=_provider(response, usage),
+        provider=provider,
         model=member(response, "model"),
-        response_id=member(response, "id"),
+        # Ollama's are random numbers below 1000.
+        response_id=None if provider == "ollama" else member(response, "id"),
         faults=counts.faults,
         total=total,
         input_tokens=input_tokens,
@@ -48,8 +62,9 @@ def reported(response: object, usage: object) -> Reported:
         cache_write_tokens=cache_write,
         cache_write_long_tokens=_long(counts, inside),
         reasoning_tokens=reasoning,
-        service_tier=member(response, "service_tier"),
+        service_tier=unusual_tier(member(response, "service_tier"), member(usage, "service_tier")),
         token_type="embedding" if is_embedding else "llm",
+        left_out=left_out,
     )
 
 
@@ -69,4 +84,8 @@ def _provider(response: object, usage: object) -> str | None:
         return "groq"
     if member(response, "prompt_filter_results") is not None:
         return "azure.ai.openai"
+    if member(response, "system_fingerprint") == "fp_ollama":
+        return "ollama"
+    if first(member(usage, "num_search_queries"), member(usage, "citation_tokens")) is not None:
+        return "perplexity"
     return "openai" if member(usage, "prompt_cache_hit_tokens") is None else "deepseek"

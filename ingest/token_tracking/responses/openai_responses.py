@@ -1,9 +1,10 @@
-"""OpenAI's responses, and the last event of their streams."""
+"""OpenAI's responses, transcriptions, images and batches, and the last event of their streams."""
 
 from __future__ import annotations
 
 from .counts import Counts, Reported, first, member
 from .providers import maker_of
+from .tiers import unusual_tier
 
 
 def reported(response: object, usage: object) -> Reported:
@@ -25,5 +26,7 @@ def reported(response: object, usage: object) -> Reported:
             member(inside, "cache_write_tokens_details"), "ttl_12h_tokens"
         ),
         reasoning_tokens=counts.read(outside, "reasoning_tokens"),
-        service_tier=member(response, "service_tier"),
+        service_tier="batch"
+        if member(response, "object") == "batch"
+        else unusual_tier(member(response, "service_tier")),
     )

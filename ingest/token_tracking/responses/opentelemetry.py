@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from .counts import Counts, Reported, first
 from .providers import text_of_name
+from .tiers import unusual_tier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,21 +65,33 @@ _MODEL: Final = (
 _TIER: Final = ("openai.response.service_tier", "gen_ai.openai.response.service_tier")
 _OPERATION: Final = "gen_ai.operation.name"
 _SPAN_KIND: Final = "openinference.span.kind"
-_CALLS_OTHERS: Final = frozenset(
-    {"invoke_agent", "create_agent", "invoke_workflow", "execute_tool", "agent", "chain", "tool"}
-)
+_EMBEDDINGS: Final = frozenset({"embedding", "embeddings"})
+_MODEL_CALLS: Final = _EMBEDDINGS | {
+    *("chat", "completion", "text_completion", "generate_content", "responses", "llm"),
+}
+_AGENT: Final = ("gen_ai.agent.name", "agent_name")
 _KNOWN: Final = frozenset((*_INPUT, *_OUTPUT, *_TOTAL))
 
 
 def is_span(attributes: Mapping[object, object]) -> bool:
-    """Return whether the attributes have usage that is the span's own.
+    """Return whether the attributes have usage."""
+    return not _KNOWN.isdisjoint(attributes)
 
-    The span of an agent repeats the sums of the calls below it.
+
+def repeats_others(attributes: Mapping[object, object]) -> bool:
+    """Return whether the span's usage can be the sum of the calls below it.
+
+    So have the spans of agents and workflows, which in older versions say no more than a name.
     """
-    if _KNOWN.isdisjoint(attributes):
-        return False
+    kind = _kind(attributes)
+    if kind is None:
+        return any(name in attributes for name in _AGENT)
+    return kind not in _MODEL_CALLS
+
+
+def _kind(attributes: Mapping[object, object]) -> str | None:
     kind = first(attributes.get(_OPERATION), attributes.get(_SPAN_KIND))
-    return not (isinstance(kind, str) and kind.lower() in _CALLS_OTHERS)
+    return kind.lower() if isinstance(kind, str) else None
 
 
 def reported(attributes: Mapping[object, object]) -> Reported:
@@ -88,8 +101,7 @@ def reported(attributes: Mapping[object, object]) -> Reported:
     def value(names: tuple[str, ...]) -> object:
         return first(*[attributes.get(name) for name in names])
 
-    kind = first(attributes.get(_OPERATION), attributes.get(_SPAN_KIND))
-    is_embedding = isinstance(kind, str) and kind.lower() in {"embeddings", "embedding"}
+    is_embedding = _kind(attributes) in _EMBEDDINGS
     output_tokens = counts.read(attributes, *_OUTPUT)
     return Reported(
         provider=text_of_name(value(_PROVIDER)),
@@ -102,6 +114,6 @@ def reported(attributes: Mapping[object, object]) -> Reported:
         cache_read_tokens=counts.read(attributes, *_CACHE_READ),
         cache_write_tokens=counts.read(attributes, *_CACHE_WRITE),
         reasoning_tokens=counts.read(attributes, *_REASONING),
-        service_tier=value(_TIER),
+        service_tier=unusual_tier(*[attributes.get(name) for name in _TIER]),
         token_type="embedding" if is_embedding else "llm",
     )

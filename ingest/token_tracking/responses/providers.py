@@ -6,6 +6,7 @@ from typing import Final
 
 from .counts import member
 
+_OF_LITELLM: Final = "_hidden_params"
 # How libraries and older conventions spell them; any other name stays as it is, in lower case.
 _SPELLINGS: Final = {
     "aws_bedrock": "aws.bedrock",
@@ -43,10 +44,19 @@ def maker_of(response: object) -> str | None:
 
     The form itself does not tell: a dictionary or an unknown class counts as OpenAI's.
     """
-    package = type(response).__module__.partition(".")[0]
+    package = _package(response)
     if package in {"groq", "mistralai"}:
         return text_of_name(package)
     if package == "litellm":
-        hidden = member(response, "_hidden_params")
-        return text_of_name(member(hidden, "custom_llm_provider"))
+        return text_of_name(member(member(response, _OF_LITELLM), "custom_llm_provider"))
     return "openai"
+
+
+def is_cached_reply(response: object) -> bool:
+    """Return whether the response comes from LiteLLM's own cache."""
+    hidden = member(response, _OF_LITELLM) if _package(response) == "litellm" else None
+    return member(hidden, "cache_hit") is True
+
+
+def _package(response: object) -> str:
+    return type(response).__module__.partition(".")[0]

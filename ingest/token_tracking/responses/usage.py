@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..client.complaints import complaints
 from ..client.logs import SafeLogger
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from .counts import Reported
 
 logger = SafeLogger(__name__)
-
-# No tier was chosen, or the one that every request has.
-_USUAL_TIERS: Final = frozenset(
-    {"", "auto", "default", "on_demand", "standard", "standard_only", "unspecified"}
-)
 
 
 class ResponseUsage(NamedTuple):
@@ -68,35 +63,32 @@ def usage_of(
         ResponseUsage(provider='openai', model='gpt-4o', ..., tokens=12, input_tokens=9, ...)
 
     """
-    reported = reported_by(response)
     kind = type(response).__name__
-    if reported is None:
-        raise UsageNotFoundError(kind, "no usage of a known form", KNOWN_FORMS)
-    parts = _Parts(
-        reported.input_tokens,
-        reported.output_tokens,
-        reported.cache_read_tokens,
-        reported.cache_write_tokens,
-        reported.cache_write_long_tokens,
-        reported.reasoning_tokens,
-    )
+    try:
+        reported = reported_by(response)
+    except Exception as error:  # raised by the response's own attributes
+        raise UsageNotFoundError(
+            kind, f"reading it raised {type(error).__name__}", KNOWN_FORMS
+        ) from error
+    if isinstance(reported, str):
+        raise UsageNotFoundError(kind, reported, KNOWN_FORMS)
     tokens, faults = _total(reported), reported.faults
     if tokens is None or tokens > MAX_TOKENS:
         problem = "; ".join(faults) or f"not told, or above {MAX_TOKENS}"
         raise UsageNotFoundError(kind, f"the total is unknown: {problem}", KNOWN_FORMS)
-    contradiction = "; ".join(dict.fromkeys(faults)) or _contradiction(parts, tokens)
+    contradiction = "; ".join(dict.fromkeys(faults)) or _contradiction(reported, tokens)
     if contradiction is not None:
         note = f"only the total is kept: {contradiction}"
-        parts = _NO_PARTS
+        parts = _Parts()
     else:
-        parts, note = _completed(parts, tokens, is_told=bool(reported.total))
+        parts, note = _completed(reported, tokens)
     if reported.left_out is not None:
         note = f"{'' if note is None else note + '; '}not counted: {reported.left_out}"
     usage = ResponseUsage(
-        text_of_name(provider) or reported.provider,
+        _text(text_of_name(provider)) or _text(reported.provider),
         _text(model) or _text(reported.model),
-        _text(reported.response_id),
-        _tier(reported.service_tier),
+        _printable(reported.response_id),
+        _text(reported.service_tier),
         reported.token_type,
         tokens,
         *parts,
@@ -109,15 +101,12 @@ def usage_of(
 
 
 class _Parts(NamedTuple):
-    input_tokens: int | None
-    output_tokens: int | None
-    cache_read_tokens: int | None
-    cache_write_tokens: int | None
-    cache_write_long_tokens: int | None
-    reasoning_tokens: int | None
-
-
-_NO_PARTS: Final = _Parts(None, None, None, None, None, None)
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_write_long_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 def _total(reported: Reported) -> int | None:
@@ -130,29 +119,32 @@ def _total(reported: Reported) -> int | None:
     return sum(known) if len(known) == 2 or not reported.faults else None
 
 
-def _contradiction(parts: _Parts, tokens: int) -> str | None:
-    given, made = parts.input_tokens, parts.output_tokens
+def _contradiction(told: Reported, tokens: int) -> str | None:
+    given, made = told.input_tokens, told.output_tokens
     if given is not None and made is not None and given + made != tokens:
         return f"input {given} + output {made} are not the total {tokens}"
     if (given or 0) + (made or 0) > tokens:
         return f"input {given} + output {made} are above the total {tokens}"
-    read, written = parts.cache_read_tokens or 0, parts.cache_write_tokens or 0
+    read, written = told.cache_read_tokens or 0, told.cache_write_tokens or 0
     if read + written > (given or 0):
         return f"cache read {read} + cache write {written} are above the input {given}"
-    if (parts.cache_write_long_tokens or 0) > written:
-        return f"long cache write {parts.cache_write_long_tokens} is above cache write {written}"
-    if (parts.reasoning_tokens or 0) > (made or 0):
-        return f"reasoning {parts.reasoning_tokens} is above the output {made}"
+    if (told.cache_write_long_tokens or 0) > written:
+        return f"long cache write {told.cache_write_long_tokens} is above cache write {written}"
+    if (told.reasoning_tokens or 0) > (made or 0):
+        return f"reasoning {told.reasoning_tokens} is above the output {made}"
     return None
 
 
-def _completed(parts: _Parts, tokens: int, *, is_told: bool) -> tuple[_Parts, str | None]:
+def _completed(told: Reported, tokens: int) -> tuple[_Parts, str | None]:
     """Return the parts, each with its whole, and what the response should have told."""
-    given, made, read, written, long, reasoning = parts
-    if is_told and made is None and given == tokens:
-        made = 0
-    if is_told and given is None and made == tokens:
-        given = 0
+    given, made = told.input_tokens, told.output_tokens
+    read, written = told.cache_read_tokens, told.cache_write_tokens
+    long, reasoning = told.cache_write_long_tokens, told.reasoning_tokens
+    if told.total:
+        if made is None and given == tokens:
+            made = 0
+        if given is None and made == tokens:
+            given = 0
     note = None
     if given is None:
         note = "the response does not tell its input tokens"
@@ -167,15 +159,14 @@ def _completed(parts: _Parts, tokens: int, *, is_told: bool) -> tuple[_Parts, st
     return _Parts(given, made, read, written, long, reasoning), note
 
 
-def _tier(value: object) -> str | None:
-    tier = _text(value)
-    tier = None if tier is None else tier.lower()
-    return None if tier in _USUAL_TIERS else tier
-
-
 def _text(value: object) -> str | None:
     """Return the text if an event can have it: no control character, at most 255 characters."""
+    text = _printable(value)
+    return None if text is None or len(text) > MAX_TEXT else text
+
+
+def _printable(value: object) -> str | None:
     if not isinstance(value, str):
         return None
-    value = str.__str__(value).strip()
-    return value if 0 < len(value) <= MAX_TEXT and value.isprintable() else None
+    text = str.__str__(value).strip()
+    return text if text and text.isprintable() else None

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import BaseModel
 
 from tests.support.responses import (
     CHAT_USAGE,
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # The libraries take seconds to import, so one worker does it.
-pytestmark = pytest.mark.xdist_group("providers")
+pytestmark = [
+    pytest.mark.xdist_group("providers"),
+    # Of LiteLLM's own types, which pydantic builds when they are first used.
+    pytest.mark.filterwarnings("ignore:Item '.*' on TypedDict class:UserWarning"),
+]
 
 
 def built(place: str) -> Callable[[dict[str, Any]], object]:
@@ -78,10 +83,47 @@ def test_objects_are_read_like_their_json(name: str, place: str):
 
 def test_mistral_is_known_by_its_library():
     make = built("mistralai.client.models.ChatCompletionResponse")
-    usage = {**MISTRAL_USAGE, "prompt_tokens_details": {"cached_tokens": 48}}
+    details = {"prompt_tokens_details": {"cached_tokens": 48}}
+    usage = {**MISTRAL_USAGE, **details, "service_tier": "priority"}
     response = make(chat(usage, model="mistral-small-2506"))
     assert usage_of(response) == used(
-        "mistral_ai", "mistral-small-2506", "chatcmpl-1", 80, 60, 20, read=48
+        "mistral_ai", "mistral-small-2506", "chatcmpl-1", 80, 60, 20, read=48, tier="priority"
+    )
+
+
+def test_groq_is_known_by_its_library():
+    response = built("groq.types.chat.ChatCompletion")(chat(MISTRAL_USAGE))
+    assert usage_of(response).provider == "groq"
+
+
+@pytest.mark.parametrize(
+    "place", ["openai.NOT_GIVEN", "openai.omit", "mistralai.client.types.UNSET"]
+)
+def test_values_that_stand_for_absent_members_are_none(place: str):
+    module, name = place.rsplit(".", 1)
+    absent = getattr(import_module(module), name)
+    details = {"cached_tokens": absent}
+    told = usage_of(chat({**MISTRAL_USAGE, "prompt_tokens_details": details}))
+    assert (told.input_tokens, told.cache_read_tokens, told.note) == (60, None, None)
+
+
+def test_properties_of_models_are_read():
+    class Model(BaseModel):
+        model: str = "m"
+
+        @property
+        def usage(self) -> object:
+            return MISTRAL_USAGE
+
+    assert usage_of(Model()).tokens == 80
+
+
+def test_litellm_names_the_provider_of_embeddings():
+    make = built("litellm.EmbeddingResponse")
+    response: Any = make(FORMS["OpenAI embeddings"].response)
+    response._hidden_params = {"custom_llm_provider": "azure"}
+    assert usage_of(response) == FORMS["OpenAI embeddings"].usage._replace(
+        provider="azure.ai.openai"
     )
 
 

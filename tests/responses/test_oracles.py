@@ -17,7 +17,11 @@ from token_tracking import usage_of
 if TYPE_CHECKING:
     from token_tracking import ResponseUsage
 
-pytestmark = pytest.mark.xdist_group("providers")
+pytestmark = [
+    pytest.mark.xdist_group("providers"),
+    # Of LiteLLM's own types, which pydantic builds when they are first used.
+    pytest.mark.filterwarnings("ignore:Item '.*' on TypedDict class:UserWarning"),
+]
 
 XAI = chat(
     {

@@ -136,6 +136,99 @@ FAULTS = {
             note="the response does not tell its input tokens",
         ),
     ),
+    "a stream's last event without the input drops its parts": Case(
+        {
+            "type": "message_delta",
+            "delta": {},
+            "usage": {"cache_read_input_tokens": 1000, "output_tokens": 90},
+        },
+        used(
+            "anthropic",
+            None,
+            None,
+            90,
+            None,
+            90,
+            note="the response does not tell its input tokens",
+        ),
+    ),
+    "Bedrock's parts without the input are no input": Case(
+        converse({"cacheReadInputTokens": 1000, "outputTokens": 90}),
+        used(
+            "aws.bedrock",
+            None,
+            "request-1",
+            90,
+            None,
+            90,
+            note="the response does not tell its input tokens",
+        ),
+    ),
+    "Anthropic's cache writes by lifetime are its cache writes": Case(
+        message(
+            {
+                "input_tokens": 40,
+                "cache_creation": {
+                    "ephemeral_5m_input_tokens": 200,
+                    "ephemeral_1h_input_tokens": 100,
+                },
+                "output_tokens": 90,
+            },
+            id="msg_vrtx_01",
+        ),
+        used("gcp.vertex_ai", CLAUDE, "msg_vrtx_01", 430, 340, 90, written=300, long=100),
+    ),
+    "an inclusive total in Anthropic's names is not Anthropic's": Case(
+        {
+            "usage": {
+                "input_tokens": 1340,
+                "cache_read_input_tokens": 1000,
+                "output_tokens": 90,
+                "total_tokens": 1430,
+            }
+        },
+        used("openai", None, None, 1430, 1340, 90),
+    ),
+    "a cache write only at the top level": Case(
+        chat({**MISTRAL_USAGE, "cache_creation_input_tokens": 48}),
+        used("openai", GPT, "chatcmpl-1", 80, 60, 20, written=48),
+    ),
+    "a long cache write without the write is dropped": Case(
+        chat(
+            {
+                **MISTRAL_USAGE,
+                "prompt_tokens_details": {"cache_write_tokens_details": {"ttl_12h_tokens": 6}},
+            }
+        ),
+        used("openai", GPT, "chatcmpl-1", 80, 60, 20),
+    ),
+    "a total that is the output leaves no input": Case(
+        generated({"candidatesTokenCount": 5, "totalTokenCount": 5}),
+        used("gcp.gemini", GEMINI, "resp-1", 5, 0, 5, written=0),
+    ),
+    "reasoning in an output without input stays in it": Case(
+        chat(
+            {
+                "completion_tokens": 5,
+                "total_tokens": 10,
+                "completion_tokens_details": {"reasoning_tokens": 5},
+            }
+        ),
+        used(
+            "openai",
+            GPT,
+            "chatcmpl-1",
+            10,
+            None,
+            5,
+            reasoning=5,
+            note="the response does not tell its input tokens",
+        ),
+    ),
+    "a total of OpenInference is told alone": Case(
+        {"llm.token_count.total": 20},
+        used(None, None, None, 20, note="the response tells only its total"),
+    ),
     "a compatible server's last chunk has choices": Case(
         chat({**CHAT_USAGE}, object="chat.completion.chunk"),
         used("openai", GPT, "chatcmpl-1", 2306, 2006, 300, read=1920, written=50, reasoning=192),
@@ -233,12 +326,16 @@ FAULTS = {
                 "input_tokens": 350,
                 "output_tokens": 40,
                 "total_tokens": 390,
-                "input_token_details": {"flex_cache_read": 100, "flex": 250},
+                "input_token_details": {
+                    "flex_cache_read": 100,
+                    "flex_cache_creation": 50,
+                    "flex": 200,
+                },
                 "output_token_details": {"flex_reasoning": 30, "flex": 10},
             },
             "response_metadata": {"service_tier": "flex", "model_provider": "openai"},
         },
-        used("openai", None, None, 390, 350, 40, read=100, reasoning=30, tier="flex"),
+        used("openai", None, None, 390, 350, 40, read=100, written=50, reasoning=30, tier="flex"),
     ),
     "Ollama tells no input of a cached prompt": Case(
         {"model": "llama3.3", "done": True, "eval_count": 9},
@@ -603,6 +700,27 @@ def test_a_generation_holds_a_message():
     """As LangChain's callbacks have it."""
     response, usage = FORMS["LangChain"]
     assert usage_of({"text": "Hello", "message": response}) == usage
+
+
+@pytest.mark.parametrize("name", ["citation_tokens", "reasoning_tokens"])
+def test_each_count_beside_perplexitys_total_is_noted(name: str):
+    usage = usage_of(chat({**MISTRAL_USAGE, "num_search_queries": 1, name: 7}))
+    assert usage[:8] == ("perplexity", GPT, "chatcmpl-1", None, "llm", 80, 60, 20)
+    assert usage.note is not None
+
+
+@pytest.mark.parametrize(
+    ("told", "tier"),
+    [
+        ({"serviceTier": "FLEX"}, "flex"),
+        ({"trafficType": "PROVISIONED_THROUGHPUT"}, "provisioned_throughput"),
+        ({"trafficType": "ON_DEMAND_FLEX"}, "flex"),
+        ({"trafficType": "ON_DEMAND"}, None),
+        ({"trafficType": "TRAFFIC_TYPE_UNSPECIFIED"}, None),
+    ],
+)
+def test_googles_tiers(told: dict[str, str], tier: str | None):
+    assert usage_of(generated({**GEMINI_USAGE, **told})).service_tier == tier
 
 
 def test_a_span_says_why_it_does_not_count():

@@ -414,6 +414,10 @@ FORMS = {
         },
         used("gcp.gemini", None, None, 8, 8, 0, written=0, token_type="embedding"),
     ),
+    "Gemini, live session": Case(
+        {"usageMetadata": {"promptTokenCount": 8, "responseTokenCount": 5, "totalTokenCount": 13}},
+        used("gcp.gemini", None, None, 13, 8, 5, written=0),
+    ),
     "Bedrock Converse": Case(
         converse(CONVERSE_USAGE, serviceTier={"type": "flex"}),
         used(
@@ -452,6 +456,10 @@ FORMS = {
             "usage": COHERE_USAGE,
         },
         used("cohere", None, "c14c80c3", 13, 9, 4),
+    ),
+    "Cohere v2, not billed": Case(
+        {"id": "c14c80c3", "usage": {"tokens": {"input_tokens": 204.0, "output_tokens": 6.0}}},
+        used("cohere", None, "c14c80c3", 210, 204, 6),
     ),
     "Cohere v2, last event": Case(
         {
@@ -530,6 +538,14 @@ FORMS = {
             "gen_ai.usage.reasoning.output_tokens": 60,
         },
         used("anthropic", CLAUDE, "msg_01", 1430, 1340, 90, read=1000, written=300, reasoning=60),
+    ),
+    "LangChain, other names": Case(
+        {
+            "id": "lc_run--1",
+            "usage_metadata": {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7},
+            "response_metadata": {"model": "llama3.3", "provider": "ollama"},
+        },
+        used("ollama", "llama3.3", "lc_run--1", 7, 5, 2),
     ),
     "OpenTelemetry span": Case(
         {

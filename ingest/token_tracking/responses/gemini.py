@@ -25,8 +25,7 @@ def reported(response: object, usage: object) -> Reported:
         counts.read(usage, "tool_use_prompt_token_count", "toolUsePromptTokenCount"),
     )
     output_tokens = counts.sum(counts.read(usage, *_OUTPUT), thoughts)
-    if output_tokens is None and input_tokens is not None and not counts.faults:
-        output_tokens = 0  # JSON of protocol buffers leaves out zeros
+    is_embedding = member(response, "embeddings") is not None
     traffic = first(member(usage, "traffic_type"), member(usage, "trafficType"))
     of_traffic = unusual_tier(traffic)
     tier = unusual_tier(member(usage, "service_tier"), member(usage, "serviceTier"))
@@ -38,12 +37,12 @@ def reported(response: object, usage: object) -> Reported:
         faults=counts.faults,
         total=counts.read(usage, "total_token_count", "totalTokenCount"),
         input_tokens=input_tokens,
-        output_tokens=output_tokens,
+        output_tokens=0 if is_embedding and output_tokens is None else output_tokens,
         cache_read_tokens=counts.read(
             usage, "cached_content_token_count", "cachedContentTokenCount"
         ),
-        cache_write_tokens=None if input_tokens is None else 0,
+        cache_write_tokens=0,
         reasoning_tokens=thoughts,
         service_tier=tier if of_traffic is None else _TRAFFIC.get(of_traffic, of_traffic),
-        token_type="embedding" if member(response, "embeddings") is not None else "llm",
+        token_type="embedding" if is_embedding else "llm",
     )

@@ -16,7 +16,7 @@ def reported(response: object, usage: object) -> Reported:
     input_tokens = counts.read(usage, "prompt_tokens")
     output_tokens = counts.read(usage, "completion_tokens")
     total = counts.read(usage, "total_tokens")
-    is_embedding = member(response, "choices") is None and member(response, "data") is not None
+    is_embedding = member(response, "data") is not None
     if is_embedding and output_tokens is None:
         output_tokens = 0
     inside = member(usage, "prompt_tokens_details")
@@ -43,12 +43,12 @@ def reported(response: object, usage: object) -> Reported:
         reasoning = counts.same("reasoning_tokens", reasoning, at_top)
     if (
         reasoning
-        and total is not None
-        and total != counts.sum(input_tokens, output_tokens)
-        and total == counts.sum(input_tokens, output_tokens, reasoning)
+        and input_tokens is not None
+        and output_tokens is not None
+        and total == input_tokens + output_tokens + reasoning
     ):
         # xAI reports the reasoning beside the output, and its total shows that.
-        output_tokens = counts.sum(output_tokens, reasoning)
+        output_tokens += reasoning
     return Reported(
         provider=provider,
         model=member(response, "model"),

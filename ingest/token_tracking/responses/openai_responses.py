@@ -11,7 +11,6 @@ def reported(response: object, usage: object) -> Reported:
     """Return what the response reports; input and output contain their parts."""
     counts = Counts()
     inside = first(member(usage, "input_tokens_details"), member(usage, "input_token_details"))
-    outside = first(member(usage, "output_tokens_details"), member(usage, "output_token_details"))
     return Reported(
         provider=maker_of(response),
         model=member(response, "model"),
@@ -25,7 +24,7 @@ def reported(response: object, usage: object) -> Reported:
         cache_write_long_tokens=counts.read(
             member(inside, "cache_write_tokens_details"), "ttl_12h_tokens"
         ),
-        reasoning_tokens=counts.read(outside, "reasoning_tokens"),
+        reasoning_tokens=counts.read(member(usage, "output_tokens_details"), "reasoning_tokens"),
         service_tier="batch"
         if member(response, "object") == "batch"
         else unusual_tier(member(response, "service_tier")),

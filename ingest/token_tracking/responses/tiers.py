@@ -17,7 +17,7 @@ def unusual_tier(*told: object) -> str | None:
     """Return the first tier that is not the usual one, in lower case."""
     for value in told:
         if isinstance(value, str):
-            tier = str.__str__(value).strip().lower()  # enums of some libraries are texts, too
+            tier = str.__str__(value).lower()  # enums of some libraries are texts, too
             if tier not in _USUAL:
                 return tier
     return None

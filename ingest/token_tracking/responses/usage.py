@@ -125,13 +125,14 @@ def _contradiction(told: Reported, tokens: int) -> str | None:
         return f"input {given} + output {made} are not the total {tokens}"
     if (given or 0) + (made or 0) > tokens:
         return f"input {given} + output {made} are above the total {tokens}"
-    read, written = told.cache_read_tokens or 0, told.cache_write_tokens or 0
-    if read + written > (given or 0):
-        return f"cache read {read} + cache write {written} are above the input {given}"
-    if (told.cache_write_long_tokens or 0) > written:
-        return f"long cache write {told.cache_write_long_tokens} is above cache write {written}"
-    if (told.reasoning_tokens or 0) > (made or 0):
-        return f"reasoning {told.reasoning_tokens} is above the output {made}"
+    read, written = told.cache_read_tokens or 0, told.cache_write_tokens
+    long, reasoning = told.cache_write_long_tokens or 0, told.reasoning_tokens or 0
+    if given is not None and read + (written or 0) > given:
+        return f"cache read {read} + cache write {written or 0} are above the input {given}"
+    if written is not None and long > written:
+        return f"long cache write {long} is above cache write {written}"
+    if made is not None and reasoning > made:
+        return f"reasoning {reasoning} is above the output {made}"
     return None
 
 

@@ -225,6 +225,10 @@ FAULTS = {
             note="the response does not tell its input tokens",
         ),
     ),
+    "embeddings have no output, also where no total says so": Case(
+        {"embeddings": [{"values": [0.5]}], "usageMetadata": {"promptTokenCount": 8}},
+        used("gcp.gemini", None, None, 8, 8, 0, written=0, token_type="embedding"),
+    ),
     "a total of OpenInference is told alone": Case(
         {"llm.token_count.total": 20},
         used(None, None, None, 20, note="the response tells only its total"),
@@ -534,6 +538,24 @@ CONTRADICTIONS = {
         },
         15,
         "reasoning 6 is above the output 5",
+    ),
+    "reasoning in an output of zero": (
+        {
+            "prompt_tokens": 200,
+            "total_tokens": 200,
+            "completion_tokens_details": {"reasoning_tokens": 200},
+        },
+        200,
+        "reasoning 200 is above the output 0",
+    ),
+    "cached tokens in an input of zero": (
+        {
+            "completion_tokens": 200,
+            "total_tokens": 200,
+            "prompt_tokens_details": {"cached_tokens": 5},
+        },
+        200,
+        "cache read 5 + cache write 0 are above the input 0",
     ),
     "cached tokens told in two ways": (
         {

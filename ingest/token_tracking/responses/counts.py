@@ -25,7 +25,7 @@ def member(value: object, name: str) -> object:
         if name not in getattr(value, "__dict__", ()):
             # A model of pydantic takes long to say that it has no such attribute.
             extra = cast("object", getattr(value, "__pydantic_extra__", _ELSE))
-            if not extra and not hasattr(type(value), name) and name[0] != "_":
+            if not extra and not hasattr(type(value), name):
                 return None
         found = cast("object", getattr(value, name, None))
     return None if type(found).__name__ in _ABSENT else found

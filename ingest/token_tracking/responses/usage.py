@@ -76,12 +76,13 @@ def usage_of(
     if tokens is None or tokens > MAX_TOKENS:
         problem = "; ".join(faults) or f"not told, or above {MAX_TOKENS}"
         raise UsageNotFoundError(kind, f"the total is unknown: {problem}", KNOWN_FORMS)
+    reported = _with_zeros(reported)
     contradiction = "; ".join(dict.fromkeys(faults)) or _contradiction(reported, tokens)
     if contradiction is not None:
         note = f"only the total is kept: {contradiction}"
         parts = _Parts()
     else:
-        parts, note = _completed(reported, tokens)
+        parts, note = _completed(reported)
     if reported.left_out is not None:
         note = f"{'' if note is None else note + '; '}not counted: {reported.left_out}"
     usage = ResponseUsage(
@@ -119,6 +120,15 @@ def _total(reported: Reported) -> int | None:
     return sum(known) if len(known) == 2 or not reported.faults else None
 
 
+def _with_zeros(told: Reported) -> Reported:
+    """Return it with the zeros that JSON may leave out: nothing remains beside the other whole."""
+    if told.output_tokens is None and told.input_tokens == told.total:
+        return told._replace(output_tokens=0)
+    if told.input_tokens is None and told.output_tokens == told.total:
+        return told._replace(input_tokens=0)
+    return told
+
+
 def _contradiction(told: Reported, tokens: int) -> str | None:
     given, made = told.input_tokens, told.output_tokens
     if given is not None and made is not None and given + made != tokens:
@@ -136,16 +146,11 @@ def _contradiction(told: Reported, tokens: int) -> str | None:
     return None
 
 
-def _completed(told: Reported, tokens: int) -> tuple[_Parts, str | None]:
+def _completed(told: Reported) -> tuple[_Parts, str | None]:
     """Return the parts, each with its whole, and what the response should have told."""
     given, made = told.input_tokens, told.output_tokens
     read, written = told.cache_read_tokens, told.cache_write_tokens
     long, reasoning = told.cache_write_long_tokens, told.reasoning_tokens
-    if told.total:
-        if made is None and given == tokens:
-            made = 0
-        if given is None and made == tokens:
-            given = 0
     note = None
     if given is None:
         note = "the response does not tell its input tokens"

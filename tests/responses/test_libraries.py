@@ -16,6 +16,7 @@ from tests.support.responses import (
     MESSAGE_USAGE,
     MISTRAL_USAGE,
     chat,
+    chunk,
     message,
     used,
 )
@@ -89,6 +90,12 @@ def test_mistral_is_known_by_its_library():
     assert usage_of(response) == used(
         "mistral_ai", "mistral-small-2506", "chatcmpl-1", 80, 60, 20, read=48, tier="priority"
     )
+
+
+def test_an_event_of_mistrals_stream_holds_its_chunk():
+    event = {"data": chunk(MISTRAL_USAGE, model="mistral-small-2506")}
+    told = usage_of(built("mistralai.client.models.CompletionEvent")(event))
+    assert told == used("mistral_ai", "mistral-small-2506", "chatcmpl-1", 80, 60, 20)
 
 
 def test_groq_is_known_by_its_library():
@@ -167,6 +174,20 @@ def test_chunks_of_langchain_add_up_to_a_message():
     assert usage_of(generation(message=first + last)).tokens == usage.tokens
     with pytest.raises(UsageNotFoundError, match="LangChain messages"):
         usage_of(import_module("langchain_core.outputs").LLMResult(generations=[[]]))
+
+
+def test_a_reply_from_langchains_cache_is_no_usage():
+    reply = built("langchain_core.messages.AIMessage")(FORMS["LangChain"].response)
+    models: Any = import_module("langchain_core.language_models.fake_chat_models")
+    caches: Any = import_module("langchain_core.caches")
+    model = models.GenericFakeChatModel(messages=iter([reply]), cache=caches.InMemoryCache())
+    assert usage_of(model.invoke("Hello")) == FORMS["LangChain"].usage
+    cached = model.invoke("Hello")
+    with pytest.raises(UsageNotFoundError, match="repeats the usage of the call that filled it"):
+        usage_of(cached)
+    generation = import_module("langchain_core.outputs").ChatGeneration(message=cached)
+    with pytest.raises(UsageNotFoundError, match="repeats the usage of the call that filled it"):
+        usage_of(generation)
 
 
 def test_langchain_tells_anthropics_tier_in_the_usage_that_it_repeats():

@@ -6,15 +6,18 @@ Their counts are equal to ours, but for the differences that are listed with the
 from __future__ import annotations
 
 from importlib import import_module
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import MagicMock
 
+import httpx
 import pytest
 
 from tests.support.responses import FORMS, chat, message
 from token_tracking import usage_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from token_tracking import ResponseUsage
 
 pytestmark = [
@@ -51,6 +54,16 @@ COMPACTED = message(
 )
 RESPONSES = {name: case.response for name, case in FORMS.items()}
 RESPONSES |= {"xAI": XAI, "Perplexity": PERPLEXITY, "Anthropic, compacted": COMPACTED}
+RESPONSES["Anthropic, compacted, all steps"] = message(
+    {
+        "input_tokens": 23_000,
+        "output_tokens": 1000,
+        "iterations": [
+            {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3500},
+            {"type": "message", "input_tokens": 23_000, "output_tokens": 1000},
+        ],
+    }
+)
 
 
 def counts_of(usage: ResponseUsage) -> dict[str, int]:
@@ -133,49 +146,82 @@ def test_genai_prices_counts_the_same(
     assert sum(ours.values()) > 0
 
 
-def anthropic(response: dict[str, Any]) -> Any:
-    config: Any = import_module("litellm.llms.anthropic.chat.transformation").AnthropicConfig()
-    return config.calculate_usage(usage_object=response["usage"], reasoning_content=None)
+def transformed(model: str) -> Callable[[dict[str, Any]], Any]:
+    """Return what makes LiteLLM's answer out of the provider's, as its `completion` does."""
+
+    def answer(response: dict[str, Any]) -> Any:
+        litellm: Any = import_module("litellm")
+        provider, name = model.split("/", 1)
+        manager: Any = import_module("litellm.utils").ProviderConfigManager
+        config = manager.get_provider_chat_config(name, litellm.LlmProviders(provider))
+        answered = config.transform_response(
+            model=name,
+            raw_response=httpx.Response(200, json=response),
+            model_response=litellm.ModelResponse(),
+            logging_obj=MagicMock(),
+            request_data={},
+            messages=[{"role": "user", "content": "Hello"}],
+            optional_params={},
+            litellm_params={},
+            encoding=None,
+            api_key="none",
+        )
+        answered._hidden_params["custom_llm_provider"] = provider
+        return answered
+
+    return answer
 
 
-def gemini(response: dict[str, Any]) -> Any:
-    place = "litellm.llms.vertex_ai.gemini.vertex_and_google_ai_studio_gemini"
-    return import_module(place).VertexGeminiConfig._calculate_usage(completion_response=response)
+def of_responses(response: dict[str, Any]) -> Any:
+    logging: Any = import_module("litellm.responses.utils").ResponseAPILoggingUtils
+    usage = logging._transform_response_api_usage_to_chat_usage(response["usage"])
+    return import_module("litellm").ModelResponse(usage=usage)
 
 
-def converse(response: dict[str, Any]) -> Any:
-    place = "litellm.llms.bedrock.chat.converse_transformation"
-    return import_module(place).AmazonConverseConfig().transform_usage(response["usage"])
-
-
-def responses(response: dict[str, Any]) -> Any:
-    utils: Any = import_module("litellm.responses.utils").ResponseAPILoggingUtils
-    return utils._transform_response_api_usage_to_chat_usage(response["usage"])
-
-
-def openai(response: dict[str, Any]) -> Any:
-    return import_module("litellm").ModelResponse(**response).usage
-
-
-# Response, LiteLLM's reader, and what differs: (name, theirs, ours).
-LITELLM: list[tuple[str, Any, set[tuple[str, int, int]]]] = [
-    ("OpenAI chat", openai, set()),
-    # Theirs drops how long a cache write is kept, which has a price of its own.
-    ("OpenAI responses", responses, {("cache_write_1h_tokens", 0, 100)}),
-    ("Anthropic", anthropic, set()),
-    ("Gemini", gemini, set()),
-    ("Bedrock Converse", converse, set()),
+# Response, what makes LiteLLM's of it, and what differs: (name, theirs, ours).
+LITELLM: list[tuple[str, Callable[[dict[str, Any]], Any], set[tuple[str, int, int]]]] = [
+    ("OpenAI chat", transformed("openai/gpt-4o"), set()),
+    ("OpenAI responses", of_responses, set()),
+    ("Groq", transformed("groq/openai/gpt-oss-120b"), set()),
+    ("vLLM", transformed("hosted_vllm/my/model"), set()),
+    ("DeepSeek", transformed("deepseek/deepseek-chat"), set()),
+    ("xAI", transformed("xai/grok-4"), set()),
+    ("Anthropic", transformed("anthropic/claude-sonnet-4-5"), set()),
+    # Theirs counts only the step of compaction, as if the message itself were in the list of steps.
+    (
+        "Anthropic, compacted",
+        transformed("anthropic/claude-sonnet-4-5"),
+        {("input_tokens", 180_000, 203_000), ("output_tokens", 3500, 4500)},
+    ),
+    ("Anthropic, compacted, all steps", transformed("anthropic/claude-sonnet-4-5"), set()),
+    ("Anthropic on Bedrock", transformed("bedrock/anthropic.claude-sonnet-4-5"), set()),
+    ("Gemini", transformed("gemini/gemini-2.5-flash"), set()),
+    ("Vertex AI", transformed("vertex_ai/gemini-2.5-flash"), set()),
+    ("Bedrock Converse", transformed("bedrock/amazon.nova-pro-v1:0"), set()),
+    # Theirs counts what the model saw, of which Cohere bills only a part.
+    (
+        "Cohere v2",
+        transformed("cohere_chat/command-a"),
+        {("input_tokens", 204, 9), ("output_tokens", 6, 4)},
+    ),
+    # Theirs has nothing of Ollama's cache, as its client has not.
+    ("Ollama chat", transformed("ollama_chat/llama3.3"), {("cache_read_tokens", 0, 16)}),
+    ("Perplexity", transformed("perplexity/sonar"), set()),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "reader", "differences"), LITELLM, ids=[row[0] for row in LITELLM]
+    ("name", "answer", "differences"), LITELLM, ids=[row[0] for row in LITELLM]
 )
-def test_litellm_counts_the_same(name: str, reader: Any, differences: set[tuple[str, int, int]]):
-    """Its usage has OpenAI's form, so it is read by us, too: all the way round."""
-    usage = reader(RESPONSES[name])
+def test_litellm_counts_the_same(
+    name: str,
+    answer: Callable[[dict[str, Any]], Any],
+    differences: set[tuple[str, int, int]],
+):
+    """Its responses have OpenAI's form, so they are read by us, too: all the way round."""
+    response = answer(RESPONSES[name])
     ours = counts_of(usage_of(RESPONSES[name]))
-    theirs = counts_of(usage_of(SimpleNamespace(usage=usage, choices=[])))
-    assert theirs == counts_of(usage_of({"usage": usage.model_dump(), "choices": []}))
+    theirs = counts_of(usage_of(response))
+    assert theirs == counts_of(usage_of(response.model_dump()))
     found = {(kind, theirs.get(kind, 0), ours.get(kind, 0)) for kind in {*theirs, *ours}}
     assert {row for row in found if row[1] != row[2]} == differences

@@ -187,7 +187,161 @@ FAULTS = {
                 "total_tokens": 1430,
             }
         },
-        used("openai", None, None, 1430, 1340, 90),
+        used("openai", None, None, 1430, 1340, 90, read=1000),
+    ),
+    "Anthropic's names with a total that leaves out the cache contradict": Case(
+        {
+            "usage": {
+                "input_tokens": 40,
+                "cache_creation_input_tokens": 300,
+                "output_tokens": 90,
+                "total_tokens": 130,
+            }
+        },
+        used(
+            "openai",
+            None,
+            None,
+            130,
+            note="only the total is kept: cache read 0 + cache write 300 are above the input 40",
+        ),
+    ),
+    "Anthropic's usage is known by its names, whatever holds it": Case(
+        {
+            "type": "assistant",
+            "usage": {"input_tokens": 40, "cache_read_input_tokens": 1000, "output_tokens": 90},
+        },
+        used("anthropic", None, None, 1130, 1040, 90, read=1000),
+    ),
+    "other servers' responses name the parts as Anthropic does": Case(
+        responded(
+            {
+                "input_tokens": 1340,
+                "input_tokens_details": {
+                    "cache_read_input_tokens": 1000,
+                    "cache_creation_input_tokens": 300,
+                },
+                "output_tokens": 90,
+                "total_tokens": 1430,
+            },
+            model="sonar",
+        ),
+        used("openai", "sonar", "resp_1", 1430, 1340, 90, read=1000, written=300),
+    ),
+    "Anthropic's cache writes by lifetime are not above the write": Case(
+        message(
+            {
+                **MESSAGE_USAGE,
+                "cache_creation": {
+                    "ephemeral_5m_input_tokens": 201,
+                    "ephemeral_1h_input_tokens": 100,
+                },
+            }
+        ),
+        used(
+            "anthropic",
+            CLAUDE,
+            "msg_01",
+            1430,
+            note="only the total is kept: cache writes of 201 (short) + 100 (long) are above cache"
+            " write 300",
+        ),
+    ),
+    "Bedrock's cache writes by lifetime are not above the write": Case(
+        converse({**CONVERSE_USAGE, "cacheDetails": [{"ttl": "5m", "inputTokens": 301}]}),
+        used(
+            "aws.bedrock",
+            None,
+            "request-1",
+            1430,
+            note="only the total is kept: cache writes of 301 (short) + 0 (long) are above cache"
+            " write 300",
+        ),
+    ),
+    "OpenAI's cache writes by lifetime are not above the write": Case(
+        responded(
+            {
+                **RESPONSES_USAGE,
+                "input_tokens_details": {
+                    "cache_write_tokens": 300,
+                    "cache_write_tokens_details": {"ttl_30m_tokens": 201, "ttl_12h_tokens": 100},
+                },
+            }
+        ),
+        used(
+            "openai",
+            "gpt-5.4-2026-03-05",
+            "resp_1",
+            1080,
+            note="only the total is kept: cache writes of 201 (short) + 100 (long) are above cache"
+            " write 300",
+        ),
+    ),
+    "LangChain's cache writes by lifetime are not above the write": Case(
+        {
+            "usage_metadata": {
+                "input_tokens": 350,
+                "output_tokens": 40,
+                "input_token_details": {"cache_creation": 100, "ephemeral_5m_input_tokens": 120},
+            }
+        },
+        used(
+            None,
+            None,
+            None,
+            390,
+            note="only the total is kept: cache writes of 120 (short) + 0 (long) are above cache"
+            " write 100",
+        ),
+    ),
+    "LangChain's parts tell the tier": Case(
+        {
+            "usage_metadata": {
+                "input_tokens": 350,
+                "output_tokens": 40,
+                "total_tokens": 390,
+                "input_token_details": {"priority_cache_read": 100, "priority": 250},
+                "output_token_details": {"priority_reasoning": 0, "priority": 40},
+            }
+        },
+        used(None, None, None, 390, 350, 40, read=100, reasoning=0, tier="priority"),
+    ),
+    "LangChain's sum over two tiers cannot be split": Case(
+        {
+            "usage_metadata": {
+                "input_tokens": 350,
+                "output_tokens": 40,
+                "total_tokens": 390,
+                "input_token_details": {"cache_read": 50, "flex_cache_read": 100, "flex": 150},
+            },
+            "response_metadata": {"service_tier": "flex"},
+        },
+        used(
+            None,
+            None,
+            None,
+            390,
+            tier="flex",
+            note="only the total is kept: cache_read is told as 50 and as 100",
+        ),
+    ),
+    "LiteLLM takes Perplexity's reasoning for a part of the output": Case(
+        chat(
+            {
+                **MISTRAL_USAGE,
+                "num_search_queries": 1,
+                "completion_tokens_details": {"reasoning_tokens": 7},
+            }
+        ),
+        used(
+            "perplexity",
+            GPT,
+            "chatcmpl-1",
+            80,
+            60,
+            20,
+            note="not counted: citation and reasoning tokens, which stand beside the total",
+        ),
     ),
     "a cache write only at the top level": Case(
         chat({**MISTRAL_USAGE, "cache_creation_input_tokens": 48}),
@@ -527,7 +681,22 @@ CONTRADICTIONS = {
             },
         },
         15,
-        "long cache write 6 is above cache write 5",
+        "cache writes of 0 (short) + 6 (long) are above cache write 5",
+    ),
+    "short and long writes above the write": (
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 5,
+            "prompt_tokens_details": {
+                "cache_creation_tokens": 5,
+                "cache_creation_token_details": {
+                    "ephemeral_30m_input_tokens": 4,
+                    "ephemeral_12h_input_tokens": 2,
+                },
+            },
+        },
+        15,
+        "cache writes of 4 (short) + 2 (long) are above cache write 5",
     ),
     "more reasoning than output": (
         {
@@ -646,6 +815,11 @@ def test_a_total_alone_is_kept():
         {"agent_name": "planner", "gen_ai.usage.input_tokens": 20},
         {"openinference.span.kind": "AGENT", "llm.token_count.total": 20},
         {"openinference.span.kind": "CHAIN", "llm.token_count.total": 20},
+        {
+            "gen_ai.operation.name": "chat",
+            "openinference.span.kind": "AGENT",
+            "gen_ai.usage.input_tokens": 20,
+        },
         b'{"usage": {"prompt_tokens": 1, "completion_tokens": 1}}',
         [chat(CHAT_USAGE)],
         CHAT_USAGE,  # without the response

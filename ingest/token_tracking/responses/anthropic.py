@@ -10,9 +10,6 @@ from .tiers import unusual_tier
 _HOSTS: Final = {"msg_bdrk_": "aws.bedrock", "msg_vrtx_": "gcp.vertex_ai"}
 _READ: Final = "cache_read_input_tokens"
 _WRITTEN: Final = "cache_creation_input_tokens"
-_TIMES: Final = "cache_creation"  # the same tokens, by how long they are kept
-_SHORT: Final = "ephemeral_5m_input_tokens"
-_LONG: Final = "ephemeral_1h_input_tokens"
 
 
 def reported(response: object, usage: object) -> Reported:
@@ -26,9 +23,12 @@ def reported(response: object, usage: object) -> Reported:
         holders = billed if inside is None else [member(one, inside) for one in billed]
         return counts.sum(*[counts.read(one, name) for one in holders])
 
+    # The same tokens as those written, by how long they are kept.
+    times = [counts.by_lifetime(member(one, "cache_creation")) for one in billed]
+    short, long = (counts.sum(*parts) for parts in zip(*times, strict=True))
     uncached, read, written = added("input_tokens"), added(_READ), added(_WRITTEN)
     if written is None:
-        written = counts.sum(added(_SHORT, _TIMES), added(_LONG, _TIMES))
+        written = counts.sum(short, long)
     response_id = member(response, "id")
     return Reported(
         provider=_host(response_id),
@@ -40,7 +40,8 @@ def reported(response: object, usage: object) -> Reported:
         output_tokens=added("output_tokens"),
         cache_read_tokens=read,
         cache_write_tokens=written,
-        cache_write_long_tokens=added(_LONG, _TIMES),
+        cache_write_short_tokens=short,
+        cache_write_long_tokens=long,
         reasoning_tokens=added("thinking_tokens", "output_tokens_details"),
         service_tier=unusual_tier(member(usage, "service_tier"), member(usage, "speed")),
         left_out="the tokens of an advisor, which is another model"

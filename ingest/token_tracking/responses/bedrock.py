@@ -17,6 +17,7 @@ def reported(response: object, usage: object) -> Reported:
     uncached = counts.read(usage, "inputTokens")
     read = counts.read(usage, "cacheReadInputTokens", "cacheReadInputTokenCount")
     written = counts.read(usage, "cacheWriteInputTokens", "cacheWriteInputTokenCount")
+    details = member(usage, "cacheDetails")
     return Reported(
         provider="aws.bedrock",
         model=None,
@@ -27,7 +28,8 @@ def reported(response: object, usage: object) -> Reported:
         output_tokens=counts.read(usage, "outputTokens"),
         cache_read_tokens=read,
         cache_write_tokens=written,
-        cache_write_long_tokens=_long(counts, member(usage, "cacheDetails")),
+        cache_write_short_tokens=_kept(counts, details, long=False),
+        cache_write_long_tokens=_kept(counts, details, long=True),
         service_tier=unusual_tier(
             member(member(response, "serviceTier"), "type"),
             member(member(response, "performanceConfig"), "latency"),
@@ -35,8 +37,8 @@ def reported(response: object, usage: object) -> Reported:
     )
 
 
-def _long(counts: Counts, details: object) -> int | None:
+def _kept(counts: Counts, details: object, *, long: bool) -> int | None:
     if not isinstance(details, list):
         return None
-    kept = [one for one in cast("list[object]", details) if member(one, "ttl") == "1h"]
+    kept = [one for one in cast("list[object]", details) if (member(one, "ttl") == "1h") is long]
     return counts.sum(*[counts.read(one, "inputTokens") for one in kept])

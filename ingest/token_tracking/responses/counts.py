@@ -11,6 +11,9 @@ from ..event.values import kind_of
 # Classes of which some libraries make a value that stands for an absent member.
 _ABSENT: Final = frozenset({"NotGiven", "Omit", "Unset"})
 _ELSE: Final = True  # for objects of any other class
+# How long a provider keeps what was written to its cache; an hour and more is long.
+_SHORT: Final = ("ephemeral_5m_input_tokens", "ephemeral_30m_input_tokens", "ttl_30m_tokens")
+_LONG: Final = ("ephemeral_1h_input_tokens", "ephemeral_12h_input_tokens", "ttl_12h_tokens")
 
 
 def member(value: object, name: str) -> object:
@@ -80,11 +83,19 @@ class Counts:
         present = [part for part in parts if part is not None]
         return sum(present) if present and not self.faults else None
 
+    def by_lifetime(self, details: object) -> tuple[int | None, int | None]:
+        """Return the cache writes that are kept shortly, and those that are kept long."""
+        if details is None:
+            return None, None
+        short = self.sum(*[self.read(details, name) for name in _SHORT])
+        return short, self.sum(*[self.read(details, name) for name in _LONG])
+
 
 class Reported(NamedTuple):
     """What a response reports, before it is checked; the counts are inclusive, as in an event.
 
     `faults` are the values that cannot be counts, `left_out` is what the counts do not contain.
+    `cache_write_short_tokens` only serves the check: an event has no field for them.
     """
 
     provider: str | None
@@ -96,6 +107,7 @@ class Reported(NamedTuple):
     output_tokens: int | None = None
     cache_read_tokens: int | None = None
     cache_write_tokens: int | None = None
+    cache_write_short_tokens: int | None = None
     cache_write_long_tokens: int | None = None
     reasoning_tokens: int | None = None
     service_tier: str | None = None

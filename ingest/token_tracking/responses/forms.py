@@ -28,11 +28,13 @@ KNOWN_FORMS: Final = (
     "OpenTelemetry GenAI span attributes"
 )
 
+_CACHED: Final = "a reply from a cache repeats the usage of the call that filled it"
+
 
 def reported_by(response: object) -> Reported | str:
     """Return what the response reports, or why that is not usage of its own."""
     if is_cached_reply(response):
-        return "a reply from a cache repeats the usage of the call that filled it"
+        return _CACHED
     attributes = _attributes(response)
     if attributes is not None:
         if opentelemetry.repeats_others(attributes):
@@ -41,13 +43,15 @@ def reported_by(response: object) -> Reported | str:
     return _of_response(response) or _of_event(response) or "no usage of a known form"
 
 
-def _of_response(response: object) -> Reported | None:
+def _of_response(response: object) -> Reported | str | None:
     usage = member(response, "usage")
     if usage is not None:
         return _of_usage(response, usage)
     usage = first(member(response, "usage_metadata"), member(response, "usageMetadata"))
     if usage is not None:
         if _has(usage, "input_tokens", "output_tokens"):
+            if langchain.is_cached(usage):
+                return _CACHED
             return langchain.reported(response, usage)
         return gemini.reported(response, usage)
     if _has(response, "prompt_eval_count", "eval_count"):
@@ -72,9 +76,9 @@ def _of_usage(response: object, usage: object) -> Reported | None:
     return None
 
 
-def _of_event(event: object) -> Reported | None:
+def _of_event(event: object) -> Reported | str | None:
     """Return what the last event of a stream reports."""
-    for name in ("response", "message"):  # OpenAI's responses; LangChain's generations
+    for name in ("response", "message", "data"):  # OpenAI's; LangChain's generations; Mistral's
         held = member(event, name)
         found = None if held is None else _of_response(held)
         if found is not None:
@@ -102,8 +106,8 @@ def _attributes(response: object) -> Mapping[object, object] | None:
 
 def _is_anthropic(response: object, usage: object) -> bool:
     kind = member(response, "type")
-    if isinstance(kind, str):
-        return kind.startswith("message")
+    if isinstance(kind, str) and kind.startswith("message"):
+        return True
     return member(usage, "total_tokens") is None and _has(
         usage, "cache_read_input_tokens", "cache_creation_input_tokens"
     )

@@ -20,6 +20,12 @@ def reported(response: object, usage: object) -> Reported:
     if is_embedding and output_tokens is None:
         output_tokens = 0
     inside = member(usage, "prompt_tokens_details")
+    short, long = counts.by_lifetime(
+        first(
+            member(inside, "cache_write_tokens_details"),  # OpenAI's
+            member(inside, "cache_creation_token_details"),  # LiteLLM's
+        )
+    )
     outside = member(usage, "completion_tokens_details")
     # Some repeat the same tokens at the top level, others tell them only there: never both added.
     cache_read = counts.same(
@@ -37,8 +43,9 @@ def reported(response: object, usage: object) -> Reported:
     at_top = counts.read(usage, "reasoning_tokens")
     left_out = None
     if provider == "perplexity":
-        if at_top or counts.read(usage, "citation_tokens"):
+        if reasoning or at_top or counts.read(usage, "citation_tokens"):
             left_out = "citation and reasoning tokens, which stand beside the total"
+        reasoning = None
     else:
         reasoning = counts.same("reasoning_tokens", reasoning, at_top)
     if (
@@ -60,20 +67,13 @@ def reported(response: object, usage: object) -> Reported:
         output_tokens=output_tokens,
         cache_read_tokens=cache_read,
         cache_write_tokens=cache_write,
-        cache_write_long_tokens=_long(counts, inside),
+        cache_write_short_tokens=short,
+        cache_write_long_tokens=long,
         reasoning_tokens=reasoning,
         service_tier=unusual_tier(member(response, "service_tier"), member(usage, "service_tier")),
         token_type="embedding" if is_embedding else "llm",
         left_out=left_out,
     )
-
-
-def _long(counts: Counts, inside: object) -> int | None:
-    times = first(
-        member(inside, "cache_write_tokens_details"),  # OpenAI's
-        member(inside, "cache_creation_token_details"),  # LiteLLM's, of Anthropic's
-    )
-    return counts.read(times, "ttl_12h_tokens", "ephemeral_1h_input_tokens")
 
 
 def _provider(response: object, usage: object) -> str | None:

@@ -11,6 +11,7 @@ def reported(response: object, usage: object) -> Reported:
     """Return what the response reports; input and output contain their parts."""
     counts = Counts()
     inside = first(member(usage, "input_tokens_details"), member(usage, "input_token_details"))
+    short, long = counts.by_lifetime(member(inside, "cache_write_tokens_details"))
     return Reported(
         provider=maker_of(response),
         model=member(response, "model"),
@@ -19,11 +20,19 @@ def reported(response: object, usage: object) -> Reported:
         total=counts.read(usage, "total_tokens"),
         input_tokens=counts.read(usage, "input_tokens"),
         output_tokens=counts.read(usage, "output_tokens"),
-        cache_read_tokens=counts.read(inside, "cached_tokens"),
-        cache_write_tokens=counts.read(inside, "cache_write_tokens"),
-        cache_write_long_tokens=counts.read(
-            member(inside, "cache_write_tokens_details"), "ttl_12h_tokens"
+        # Others use Anthropic's names, inside or beside the input that contains them.
+        cache_read_tokens=counts.same(
+            "cached_tokens",
+            counts.read(inside, "cached_tokens", "cache_read_input_tokens"),
+            counts.read(usage, "cache_read_input_tokens"),
         ),
+        cache_write_tokens=counts.same(
+            "cache_write_tokens",
+            counts.read(inside, "cache_write_tokens", "cache_creation_input_tokens"),
+            counts.read(usage, "cache_creation_input_tokens"),
+        ),
+        cache_write_short_tokens=short,
+        cache_write_long_tokens=long,
         reasoning_tokens=counts.read(member(usage, "output_tokens_details"), "reasoning_tokens"),
         service_tier="batch"
         if member(response, "object") == "batch"

@@ -83,15 +83,15 @@ def repeats_others(attributes: Mapping[object, object]) -> bool:
 
     So have the spans of agents and workflows, which in older versions say no more than a name.
     """
-    kind = _kind(attributes)
-    if kind is None:
+    kinds = _kinds(attributes)
+    if not kinds:
         return any(name in attributes for name in _AGENT)
-    return kind not in _MODEL_CALLS
+    return not kinds <= _MODEL_CALLS
 
 
-def _kind(attributes: Mapping[object, object]) -> str | None:
-    kind = first(attributes.get(_OPERATION), attributes.get(_SPAN_KIND))
-    return kind.lower() if isinstance(kind, str) else None
+def _kinds(attributes: Mapping[object, object]) -> set[str]:
+    told = (attributes.get(_OPERATION), attributes.get(_SPAN_KIND))
+    return {kind.lower() for kind in told if isinstance(kind, str)}
 
 
 def reported(attributes: Mapping[object, object]) -> Reported:
@@ -101,7 +101,7 @@ def reported(attributes: Mapping[object, object]) -> Reported:
     def value(names: tuple[str, ...]) -> object:
         return first(*[attributes.get(name) for name in names])
 
-    is_embedding = _kind(attributes) in _EMBEDDINGS
+    is_embedding = not _kinds(attributes).isdisjoint(_EMBEDDINGS)
     output_tokens = counts.read(attributes, *_OUTPUT)
     return Reported(
         provider=text_of_name(value(_PROVIDER)),

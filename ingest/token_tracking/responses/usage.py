@@ -136,11 +136,12 @@ def _contradiction(told: Reported, tokens: int) -> str | None:
     if (given or 0) + (made or 0) > tokens:
         return f"input {given} + output {made} are above the total {tokens}"
     read, written = told.cache_read_tokens or 0, told.cache_write_tokens
-    long, reasoning = told.cache_write_long_tokens or 0, told.reasoning_tokens or 0
+    short, long = told.cache_write_short_tokens or 0, told.cache_write_long_tokens or 0
     if given is not None and read + (written or 0) > given:
         return f"cache read {read} + cache write {written or 0} are above the input {given}"
-    if written is not None and long > written:
-        return f"long cache write {long} is above cache write {written}"
+    if written is not None and short + long > written:
+        return f"cache writes of {short} (short) + {long} (long) are above cache write {written}"
+    reasoning = told.reasoning_tokens or 0
     if made is not None and reasoning > made:
         return f"reasoning {reasoning} is above the output {made}"
     return None

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.responses.test_usage_of import FAULTS
 from tests.support.responses import FORMS
 from token_tracking import UsageNotFoundError, usage_of
 from token_tracking.event.fields import EVENT_FIELDS, MAX_TOKENS
@@ -28,7 +29,8 @@ ODD = st.one_of(
     st.lists(st.integers(), max_size=2),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
 )
-COUNTS = st.integers(0, 100) | st.integers(0, MAX_TOKENS)
+COUNTS = st.integers(0, 3) | st.integers(0, 100) | st.integers(0, MAX_TOKENS)
+CASES = {**FORMS, **FAULTS}
 
 
 def numbers(response: Any, found: list[tuple[Any, Any]] | None = None) -> list[tuple[Any, Any]]:
@@ -75,6 +77,16 @@ def test_any_counts_keep_the_rules(name: str, data: st.DataObject):
     keeps_the_rules(response)
 
 
+@settings(max_examples=800, deadline=None)
+@given(st.sampled_from(sorted(CASES)), st.data())
+def test_any_few_tokens_keep_the_rules(name: str, data: st.DataObject):
+    """Few, so that wholes and parts are often equal; and some are not told."""
+    response = deepcopy(CASES[name].response)
+    for holder, place in numbers(response):
+        holder[place] = data.draw(st.sampled_from([0, 1, 2, 3, None]))
+    keeps_the_rules(response)
+
+
 @pytest.mark.parametrize("name", FORMS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
@@ -95,7 +107,7 @@ def members(response: Any) -> set[str]:
     return set().union(*map(members, response)) if isinstance(response, list) else set()
 
 
-NAMES = st.sampled_from(sorted(set().union(*[members(case.response) for case in FORMS.values()])))
+NAMES = st.sampled_from(sorted(set().union(*[members(case.response) for case in CASES.values()])))
 
 
 @settings(max_examples=500, deadline=None)

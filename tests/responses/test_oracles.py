@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import httpx
 import pytest
 
-from tests.support.responses import FORMS, chat, message
+from tests.support.responses import FORMS, MISTRAL_USAGE, chat, message, responded
 from token_tracking import usage_of
 
 if TYPE_CHECKING:
@@ -54,6 +54,21 @@ COMPACTED = message(
 )
 RESPONSES = {name: case.response for name, case in FORMS.items()}
 RESPONSES |= {"xAI": XAI, "Perplexity": PERPLEXITY, "Anthropic, compacted": COMPACTED}
+RESPONSES["Mistral"] = chat({**MISTRAL_USAGE, "prompt_tokens_details": {"cached_tokens": 48}})
+RESPONSES["Databricks"] = chat(
+    {**MISTRAL_USAGE, "cache_read_input_tokens": 48, "reasoning_tokens": 15}
+)
+RESPONSES["Modal"] = chat({**MISTRAL_USAGE, "reasoning_tokens": 15})
+RESPONSES["Anthropic in OpenAI's form"] = chat({**MISTRAL_USAGE, "cached_tokens": 48})
+RESPONSES["Perplexity responses"] = responded(
+    {
+        "input_tokens": 1340,
+        "input_tokens_details": {"cache_read_input_tokens": 1000},
+        "output_tokens": 90,
+        "output_tokens_details": {"reasoning_tokens": 60},
+        "total_tokens": 1430,
+    }
+)
 RESPONSES["Anthropic, compacted, all steps"] = message(
     {
         "input_tokens": 23_000,
@@ -115,6 +130,14 @@ GENAI_PRICES: list[tuple[str, str, str, set[tuple[str, int, int]]]] = [
     ("Bedrock Converse", "aws", "default", set()),
     ("Cohere v2", "cohere", "default", set()),
     ("Cohere embeddings", "cohere", "embeddings", set()),
+    ("OpenAI images", "openai", "images", set()),
+    ("OpenAI realtime, last event", "openai", "realtime", set()),
+    ("Gemini embeddings", "google", "default", set()),
+    ("Mistral", "mistral", "default", set()),
+    ("Perplexity responses", "perplexity", "responses", set()),
+    ("Databricks", "databricks", "chat", set()),
+    ("Modal", "modal", "chat", set()),
+    ("Anthropic in OpenAI's form", "anthropic", "chat", set()),
 ]
 
 

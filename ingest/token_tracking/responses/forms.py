@@ -12,8 +12,7 @@ from . import (
     gemini,
     langchain,
     ollama,
-    openai_chat,
-    openai_responses,
+    openai,
     opentelemetry,
 )
 from .counts import first, member
@@ -64,11 +63,11 @@ def _of_response(response: object) -> Reported | str | None:
 
 def _of_usage(response: object, usage: object) -> Reported | None:
     if _has(usage, "prompt_tokens", "completion_tokens"):
-        return openai_chat.reported(response, usage)
+        return openai.of_chat(response, usage)
     if _has(usage, "input_tokens", "output_tokens"):
         if _is_anthropic(response, usage):
             return anthropic.reported(response, usage)
-        return openai_responses.reported(response, usage)
+        return openai.of_response(response, usage)
     if _has(usage, "inputTokens", "outputTokens"):
         return bedrock.reported(response, usage)
     if _has(usage, "billed_units", "tokens"):

@@ -1,4 +1,4 @@
-"""Chat completions and embeddings in OpenAI's form, which many servers and libraries speak.
+"""OpenAI's chat completions, embeddings and responses, whose form many servers and libraries speak.
 
 The input contains what was read from and written to the cache, and the output the reasoning.
 """
@@ -10,44 +10,59 @@ from .providers import maker_of
 from .tiers import unusual_tier
 
 
-def reported(response: object, usage: object) -> Reported:
-    """Return what the response, or the last chunk of its stream, reports."""
+def of_chat(response: object, usage: object) -> Reported:
+    """Return what a chat completion, its last chunk, or an embedding reports."""
+    return _reported(response, usage, "prompt", "completion")
+
+
+def of_response(response: object, usage: object) -> Reported:
+    """Return what a response, transcription, image, batch, or the last event of these reports."""
+    return _reported(response, usage, "input", "output")
+
+
+def _reported(response: object, usage: object, given: str, made: str) -> Reported:
     counts = Counts()
-    input_tokens = counts.read(usage, "prompt_tokens")
-    output_tokens = counts.read(usage, "completion_tokens")
+    input_tokens = counts.read(usage, f"{given}_tokens")
+    output_tokens = counts.read(usage, f"{made}_tokens")
     total = counts.read(usage, "total_tokens")
-    is_embedding = member(response, "data") is not None
+    is_embedding = given == "prompt" and member(response, "data") is not None
     if is_embedding and output_tokens is None:
         output_tokens = 0
-    inside = member(usage, "prompt_tokens_details")
+    inside = first(
+        member(usage, f"{given}_tokens_details"),
+        member(usage, f"{given}_token_details"),  # of transcriptions and realtime sessions
+    )
+    # Some repeat the same tokens at the top level or in Anthropic's names, others tell them only
+    # there: never both added.
+    cache_read = counts.same(
+        "cached_tokens",
+        counts.read(inside, "cached_tokens", "cache_read_input_tokens"),
+        counts.read(usage, "cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens"),
+    )
+    cache_write = counts.same(
+        "cache_write_tokens",
+        counts.read(
+            inside, "cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens"
+        ),
+        counts.read(usage, "cache_creation_input_tokens"),
+    )
     short, long = counts.by_lifetime(
         first(
             member(inside, "cache_write_tokens_details"),  # OpenAI's
             member(inside, "cache_creation_token_details"),  # LiteLLM's
         )
     )
-    outside = member(usage, "completion_tokens_details")
-    # Some repeat the same tokens at the top level, others tell them only there: never both added.
-    cache_read = counts.same(
-        "cached_tokens",
-        counts.read(inside, "cached_tokens"),
-        counts.read(usage, "cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens"),
-    )
-    cache_write = counts.same(
-        "cache_write_tokens",
-        counts.read(inside, "cache_write_tokens", "cache_creation_tokens"),
-        counts.read(usage, "cache_creation_input_tokens"),
-    )
     provider = _provider(response, usage)
-    reasoning = counts.read(outside, "reasoning_tokens")
-    at_top = counts.read(usage, "reasoning_tokens")
+    reasoning = counts.same(
+        "reasoning_tokens",
+        counts.read(member(usage, f"{made}_tokens_details"), "reasoning_tokens"),
+        counts.read(usage, "reasoning_tokens"),
+    )
     left_out = None
     if provider == "perplexity":
-        if reasoning or at_top or counts.read(usage, "citation_tokens"):
+        if reasoning or counts.read(usage, "citation_tokens"):
             left_out = "citation and reasoning tokens, which stand beside the total"
         reasoning = None
-    else:
-        reasoning = counts.same("reasoning_tokens", reasoning, at_top)
     if (
         reasoning
         and input_tokens is not None
@@ -70,7 +85,9 @@ def reported(response: object, usage: object) -> Reported:
         cache_write_short_tokens=short,
         cache_write_long_tokens=long,
         reasoning_tokens=reasoning,
-        service_tier=unusual_tier(member(response, "service_tier"), member(usage, "service_tier")),
+        service_tier="batch"
+        if member(response, "object") == "batch"
+        else unusual_tier(member(response, "service_tier"), member(usage, "service_tier")),
         token_type="embedding" if is_embedding else "llm",
         left_out=left_out,
     )

@@ -441,6 +441,23 @@ FAULTS = {
         ),
         used("anthropic", CLAUDE, "msg_01", 207_500, 203_000, 4500),
     ),
+    "what Anthropic's compaction wrote to the cache is there for as long": Case(
+        message(
+            {**MESSAGE_USAGE, "iterations": [{**MESSAGE_USAGE, "type": "compaction"}]},
+        ),
+        used(
+            "anthropic",
+            CLAUDE,
+            "msg_01",
+            2860,
+            2680,
+            180,
+            read=2000,
+            written=600,
+            long=200,
+            reasoning=120,
+        ),
+    ),
     "Anthropic's advisor is another model": Case(
         message(
             {

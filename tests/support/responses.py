@@ -482,12 +482,11 @@ FORMS = {
         {
             "event_type": "stream-end",
             "response": {
-                "response_id": "r1",
                 "generation_id": "g1",
                 "meta": {"billed_units": {"input_tokens": 9.0, "output_tokens": 4.0}},
             },
         },
-        used("cohere", None, "r1", 13, 9, 4),
+        used("cohere", None, "g1", 13, 9, 4),
     ),
     "Cohere embeddings": Case(
         {

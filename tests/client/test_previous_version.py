@@ -49,13 +49,19 @@ with UsageTracker(dsn=dsn, max_wait=2) as tracker:
 
 @pytest.fixture(scope="session")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The version before, as a folder with its package and its dbt project."""
+    """The version before, as a folder with its dbt project and, in `installed`, its package."""
     folders = ["ingest", "models", "macros", "seeds", "tests/data"]
     single = ["dbt_project.yml", "profiles.yml", "selectors.yml"]
+    single += ["pyproject.toml", "README.md", "LICENSE"]
     archive = from_history("archive", "--format=zip", VERSION, *folders, *single)
     folder = tmp_path_factory.mktemp("before")
     with zipfile.ZipFile(io.BytesIO(archive)) as files:
         files.extractall(folder)
+    # As pip builds and installs a wheel, without a package index.
+    install = "install --quiet --no-deps --no-index --no-build-isolation --no-compile --target"
+    command = [sys.executable, "-m", "pip", *install.split(), str(folder / "installed"), "."]
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -63,7 +69,7 @@ def as_before(before: Path, script: str, *words: str, **env: str) -> str:
     """Run a script with the package of the version before; return what it printed."""
     done = subprocess.run(
         [sys.executable, "-c", script, *words],
-        env={**os.environ, "PYTHONPATH": str(before / "ingest"), **env},
+        env={**os.environ, "PYTHONPATH": str(before / "installed"), **env},
         check=False,
         capture_output=True,
         text=True,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         record_agent_owner_sync,
         track_many,
         track_many_sync,
+        track_response,
+        track_response_sync,
         track_token_usage,
         track_token_usage_sync,
         void_usage,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         TokenType,
     )
     from .event.usage_event import UsageEvent
+    from .instrumentation.instrument import instrument, uninstrument
     from .responses.usage import ResponseUsage, usage_of
     from .tracker import TrackerStats, UsageTracker
 
@@ -83,13 +86,17 @@ __all__ = [
     "UsageTracker",
     "configure",
     "default_tracker",
+    "instrument",
     "make_idempotency_key",
     "record_agent_owner",
     "record_agent_owner_sync",
     "track_many",
     "track_many_sync",
+    "track_response",
+    "track_response_sync",
     "track_token_usage",
     "track_token_usage_sync",
+    "uninstrument",
     "usage_context",
     "usage_of",
     "void_usage",
@@ -111,6 +118,7 @@ _MODULES: Final = {
     "event.keys": ("make_idempotency_key",),
     "responses.usage": ("ResponseUsage", "usage_of"),
     "client.settings": ("TrackerSettings",),
+    "instrumentation.instrument": ("instrument", "uninstrument"),
     "tracker": ("TrackerStats", "UsageTracker"),
     "default": (
         "configure",
@@ -119,6 +127,8 @@ _MODULES: Final = {
         "record_agent_owner_sync",
         "track_many",
         "track_many_sync",
+        "track_response",
+        "track_response_sync",
         "track_token_usage",
         "track_token_usage_sync",
         "void_usage",

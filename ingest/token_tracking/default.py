@@ -104,10 +104,12 @@ def _without_self(function: Callable[P, R]) -> Callable[P, R]:
 
 
 track_token_usage = _of_default_async(UsageTracker.track_token_usage)
+track_response = _of_default_async(UsageTracker.track_response)
 track_many = _of_default_async(UsageTracker.track_many)
 void_usage = _of_default_async(UsageTracker.void_usage)
 record_agent_owner = _of_default_async(UsageTracker.record_agent_owner)
 track_token_usage_sync = _of_default(UsageTracker.track_token_usage_sync)
+track_response_sync = _of_default(UsageTracker.track_response_sync)
 track_many_sync = _of_default(UsageTracker.track_many_sync)
 void_usage_sync = _of_default(UsageTracker.void_usage_sync)
 record_agent_owner_sync = _of_default(UsageTracker.record_agent_owner_sync)

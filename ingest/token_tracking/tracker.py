@@ -26,9 +26,10 @@ from .client.complaints import complaints, where
 from .client.delivery import MAX_BATCH
 from .client.destination import connect, spool_folder_of
 from .client.logs import SafeLogger
-from .client.requests import FORKED, Answer, BlockingFuture, Outcome, RejectionRequest
+from .client.requests import FORKED, Answer, BlockingFuture, Noted, Outcome, RejectionRequest
 from .client.runtimes import can_start_threads, is_in_task, new_future, next_turn
 from .client.settings import TrackerSettings, load_settings
+from .client.tracked_response import response_request
 from .client.worker import Worker
 from .client.writer import LATE, Writer, deliver_answers
 from .errors import InvalidUsageError, NotDurableError, TokenTrackingError, UsageConflictError
@@ -62,6 +63,10 @@ R = TypeVar("R")
 
 
 async def _no_turn() -> None:
+    pass
+
+
+def _no_future() -> None:
     pass
 
 
@@ -112,6 +117,9 @@ class TrackerStats:
     process's spool, as of the last attempt to send them: `early` ones are ahead of the database's
     clock or have fields that its older schema lacks, `locked` ones wait for a lock that another
     transaction holds, or behind a request that does.
+
+    The last three count calls of instrumented clients beside their outcome: streams that ended
+    early, responses that told no usage, and calls that had no tenant.
     """
 
     recorded: int
@@ -126,6 +134,9 @@ class TrackerStats:
     flushed: Mapping[str, int]
     early: int = 0
     locked: int = 0
+    cut_streams: int = 0
+    without_usage: int = 0
+    without_tenant: int = 0
 
 
 class UsageTracker:
@@ -237,6 +248,7 @@ class UsageTracker:
         """Return the counts of finished calls and of waiting requests."""
         ended = self._writer.outcomes()
         aside = self._writer.set_aside()
+        noted = self._writer.noted()
         return TrackerStats(
             recorded=ended[Outcome.RECORDED],
             duplicate=ended[Outcome.DUPLICATE],
@@ -250,6 +262,9 @@ class UsageTracker:
             flushed={str(outcome): n for outcome, n in self._writer.flushed().items() if n},
             early=aside.early,
             locked=aside.locked,
+            cut_streams=noted[Noted.CUT_STREAM],
+            without_usage=noted[Noted.WITHOUT_USAGE],
+            without_tenant=noted[Noted.WITHOUT_TENANT],
         )
 
     async def track_token_usage(
@@ -354,6 +369,66 @@ class UsageTracker:
             await entry if isinstance(entry, asyncio.Future) else await _settled(entry)
         )
 
+    async def track_response(
+        self,
+        response: object,
+        *,
+        tenant_id: str | UUID | None = None,
+        agent_id: str | UUID | None = None,
+        conversation_id: str | UUID | None = None,
+        collection_id: str | UUID | None = None,
+        operation: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+        occurred_at: datetime | None = None,
+        idempotency_key: str | None = None,
+        provider: str | None = None,
+        model: str | None = None,
+        token_type: str | None = None,
+    ) -> bool:
+        """Record the usage that a provider's response tells; return whether it is durable.
+
+        `response` is an object or a dictionary that `usage_of` reads: the kinds of tokens, model,
+        provider and service tier come from it. Without `idempotency_key`, the key is
+        `make_idempotency_key(provider, response_id)`: tracking the same response again counts
+        once. A response without an id is an event of its own at each call. If the response
+        contradicts itself, the metadata's `usage_note` says how.
+
+        A response of an unknown form is refused and kept as a rejection, without its content.
+
+        Args:
+            response: what the provider's client library returned.
+            tenant_id: this and the other ids as for `track_token_usage`.
+            agent_id: the agent that made the call.
+            conversation_id: kept with the event.
+            collection_id: kept with the event.
+            operation: that of the enclosing `usage_context`, else "query".
+            metadata: a JSON object, kept with the event.
+            occurred_at: when the call happened (aware); default now.
+            idempotency_key: instead of the one that is made of provider and response id.
+            provider: instead of the one that the response's form suggests, such as
+                "azure.ai.openai" or "groq" for those that speak OpenAI's language.
+            model: for responses that do not name one, such as those of Bedrock.
+            token_type: "llm" or "embedding", if not as the response's form suggests.
+
+        Example:
+            >>> answer = await client.chat.completions.create(...)  # doctest: +SKIP
+            >>> await track_response(answer, tenant_id="acme", operation="chat")  # doctest: +SKIP
+            True
+
+        """
+        given: dict[str, object] = {
+            "tenant_id": tenant_id,
+            "agent_id": agent_id,
+            "conversation_id": conversation_id,
+            "collection_id": collection_id,
+            "operation": operation,
+            "metadata": metadata,
+            "occurred_at": occurred_at,
+            "idempotency_key": idempotency_key,
+            "token_type": token_type,
+        }
+        return await self._answer(response_request, response, given, provider, model)
+
     async def track_many(self, events: Iterable[UsageEvent | Mapping[str, object]]) -> list[bool]:
         """Record many events; return for each, in order, whether it is durable.
 
@@ -416,6 +491,7 @@ class UsageTracker:
         return await self._answer(owner_request, agent_id, owner_tenant_id, valid_from)
 
     track_token_usage_sync = _in_sync(track_token_usage)
+    track_response_sync = _in_sync(track_response)
     track_many_sync = _in_sync(track_many)
     void_usage_sync = _in_sync(void_usage)
     record_agent_owner_sync = _in_sync(record_agent_owner)
@@ -423,7 +499,26 @@ class UsageTracker:
     async def _answer(self, build: Callable[[*Ts], Request | Answer], *given: *Ts) -> bool:
         return self._told(await _settled(self._submit(build, *given)))
 
+    def submit(self, build: Callable[[*Ts], Request | Answer], *given: *Ts) -> None:
+        """Queue the request that `build` makes, for a caller that does not wait for its answer.
+
+        `stats` counts how it ends. Never raises.
+        """
+        self._queued(_no_future, build, *given)
+
+    def note(self, what: Noted) -> None:
+        """Count something about a call beside its outcome."""
+        self._writer.note(what)
+
     def _submit(self, build: Callable[[*Ts], Request | Answer], *given: *Ts) -> Answer | Future:
+        return self._queued(self.new_future, build, *given)
+
+    def _queued(
+        self,
+        new_future: Callable[[], Future | None],
+        build: Callable[[*Ts], Request | Answer],
+        *given: *Ts,
+    ) -> Answer | Future:
         """Queue the request that `build` makes; return its answer, or a future of it."""
         if not self.settings.enabled:
             return self._ended(NO_OP)
@@ -434,7 +529,7 @@ class UsageTracker:
             if request.original is not None:
                 keep = self._writer.keeps_originals
                 request.original = old_arguments(request.original) if keep else None
-            request.future = self.new_future()
+            request.future = new_future()
             refused = self._writer.submit(request)
             if refused is not None:
                 return self._ended(refused)

@@ -40,12 +40,12 @@ _MOST_CHANGED: Final = 50
 
 
 def call_request(fields: dict[str, object]) -> Request | Answer:
-    return NO_OP if _counts_nothing(fields) else _request(_in_context(fields))
+    return NO_OP if _counts_nothing(fields) else event_of_call(in_context(fields))
 
 
 def event_request(event: object) -> Request | Answer:
     if isinstance(event, Mapping):
-        fields = _in_context(fields_of(cast("Mapping[str, object]", event)))
+        fields = in_context(fields_of(cast("Mapping[str, object]", event)))
     elif hasattr(event, "model_dump"):
         # A complete event must not depend on the context in which it is sent.
         fields = cast("UsageEvent", event).model_dump()
@@ -53,7 +53,7 @@ def event_request(event: object) -> Request | Answer:
         reason = f"event: {kind_of(event)}; must be an object"
         return RejectionRequest(keepable(event), reason)
     # Checked first: a misspelt field must not look like an event without tokens.
-    request = _request(fields)
+    request = event_of_call(fields)
     refused = isinstance(request, RejectionRequest) and request.reason != NO_TOKENS
     return request if refused or not _counts_nothing(fields) else NO_OP
 
@@ -74,7 +74,7 @@ def _is_zero(tokens: object) -> bool:
         return False
 
 
-def _in_context(fields: dict[str, object]) -> dict[str, object]:
+def in_context(fields: dict[str, object]) -> dict[str, object]:
     if context := current_context():
         for name, value in context.items():
             if fields.get(name) is None:
@@ -82,7 +82,7 @@ def _in_context(fields: dict[str, object]) -> dict[str, object]:
     return fields
 
 
-def _request(fields: dict[str, object]) -> Request:
+def event_of_call(fields: dict[str, object]) -> Request:
     # Set the key before anything can fail, so that a rejected call is kept once despite retries.
     if fields.get("idempotency_key") is None:
         fields["idempotency_key"] = new_event_key()

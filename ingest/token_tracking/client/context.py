@@ -47,8 +47,12 @@ def usage_context(
     agent_id: str | UUID | None = None,
     conversation_id: str | UUID | None = None,
     collection_id: str | UUID | None = None,
+    operation: str | None = None,
 ) -> Generator[None]:
     """Provide default arguments for every call inside the block.
+
+    `operation` is for calls that need not name one: those of instrumented clients, of
+    `track_response` and `track_many`. `track_token_usage` has a default of its own.
 
     A call's own argument takes precedence, and an inner block adds to the outer one. The block
     follows the current task and thread like any context variable, so it should end in the context
@@ -68,6 +72,7 @@ def usage_context(
         "agent_id": agent_id,
         "conversation_id": conversation_id,
         "collection_id": collection_id,
+        "operation": operation,
     }
     inner = {name: value for name, value in given.items() if value is not None}
     block = _Block(inner, _context.get())

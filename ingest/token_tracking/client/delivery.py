@@ -185,7 +185,9 @@ class Delivery:
     def log_answers(self) -> None:
         """Log each request's outcome: at DEBUG, or higher if a caller has to be fixed."""
         if self.outcomes[Outcome.CONFLICT] or self.outcomes[Outcome.REJECTED]:
-            for _, answer in self.answered:
+            for request, answer in self.answered:
+                if isinstance(request, RejectionRequest) and request.is_told:
+                    continue
                 if answer.outcome in {Outcome.CONFLICT, Outcome.REJECTED}:
                     complaints.log(
                         logger,

@@ -36,6 +36,14 @@ class Outcome(StrEnum):
     NO_OP = "no_op"
 
 
+class Noted(StrEnum):
+    """What is counted of instrumented clients' calls, beside their outcome."""
+
+    CUT_STREAM = "cut_streams"
+    WITHOUT_USAGE = "without_usage"
+    WITHOUT_TENANT = "without_tenant"
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The answer to a call. `reason` is None if the call returns True."""
@@ -146,13 +154,17 @@ class SingleRequest(Request, ABC):
 
 
 class RejectionRequest(SingleRequest):
-    """A refused payload to store: `payload` is its JSON text."""
+    """A refused payload to store: `payload` is its JSON text.
 
-    __slots__ = ("reason",)
+    `is_told` says that the log names the reason already.
+    """
+
+    __slots__ = ("is_told", "reason")
     kind = "rejection"
 
-    def __init__(self, payload: bytes, reason: str) -> None:
+    def __init__(self, payload: bytes, reason: str, *, is_told: bool = False) -> None:
         super().__init__(("", ""), payload)
+        self.is_told = is_told
         # The reason may quote an arbitrary name given by the caller.
         self.reason = reason.replace("\0", "?").encode(errors="replace").decode()
 

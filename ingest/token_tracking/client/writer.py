@@ -29,7 +29,7 @@ from .delivery import (
 from .fallback import Fallback
 from .logs import SafeLogger
 from .recovery import Aside, Recovery
-from .requests import Answer, Outcome, Request
+from .requests import Answer, Noted, Outcome, Request
 from .runtimes import can_start_threads, is_ending
 from .spool.spool import Spool
 from .worker import Worker
@@ -106,6 +106,7 @@ class Writer:
         self._bytes_out = 0
         self._submitting = threading.RLock()
         self._refused: Counter[Outcome] = Counter()
+        self._noted: Counter[Noted] = Counter()
         self._worker = Worker("token-tracking-writer", self._step)
         self._runs = self._worker.runs
         self._ring = self._worker.ring
@@ -170,6 +171,16 @@ class Writer:
         """Count a call that ended before it was queued."""
         with self._submitting:
             self._refused[outcome] += 1
+
+    def note(self, what: Noted) -> None:
+        """Count something about a call beside its outcome."""
+        with self._submitting:
+            self._noted[what] += 1
+
+    def noted(self) -> Counter[Noted]:
+        """Return the numbers of what was noted."""
+        with self._submitting:
+            return self._noted.copy()
 
     def outcomes(self) -> Counter[Outcome]:
         """Return the number of calls by outcome, not counting what flushes did later."""

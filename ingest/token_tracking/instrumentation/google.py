@@ -1,0 +1,299 @@
+"""Clients of google-genai, plain and `aio`.
+
+Every call of theirs goes through the four request methods of the one API client that all parts
+share: also those that automatic function calling makes in between, which the caller never sees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import TYPE_CHECKING, Final, Protocol, Self, cast
+
+from .call import log_fault
+from .replaced import replaced
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+
+    from .call import Call, Instrumentation
+    from .streamed import Json
+
+_GENERATES: Final = ("generateContent", "streamGenerateContent")
+_EMBEDS: Final = ("embedContent", "batchEmbedContents")
+_begun: Final[ContextVar[Mapping[str, object] | None]] = ContextVar(
+    "token_tracking_google_call", default=None
+)
+
+
+class _Models(Protocol):
+    @property
+    def generate_content_stream(self) -> Callable[..., object]: ...
+
+
+class _Aio(Protocol):
+    @property
+    def models(self) -> _Models: ...
+
+
+class _ApiClient(Protocol):
+    vertexai: object
+
+    @property
+    def request(self) -> Callable[..., object]: ...
+    @property
+    def async_request(self) -> Callable[..., object]: ...
+    @property
+    def request_streamed(self) -> Callable[..., object]: ...
+    @property
+    def async_request_streamed(self) -> Callable[..., object]: ...
+
+
+class _Client(Protocol):
+    _api_client: _ApiClient
+
+    @property
+    def models(self) -> _Models: ...
+    @property
+    def aio(self) -> _Aio: ...
+
+
+class _Answer(Protocol):
+    body: str | None
+
+
+def instrument_google(client: object, instrumentation: Instrumentation) -> list[Callable[[], None]]:
+    """Replace the request methods of the client's API client; return what undoes it."""
+    instance = cast("_Client", client)
+    api = instance._api_client  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    models, aio_models = instance.models, instance.aio.models
+    provider = "gcp.vertex_ai" if api.vertexai else "gcp.gemini"
+
+    def begin(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Call | None:
+        path = kwargs.get("path", args[1] if len(args) > 1 else None)
+        if not isinstance(path, str):
+            return None
+        model, _, method = path.partition("?")[0].rpartition(":")
+        if method not in _GENERATES and method not in _EMBEDS:
+            return None
+        return instrumentation.begin(provider, model.rpartition("/")[2], fields=_begun.get())
+
+    return [
+        replaced(api, "request", _request(api.request, begin)),
+        replaced(api, "async_request", _async_request(api.async_request, begin)),
+        replaced(api, "request_streamed", _streamed(api.request_streamed, begin)),
+        replaced(
+            api, "async_request_streamed", _async_streamed(api.async_request_streamed, begin)
+        ),
+        replaced(
+            models,
+            "generate_content_stream",
+            _begun_at_once(models.generate_content_stream, instrumentation),
+        ),
+        replaced(
+            aio_models,
+            "generate_content_stream",
+            _begun_at_once_async(aio_models.generate_content_stream, instrumentation),
+        ),
+    ]
+
+
+_Begin = "Callable[[tuple[object, ...], Mapping[str, object]], Call | None]"
+
+
+def _request(original: Callable[..., object], begin: _Begin) -> Callable[..., object]:
+    @wraps(original)
+    def request(*args: object, **kwargs: object) -> object:
+        call = begin(args, kwargs)
+        answer = original(*args, **kwargs)
+        if call is not None:
+            _settle(call, answer)
+        return answer
+
+    return request
+
+
+def _async_request(original: Callable[..., object], begin: _Begin) -> Callable[..., object]:
+    @wraps(original)
+    async def request(*args: object, **kwargs: object) -> object:
+        call = begin(args, kwargs)
+        answer: object = await original(*args, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
+        if call is not None:
+            _settle(call, answer)
+        return answer
+
+    return request
+
+
+def _streamed(original: Callable[..., object], begin: _Begin) -> Callable[..., object]:
+    @wraps(original)
+    def request_streamed(*args: object, **kwargs: object) -> object:
+        call = begin(args, kwargs)
+        chunks = cast("Iterator[_Answer]", original(*args, **kwargs))
+        return chunks if call is None else _Chunks(chunks, _Reader(call))
+
+    return request_streamed
+
+
+def _async_streamed(original: Callable[..., object], begin: _Begin) -> Callable[..., object]:
+    @wraps(original)
+    async def request_streamed(*args: object, **kwargs: object) -> object:
+        call = begin(args, kwargs)
+        chunks: object = await original(*args, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
+        if call is None:
+            return chunks
+        return _AsyncChunks(cast("AsyncIterator[_Answer]", chunks), _Reader(call))
+
+    return request_streamed
+
+
+def _settle(call: Call, answer: object) -> None:
+    try:
+        response = _parsed(cast("_Answer", answer).body)
+        if response is None or _has_usage(response):
+            call.answered(response)
+        else:
+            call.answered_without_usage(response)
+    except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
+        log_fault(error)
+
+
+def _parsed(body: str | None) -> Json | None:
+    response: object = json.loads(body) if body else None
+    return cast("Json", response) if isinstance(response, Mapping) else None
+
+
+def _has_usage(response: Json) -> bool:
+    return response.get("usageMetadata") is not None
+
+
+class _Reader:
+    """Reads the chunks of a stream: each tells the usage so far, so the last one counts."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._last: str | None = None
+        self._is_finished = False
+        self._has_ended = False
+
+    def read(self, answer: _Answer) -> None:
+        body = answer.body or ""
+        if self._last is None or "usageMetadata" in body:
+            self._last = body
+        self._is_finished |= "finishReason" in body or "blockReason" in body
+
+    def end(self) -> None:
+        if self._has_ended:
+            return
+        self._has_ended = True
+        try:
+            response = _parsed(self._last)
+            if not self._is_finished:
+                self._call.cut(response)
+            elif response is not None and _has_usage(response):
+                self._call.answered(response)
+            else:
+                self._call.answered_without_usage(response)
+        except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
+            log_fault(error)
+
+    def __del__(self) -> None:
+        self.end()
+
+
+class _Chunks:
+    def __init__(self, chunks: Iterator[_Answer], reader: _Reader) -> None:
+        self._chunks = chunks
+        self._reader = reader
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _Answer:
+        try:
+            chunk = next(self._chunks)
+        except BaseException:
+            self._reader.end()
+            raise
+        self._reader.read(chunk)
+        return chunk
+
+
+class _AsyncChunks:
+    def __init__(self, chunks: AsyncIterator[_Answer], reader: _Reader) -> None:
+        self._chunks = chunks
+        self._reader = reader
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> _Answer:
+        try:
+            chunk = await self._chunks.__anext__()
+        except BaseException:
+            self._reader.end()
+            raise
+        self._reader.read(chunk)
+        return chunk
+
+
+# The library's streams are generators: they send the request when the first chunk is asked for,
+# which may be in another context than the call.
+
+
+def _begun_at_once(
+    original: Callable[..., object], instrumentation: Instrumentation
+) -> Callable[..., object]:
+    @wraps(original)
+    def generate_content_stream(*args: object, **kwargs: object) -> object:
+        chunks = cast("Iterator[object]", original(*args, **kwargs))
+        return _under(instrumentation.fields(), chunks)
+
+    return generate_content_stream
+
+
+def _begun_at_once_async(
+    original: Callable[..., object], instrumentation: Instrumentation
+) -> Callable[..., object]:
+    @wraps(original)
+    async def generate_content_stream(*args: object, **kwargs: object) -> object:
+        fields = instrumentation.fields()
+        with _fields_of(fields):
+            chunks: object = await original(*args, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
+        return _under_async(fields, cast("AsyncIterator[object]", chunks))
+
+    return generate_content_stream
+
+
+@contextmanager
+def _fields_of(fields: Mapping[str, object]) -> Generator[None]:
+    token = _begun.set(fields)
+    try:
+        yield
+    finally:
+        _begun.reset(token)
+
+
+def _under(fields: Mapping[str, object], chunks: Iterator[object]) -> Generator[object]:
+    while True:
+        with _fields_of(fields):
+            try:
+                chunk = next(chunks)
+            except StopIteration:
+                return
+        yield chunk
+
+
+async def _under_async(
+    fields: Mapping[str, object], chunks: AsyncIterator[object]
+) -> AsyncGenerator[object]:
+    while True:
+        with _fields_of(fields):
+            try:
+                chunk = await chunks.__anext__()
+            except StopAsyncIteration:
+                return
+        yield chunk

@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 Json = dict[str, object]
 
@@ -106,8 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        path = self.path.partition("?")[0]
-        model = str(body.get("model") or path)
+        path = unquote(self.path.partition("?")[0])
+        model = str(body.get("model") or path)  # Google's and Amazon's are in the path
         prompt = _prompt(body)
         self.server.requests.append((path, body))
         self.server.attempts[prompt] += 1
@@ -196,9 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         kind = "application/vnd.amazon.eventstream"
         self._streamed(frames, model, kind, {"x-amzn-RequestId": f"req-{prompt}"})
 
-    def _streamed(
-        self, parts: list[bytes], model: str, kind: str, headers: dict[str, str]
-    ) -> None:
+    def _streamed(self, parts: list[bytes], model: str, kind: str, headers: dict[str, str]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", kind)
         self.send_header("Transfer-Encoding", "chunked")
@@ -300,9 +299,7 @@ def _response(model: str, prompt: str) -> Json:
                 "type": "message",
                 "role": "assistant",
                 "status": "completed",
-                "content": [
-                    {"type": "output_text", "text": "".join(WORDS), "annotations": []}
-                ],
+                "content": [{"type": "output_text", "text": "".join(WORDS), "annotations": []}],
             }
         ],
         "parallel_tool_calls": True,
@@ -353,7 +350,7 @@ def _message(model: str, prompt: str) -> Json:
         "id": f"msg_{prompt}",
         "type": "message",
         "role": "assistant",
-        "model": "claude-sonnet-4-5" if "/" in model else model,
+        "model": model.split("/")[2] if "/" in model else model,
         "content": [{"type": "text", "text": "".join(WORDS)}],
         "stop_reason": "end_turn",
         "stop_sequence": None,
@@ -390,7 +387,9 @@ def _message_events(model: str, prompt: str) -> list[Json]:
     ]
 
 
-def _content(model: str, prompt: str, text: str = "".join(WORDS), usage: Json | None = None) -> Json:
+def _content(
+    model: str, prompt: str, text: str = "".join(WORDS), usage: Json | None = None
+) -> Json:
     return {
         "candidates": [
             {

@@ -71,7 +71,6 @@ class Instrumentation:
             log_fault(error)
             return None
 
-
     def fields(self) -> dict[str, object]:
         """Return the ids and the time of a call that begins now."""
         return {**self.given, **current_context(), "occurred_at": datetime.now(UTC)}

@@ -85,9 +85,7 @@ def instrument_google(client: object, instrumentation: Instrumentation) -> list[
         replaced(api, "request", _request(api.request, begin)),
         replaced(api, "async_request", _async_request(api.async_request, begin)),
         replaced(api, "request_streamed", _streamed(api.request_streamed, begin)),
-        replaced(
-            api, "async_request_streamed", _async_streamed(api.async_request_streamed, begin)
-        ),
+        replaced(api, "async_request_streamed", _async_streamed(api.async_request_streamed, begin)),
         replaced(
             models,
             "generate_content_stream",

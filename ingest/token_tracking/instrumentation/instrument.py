@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from ..errors import SettingsError
@@ -77,8 +78,6 @@ def instrument(
         >>> client = instrument(AsyncOpenAI())  # doctest: +SKIP
 
     """
-    if isinstance(vars(client).get(_STATE), _State):
-        return client
     given = {
         "tenant_id": tenant_id,
         "agent_id": agent_id,
@@ -103,8 +102,8 @@ def uninstrument(client: Client) -> Client:
 
     Copies that were made in between are clients of their own.
     """
-    state = vars(client).get(_STATE)
-    if isinstance(state, _State):
+    state = _state_of(client)
+    if state is not None:
         state.instrumentation.is_active = False
         for undo in reversed(state.undo):
             undo()
@@ -113,10 +112,15 @@ def uninstrument(client: Client) -> Client:
 
 
 def _instrument(client: object, instrumentation: Instrumentation) -> object:
-    if isinstance(vars(client).get(_STATE), _State):
+    if _state_of(client) is not None:
         return client
     setattr(client, _STATE, _State(instrumentation, _undo_of(client, instrumentation)))
     return client
+
+
+def _state_of(client: object) -> _State | None:
+    state: object = getattr(client, "__dict__", {}).get(_STATE)
+    return state if isinstance(state, _State) else None
 
 
 def _undo_of(client: object, instrumentation: Instrumentation) -> list[Callable[[], None]]:
@@ -128,7 +132,7 @@ def _undo_of(client: object, instrumentation: Instrumentation) -> list[Callable[
             from .openai_anthropic import instrument_openai_anthropic
 
             def instrument_copy(copied: object) -> object:
-                return _instrument(copied, instrumentation)
+                return _instrument(copied, replace(instrumentation, is_active=True))
 
             return instrument_openai_anthropic(client, name, instrumentation, instrument_copy)
         if kind.__module__.startswith("google.genai.") and name == "Client":

@@ -1,0 +1,182 @@
+"""Clients of boto3 for `bedrock-runtime`, with the real library."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from tests.support.instrumented import KINDS, Recorded
+from tests.support.provider_server import ProviderServer
+from token_tracking import UsageTracker, instrument, make_idempotency_key, uninstrument
+
+MODEL = "amazon.nova-lite-v1:0"
+CLAUDE = "anthropic.claude-sonnet-4-5-v1:0"
+EVENT = KINDS | {
+    "tenant_id": "acme",
+    "token_type": "llm",
+    "operation": "query",
+    "metadata": {},
+    "provider": "aws.bedrock",
+    "model": MODEL,
+    "cache_read_tokens": 60,
+    "cache_write_tokens": 10,
+}
+LONG = EVENT | {"cache_write_long_tokens": 7, "service_tier": "priority"}
+
+
+def client_of(server: ProviderServer):
+    return boto3.client(
+        "bedrock-runtime",
+        region_name="us-east-1",
+        endpoint_url=server.url,
+        aws_access_key_id="-",
+        aws_secret_access_key="-",
+        config=Config(retries={"max_attempts": 3, "mode": "standard"}),
+    )
+
+
+def asked(prompt: str, model: str = MODEL) -> dict:
+    return {"modelId": model, "messages": [{"role": "user", "content": [{"text": prompt}]}]}
+
+
+def invoked(prompt: str, model: str) -> dict:
+    return {"modelId": model, "body": json.dumps({"prompt": prompt})}
+
+
+def without_headers(answer: dict) -> dict:
+    return {name: value for name, value in answer.items() if name != "ResponseMetadata"}
+
+
+def converse(client, prompt: str) -> list:
+    return [without_headers(client.converse(**asked(prompt)))]
+
+
+def converse_stream(client, prompt: str) -> list:
+    stream = client.converse_stream(**asked(prompt))["stream"]
+    return [type(stream), *stream]
+
+
+def invoke(client, prompt: str) -> list:
+    body = client.invoke_model(**invoked(prompt, MODEL))["body"]
+    return [type(body), body.read()]
+
+
+@pytest.fixture
+def client(provider_server: ProviderServer, tracker: UsageTracker):
+    client = client_of(provider_server)
+    yield instrument(client, tenant_id="acme", tracker=tracker)
+    client.close()
+
+
+@pytest.mark.parametrize("call", [converse, converse_stream, invoke])
+def test_a_call_is_recorded_and_looks_the_same(
+    call: Callable[[object, str], list],
+    client,
+    provider_server: ProviderServer,
+    recorded: Recorded,
+):
+    plain = client_of(provider_server)
+    assert call(client, "b") == call(plain, "b")
+    plain.close()
+    event = EVENT | {"idempotency_key": make_idempotency_key("aws.bedrock", "req-b")}
+    if call is invoke:  # whose headers tell only the sums
+        del event["cache_read_tokens"], event["cache_write_tokens"]
+    assert recorded.event() == event
+    assert recorded.tracker.stats().cut_streams == 0
+
+
+READS: dict[str, Callable[[object], bytes]] = {
+    "read": lambda body: body.read(),
+    "parts": lambda body: b"".join(iter(lambda: body.read(50), b"")),
+    "lines": lambda body: b"\n".join(body.iter_lines()),
+    "chunks": lambda body: b"".join(body.iter_chunks(64)),
+    "load": lambda body: json.dumps(json.load(body), separators=(",", ":")).encode(),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_body_tells_its_usage_however_it_is_read(name: str, client, recorded: Recorded):
+    body = client.invoke_model(**invoked("i", CLAUDE))["body"]
+    assert json.loads(READS[name](body))["id"] == "msg_i"
+    assert recorded.event() == LONG | {
+        "model": CLAUDE,
+        "idempotency_key": make_idempotency_key("aws.bedrock", "msg_i"),
+    }
+
+
+def test_a_stream_of_invoked_events(client, recorded: Recorded):
+    answer = client.invoke_model_with_response_stream(**invoked("s", CLAUDE))
+    kinds = [json.loads(event["chunk"]["bytes"])["type"] for event in answer["body"]]
+    assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
+    assert recorded.event() == LONG | {
+        "model": CLAUDE,
+        "idempotency_key": make_idempotency_key("aws.bedrock", "msg_s"),
+    }
+
+
+def test_a_body_that_nobody_reads_is_counted(client, recorded: Recorded):
+    client.invoke_model(**invoked("n", MODEL))
+    gc.collect()
+    assert recorded.event()["tokens"] == 130
+
+
+def closed(stream) -> None:
+    next(iter(stream))
+    stream.close()
+
+
+def dropped(stream) -> None:
+    next(iter(stream))
+    del stream
+    gc.collect()
+
+
+@pytest.mark.parametrize("end", [closed, dropped])
+def test_a_stream_that_ends_early_is_partial(end, client, recorded: Recorded):
+    end(client.converse_stream(**asked("early"))["stream"])
+    whole = make_idempotency_key("aws.bedrock", "req-early")
+    assert recorded.event() == {
+        "tenant_id": "acme",
+        "token_type": "llm",
+        "operation": "query",
+        "provider": "aws.bedrock",
+        "model": MODEL,
+        "tokens": 0,
+        "metadata": {"usage": "partial"},
+        "idempotency_key": make_idempotency_key(whole, "partial"),
+    }
+    assert recorded.tracker.stats().cut_streams == 1
+
+
+def test_a_stream_that_is_cut_is_partial(client, recorded: Recorded):
+    stream = client.converse_stream(**asked("cut", f"{MODEL}-cut"))["stream"]
+    with pytest.raises(Exception, match="InvalidChunkLength|IncompleteRead|Connection broken"):
+        list(stream)
+    assert recorded.event()["metadata"] == {"usage": "partial"}
+    assert recorded.tracker.stats().cut_streams == 1
+
+
+def test_an_error_of_the_provider_is_no_event(client, recorded: Recorded):
+    with pytest.raises(ClientError):
+        client.converse(**asked("no", "fails"))
+    assert recorded.events() == []
+
+
+def test_retries_of_the_library_are_one_response(
+    client, provider_server: ProviderServer, recorded: Recorded
+):
+    client.converse(**asked("retry", "flaky"))
+    assert provider_server.attempts["retry"] == 2
+    assert recorded.event()["tokens"] == 130
+
+
+def test_it_is_undone(client, recorded: Recorded):
+    uninstrument(client)
+    converse(client, "undone")
+    assert recorded.events() == []

@@ -1,0 +1,200 @@
+"""`instrument` itself: which clients, under which ids, twice, undone, and what it never does."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import subprocess
+import sys
+import time
+
+import pytest
+from anthropic import Anthropic
+from openai import OpenAI
+
+from tests.support.databases import Database
+from tests.support.instrumented import Recorded
+from tests.support.provider_server import ProviderServer
+from token_tracking import (
+    SettingsError,
+    UsageTracker,
+    instrument,
+    uninstrument,
+    usage_context,
+)
+from token_tracking.instrumentation import call as call_module
+
+REJECTIONS = "select payload, reason from token_tracking_raw.usage_event_rejections"
+
+
+def ask(client: OpenAI, prompt: str, **more: object):
+    messages = [{"role": "user", "content": prompt}]
+    return client.chat.completions.create(model="gpt-4o", messages=messages, **more)
+
+
+@pytest.fixture
+def client(provider_server: ProviderServer):
+    with OpenAI(base_url=f"{provider_server.url}/v1", api_key="-", max_retries=0) as client:
+        yield client
+
+
+def state_of(client: object) -> dict[str, object]:
+    return copy.copy(vars(client))
+
+
+def test_instrumenting_twice_does_nothing(
+    client: OpenAI, tracker: UsageTracker, recorded: Recorded
+):
+    assert instrument(client, tenant_id="acme", tracker=tracker) is client
+    once = state_of(client)
+    assert instrument(client, tenant_id="other", tracker=tracker) is client
+    assert state_of(client) == once
+    ask(client, "twice")
+    assert recorded.event()["tenant_id"] == "acme"
+
+
+@pytest.mark.parametrize("kind", [OpenAI, Anthropic])
+def test_it_is_undone_exactly(kind: type, provider_server: ProviderServer):
+    with kind(base_url=provider_server.url, api_key="-") as client:
+        before = state_of(client)
+        instrument(client, tenant_id="acme")
+        assert state_of(client) != before
+        assert uninstrument(client) is client
+        assert state_of(client) == before
+        assert uninstrument(client) is client
+
+
+def test_an_uninstrumented_client_is_not_tracked(
+    client: OpenAI, tracker: UsageTracker, recorded: Recorded
+):
+    instrument(client, tenant_id="acme", tracker=tracker)
+    copied = client.copy()
+    stream = ask(client, "begun", stream=True)
+    uninstrument(client)
+    ask(client, "after")
+    list(stream)
+    ask(copied, "copy")
+    assert len(recorded.events()) == 2  # the stream that had begun, and the copy's call
+
+
+def test_what_was_set_on_the_client_before_comes_back(client: OpenAI, tracker: UsageTracker):
+    own = client.request
+
+    def request(*args: object, **kwargs: object) -> object:
+        return own(*args, **kwargs)
+
+    client.request = request  # type: ignore[method-assign]
+    uninstrument(instrument(client, tenant_id="acme", tracker=tracker))
+    assert client.request is request
+
+
+def test_the_context_takes_precedence_for_each_id(
+    client: OpenAI, tracker: UsageTracker, recorded: Recorded
+):
+    instrument(client, tenant_id="t", agent_id="a", operation="internal", tracker=tracker)
+    with usage_context(tenant_id="tt", conversation_id="c", operation="chat"):
+        ask(client, "1")
+    ask(client, "2")
+    kinds = ("tenant_id", "agent_id", "conversation_id", "operation")
+    assert [[event.get(kind) for kind in kinds] for event in recorded.events()] == [
+        ["t", "a", None, "internal"],
+        ["tt", "a", "c", "chat"],
+    ]
+
+
+def test_a_call_without_tenant_is_kept_and_told_once(
+    client: OpenAI,
+    tracker: UsageTracker,
+    recorded: Recorded,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(call_module, "_said", set())
+    instrument(client, tracker=tracker)
+    caplog.set_level(logging.WARNING, "token_tracking")
+    ask(client, "1")
+    ask(client, "2", stream=True).close()
+    assert recorded.events() == []
+    stats = tracker.stats()
+    assert (stats.without_tenant, stats.rejected, stats.cut_streams) == (2, 2, 1)
+    [message] = [record.message for record in caplog.records]
+    assert "has no tenant" in message
+    kept = recorded.database.rows(REJECTIONS)
+    assert sorted(payload["tokens"] for payload, _ in kept) == [0, 130]
+    assert all(reason.startswith("tenant_id: ") for _, reason in kept)
+
+
+def test_a_fault_of_the_tracking_never_reaches_the_caller(
+    client: OpenAI,
+    tracker: UsageTracker,
+    recorded: Recorded,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("a secret")
+
+    instrument(client, tenant_id="acme", tracker=tracker)
+    for place in (
+        "token_tracking.responses.usage.reported_by",
+        "token_tracking.instrumentation.openai_anthropic._http_response",
+        "token_tracking.instrumentation.bodies._data_of",
+        "token_tracking.instrumentation.call.current_context",
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, fail)
+            assert ask(client, "fault").usage.total_tokens == 130
+            chunks = list(ask(client, "fault", stream=True))
+            texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
+            assert texts == ["", "Hello", " world", "!", None]
+    assert "a secret" not in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+def test_a_call_does_not_wait_for_the_database(provider_server: ProviderServer, tmp_path):
+    unreachable = "postgresql://10.255.255.1:1/none?connect_timeout=9"
+    with (
+        UsageTracker(dsn=unreachable, spool_dir=tmp_path, max_wait=2) as tracker,
+        OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client,
+    ):
+        instrument(client, tenant_id="acme", tracker=tracker)
+        start = time.perf_counter()
+        for number in range(5):
+            ask(client, f"u{number}")
+        assert time.perf_counter() - start < 1
+        tracker.close()
+        assert tracker.stats().spooled == 5
+
+
+def test_a_tracker_that_is_off_changes_nothing(
+    client: OpenAI, provider_server: ProviderServer, emptied: Database
+):
+    with UsageTracker(dsn=emptied.url, enabled=False) as tracker:
+        instrument(client, tenant_id="acme", tracker=tracker)
+        list(ask(client, "off", stream=True))
+    [(_, body)] = provider_server.requests
+    assert "stream_options" not in body
+    assert emptied.rows("select 1 from token_tracking_raw.usage_events") == []
+
+
+@pytest.mark.parametrize("other", [object, dict])
+def test_another_object_is_refused(other: type):
+    with pytest.raises(SettingsError, match=r"must be a client of openai, anthropic, google-genai"):
+        instrument(other())
+
+
+def test_importing_and_instrumenting_load_no_other_library():
+    script = (
+        "import sys, token_tracking\n"
+        "token_tracking.instrument, token_tracking.track_response, token_tracking.usage_of\n"
+        "names = 'openai anthropic google.genai mistralai boto3 botocore httpx psycopg'.split()\n"
+        "print([name for name in names if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "[]\n"

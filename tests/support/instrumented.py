@@ -1,0 +1,32 @@
+"""What the calls of instrumented clients have left in the database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.support.databases import Database
+from token_tracking import UsageTracker
+
+_EVENTS = """
+    select jsonb_strip_nulls(
+        to_jsonb(usage_events) - array['recorded_at', 'ingest_xid', 'occurred_at']
+    )
+    from token_tracking_raw.usage_events
+    order by tenant_id, tokens
+"""
+KINDS = {"tokens": 130, "input_tokens": 100, "output_tokens": 30}
+
+
+@dataclass(frozen=True)
+class Recorded:
+    database: Database
+    tracker: UsageTracker
+
+    def events(self) -> list[dict[str, object]]:
+        """Close the tracker, and return the events without their nulls."""
+        self.tracker.close()
+        return [event for (event,) in self.database.rows(_EVENTS)]
+
+    def event(self) -> dict[str, object]:
+        [event] = self.events()
+        return event

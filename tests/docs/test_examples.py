@@ -12,6 +12,7 @@ from httpx import ASGITransport, AsyncClient
 
 from tests.support import ROOT
 from tests.support.databases import Database
+from tests.support.provider_server import provider_server
 
 EXAMPLES = ROOT / "examples"
 TOTAL = "select count(*)::int, sum(tokens)::int from token_tracking_raw.usage_events"
@@ -70,3 +71,48 @@ def test_a_service_with_lifespan(database: Database, monkeypatch: pytest.MonkeyP
     asyncio.run(main())
     rows = "select tenant_id, tokens, operation from token_tracking_raw.usage_events"
     assert database.rows(rows) == [("acme", 6, "chat")] * 2
+
+
+ASK = """
+import asyncio
+from httpx import ASGITransport, AsyncClient
+import fastapi_openai as service
+
+async def main():
+    transport = ASGITransport(service.app)
+    async with AsyncClient(transport=transport, base_url="http://service") as client:
+        for tenant, path in (("acme", "/ask"), ("zeta", "/stream")):
+            answer = await client.get(path, params={"text": tenant}, headers={"X-Tenant": tenant})
+            print(answer.text)
+        print((await client.get("/usage-statistics")).json())
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.xdist_group("instrumentation")
+def test_a_service_with_an_instrumented_client(database: Database):
+    for server in provider_server():
+        done = subprocess.run(
+            [sys.executable, "-c", ASK],
+            env={
+                "PYTHONPATH": ":".join([str(EXAMPLES), *sys.path]),
+                "TOKEN_TRACKING_DSN": database.url,
+                "OPENAI_BASE_URL": f"{server.url}/v1",
+                "OPENAI_API_KEY": "-",
+            },
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        '"Hello world!"',
+        "Hello world!",
+        "{'cut_streams': 0, 'without_usage': 0, 'without_tenant': 0}",
+    ]
+    rows = (
+        "select tenant_id, tokens::int, operation from token_tracking_raw.usage_events order by 1"
+    )
+    assert database.rows(rows) == [("acme", 130, "chat"), ("zeta", 130, "chat")]

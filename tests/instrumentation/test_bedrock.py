@@ -156,7 +156,7 @@ def test_a_stream_that_ends_early_is_partial(end, client, recorded: Recorded):
 
 def test_a_stream_that_is_cut_is_partial(client, recorded: Recorded):
     stream = client.converse_stream(**asked("cut", f"{MODEL}-cut"))["stream"]
-    with pytest.raises(Exception, match="InvalidChunkLength|IncompleteRead|Connection broken"):
+    with pytest.raises(Exception, match=r"InvalidChunkLength|IncompleteRead|Connection broken"):
         list(stream)
     assert recorded.event()["metadata"] == {"usage": "partial"}
     assert recorded.tracker.stats().cut_streams == 1

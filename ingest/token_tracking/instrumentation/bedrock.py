@@ -107,8 +107,8 @@ def _settle(call: Call, parsed: dict[str, object], operation: str) -> None:
     elif operation == "InvokeModel":
         headers = cast("Json", told.get("HTTPHeaders") or {})
         body = cast("_Body", parsed["body"])
-        body._raw_stream = _ReadBody(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-            cast("_Raw", body._raw_stream),  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        body._raw_stream = _ReadBody(  # pyright: ignore[reportPrivateUsage]
+            cast("_Raw", body._raw_stream),  # pyright: ignore[reportPrivateUsage]
             _Invoked(call, {**names, "usage": _in_headers(headers)}),
         )
     else:
@@ -262,7 +262,7 @@ def _read_while_passing(stream: _Stream, events: _Events) -> None:
     this = cast("Callable[[], _Stream]", weakref.ref(stream))
 
     def parse_event(event: object) -> object:
-        parsed = kind._parse_event(this(), event)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        parsed = kind._parse_event(this(), event)  # pyright: ignore[reportPrivateUsage]
         try:
             events.read(parsed)
         except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here

@@ -68,7 +68,7 @@ class _Answer(Protocol):
 def instrument_google(client: object, instrumentation: Instrumentation) -> list[Callable[[], None]]:
     """Replace the request methods of the client's API client; return what undoes it."""
     instance = cast("_Client", client)
-    api = instance._api_client  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    api = instance._api_client  # pyright: ignore[reportPrivateUsage]
     models, aio_models = instance.models, instance.aio.models
     provider = "gcp.vertex_ai" if api.vertexai else "gcp.gemini"
 

@@ -42,7 +42,7 @@ class _Hook:
     def __init__(self, instrumentation: Instrumentation) -> None:
         self._instrumentation = instrumentation
 
-    def after_success(self, hook_ctx: object, response: _Response) -> _Response:
+    def after_success(self, _: object, response: _Response) -> _Response:
         try:
             if response.request.url.path.endswith(_PATHS):
                 call = self._instrumentation.begin(_PROVIDER)

@@ -12,7 +12,7 @@ from tests.support.instrumented import KINDS, Recorded
 from tests.support.provider_server import ProviderServer
 from token_tracking import UsageTracker, instrument, make_idempotency_key
 
-MODEL = "claude-sonnet-4-5"
+MODEL = "claude-one"  # a real name ends: the library warns of it
 EVENT = KINDS | {
     "tenant_id": "acme",
     "token_type": "llm",

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -165,7 +164,7 @@ class _Invoked:
         except ValueError:
             return None
         # Of other forms than Anthropic's, the headers say the same.
-        told = cast("Json", body) if isinstance(body, Mapping) else {}
+        told: Json = cast("Json", body) if isinstance(body, Mapping) else {}
         return told if told.get("type") == "message" and told.get("usage") is not None else None
 
     def __del__(self) -> None:
@@ -258,11 +257,11 @@ class _Events:
 
 def _read_while_passing(stream: _Stream, events: _Events) -> None:
     """Have the stream's events read while the caller reads them; the stream stays the object."""
-    kind = type(stream)
-    this = cast("Callable[[], _Stream]", weakref.ref(stream))
+    its_parse_event = stream._parse_event  # pyright: ignore[reportPrivateUsage]
+    its_close = stream.close
 
     def parse_event(event: object) -> object:
-        parsed = kind._parse_event(this(), event)  # pyright: ignore[reportPrivateUsage]
+        parsed = its_parse_event(event)
         try:
             events.read(parsed)
         except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
@@ -271,7 +270,7 @@ def _read_while_passing(stream: _Stream, events: _Events) -> None:
 
     def close() -> None:
         try:
-            kind.close(this())
+            its_close()
         finally:
             events.end()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol, Self, cast
 
@@ -17,7 +16,7 @@ from .call import log_fault
 from .streamed import Json, Streamed, usage_is_alone
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 
     from .call import Call
 
@@ -232,27 +231,26 @@ class HttpResponse(Protocol):
 def read_while_passing(response: HttpResponse, reader: Reader) -> None:
     """Have the reader read the body while the caller does; it is told of the end, however it ends.
 
-    The response's methods are replaced on this one object, by functions that do not refer to it: so
-    a response that is dropped is freed as before, and its reader with it.
+    The response's methods are replaced on this one object.
     """
-    kind = type(response)
-    this = cast("Callable[[], HttpResponse]", weakref.ref(response))
+    its_bytes, its_bytes_async = response.iter_bytes, response.aiter_bytes
+    its_close, its_close_async = response.close, response.aclose
 
     def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:
-        return _passing(kind.iter_bytes(this(), chunk_size), reader)
+        return _passing(its_bytes(chunk_size), reader)
 
     def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        return _PassingAsync(kind.aiter_bytes(this(), chunk_size), reader)
+        return _PassingAsync(its_bytes_async(chunk_size), reader)
 
     def close() -> None:
         try:
-            kind.close(this())
+            its_close()
         finally:
             reader.end()
 
     async def aclose() -> None:
         try:
-            await kind.aclose(this())
+            await its_close_async()
         finally:
             reader.end()
 
@@ -287,6 +285,13 @@ class _PassingAsync:
 
     def __aiter__(self) -> Self:
         return self
+
+    async def aclose(self) -> None:
+        try:
+            if hasattr(self._parts, "aclose"):
+                await cast("AsyncGenerator[bytes]", self._parts).aclose()
+        finally:
+            self._reader.end()
 
     async def __anext__(self) -> bytes:
         if self._error is not None:

@@ -17,10 +17,19 @@ from .call import log_fault
 from .replaced import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Generator,
+        Iterator,
+    )
 
     from .call import Call, Instrumentation
     from .streamed import Json
+
+    Begin = Callable[[tuple[object, ...], Mapping[str, object]], Call | None]
 
 _GENERATES: Final = ("generateContent", "streamGenerateContent")
 _EMBEDS: Final = ("embedContent", "batchEmbedContents")
@@ -34,9 +43,14 @@ class _Models(Protocol):
     def generate_content_stream(self) -> Callable[..., object]: ...
 
 
+class _AioModels(Protocol):
+    @property
+    def generate_content_stream(self) -> Callable[..., Awaitable[object]]: ...
+
+
 class _Aio(Protocol):
     @property
-    def models(self) -> _Models: ...
+    def models(self) -> _AioModels: ...
 
 
 class _ApiClient(Protocol):
@@ -45,11 +59,11 @@ class _ApiClient(Protocol):
     @property
     def request(self) -> Callable[..., object]: ...
     @property
-    def async_request(self) -> Callable[..., object]: ...
+    def async_request(self) -> Callable[..., Awaitable[object]]: ...
     @property
     def request_streamed(self) -> Callable[..., object]: ...
     @property
-    def async_request_streamed(self) -> Callable[..., object]: ...
+    def async_request_streamed(self) -> Callable[..., Awaitable[object]]: ...
 
 
 class _Client(Protocol):
@@ -99,10 +113,7 @@ def instrument_google(client: object, instrumentation: Instrumentation) -> list[
     ]
 
 
-_Begin = "Callable[[tuple[object, ...], Mapping[str, object]], Call | None]"
-
-
-def _request(original: Callable[..., object], begin: _Begin) -> Callable[..., object]:
+def _request(original: Callable[..., object], begin: Begin) -> Callable[..., object]:
     @wraps(original)
     def request(*args: object, **kwargs: object) -> object:
         call = begin(args, kwargs)
@@ -114,11 +125,13 @@ def _request(original: Callable[..., object], begin: _Begin) -> Callable[..., ob
     return request
 
 
-def _async_request(original: Callable[..., object], begin: _Begin) -> Callable[..., object]:
+def _async_request(
+    original: Callable[..., Awaitable[object]], begin: Begin
+) -> Callable[..., object]:
     @wraps(original)
     async def request(*args: object, **kwargs: object) -> object:
         call = begin(args, kwargs)
-        answer: object = await original(*args, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
+        answer: object = await original(*args, **kwargs)
         if call is not None:
             _settle(call, answer)
         return answer
@@ -126,24 +139,27 @@ def _async_request(original: Callable[..., object], begin: _Begin) -> Callable[.
     return request
 
 
-def _streamed(original: Callable[..., object], begin: _Begin) -> Callable[..., object]:
+def _streamed(original: Callable[..., object], begin: Begin) -> Callable[..., object]:
     @wraps(original)
     def request_streamed(*args: object, **kwargs: object) -> object:
         call = begin(args, kwargs)
         chunks = cast("Iterator[_Answer]", original(*args, **kwargs))
-        return chunks if call is None else _Chunks(chunks, _Reader(call))
+        return chunks if call is None else _Chunks(chunks, _Reader(call, is_answered=False))
 
     return request_streamed
 
 
-def _async_streamed(original: Callable[..., object], begin: _Begin) -> Callable[..., object]:
+def _async_streamed(
+    original: Callable[..., Awaitable[object]], begin: Begin
+) -> Callable[..., object]:
     @wraps(original)
     async def request_streamed(*args: object, **kwargs: object) -> object:
         call = begin(args, kwargs)
-        chunks: object = await original(*args, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
+        chunks: object = await original(*args, **kwargs)
         if call is None:
             return chunks
-        return _AsyncChunks(cast("AsyncIterator[_Answer]", chunks), _Reader(call))
+        reader = _Reader(call, is_answered=True)
+        return _AsyncChunks(cast("AsyncIterator[_Answer]", chunks), reader)
 
     return request_streamed
 
@@ -169,22 +185,28 @@ def _has_usage(response: Json) -> bool:
 
 
 class _Reader:
-    """Reads the chunks of a stream: each tells the usage so far, so the last one counts."""
+    """Reads the chunks of a stream: each tells the usage so far, so the last one counts.
 
-    def __init__(self, call: Call) -> None:
+    `is_answered` says that the provider has accepted the request. Where the request is sent when
+    the first chunk is asked for, only this chunk shows it.
+    """
+
+    def __init__(self, call: Call, *, is_answered: bool) -> None:
         self._call = call
+        self._is_answered = is_answered
         self._last: str | None = None
         self._is_finished = False
         self._has_ended = False
 
     def read(self, answer: _Answer) -> None:
+        self._is_answered = True
         body = answer.body or ""
         if self._last is None or "usageMetadata" in body:
             self._last = body
         self._is_finished |= "finishReason" in body or "blockReason" in body
 
     def end(self) -> None:
-        if self._has_ended:
+        if self._has_ended or not self._is_answered:
             return
         self._has_ended = True
         try:
@@ -254,13 +276,13 @@ def _begun_at_once(
 
 
 def _begun_at_once_async(
-    original: Callable[..., object], instrumentation: Instrumentation
+    original: Callable[..., Awaitable[object]], instrumentation: Instrumentation
 ) -> Callable[..., object]:
     @wraps(original)
     async def generate_content_stream(*args: object, **kwargs: object) -> object:
         fields = instrumentation.fields()
         with _fields_of(fields):
-            chunks: object = await original(*args, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
+            chunks: object = await original(*args, **kwargs)
         return _under_async(fields, cast("AsyncIterator[object]", chunks))
 
     return generate_content_stream

@@ -19,7 +19,7 @@ from .replaced import replaced
 from .streamed import Json, StreamedChat, StreamedMessage, StreamedResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from .call import Call, Instrumentation
     from .streamed import Streamed
@@ -94,8 +94,13 @@ def instrument_openai_anthropic(
     instance = cast("_Client", client)
     provider, is_certain = _provider_of(kind, str(instance.base_url))
     begin = partial(_begin, instrumentation, provider, is_certain)
-    make = _async_request if kind.startswith("Async") else _request
-    request = make(instance.request, begin, instrumentation)
+    request = (
+        _async_request(
+            cast("Callable[..., Awaitable[object]]", instance.request), begin, instrumentation
+        )
+        if kind.startswith("Async")
+        else _request(instance.request, begin, instrumentation)
+    )
     copied = _copying(instance.copy, instrument_copy)
     return [
         replaced(client, "request", request),
@@ -143,7 +148,7 @@ def _request(
 
 
 def _async_request(
-    original: Callable[..., object],
+    original: Callable[..., Awaitable[object]],
     begin: Callable[[object], Call | None],
     instrumentation: Instrumentation,
 ) -> Callable[..., object]:
@@ -151,9 +156,9 @@ def _async_request(
     async def request(cast_to: object, options: object, **kwargs: object) -> object:
         call = begin(options)
         if call is None:
-            return await original(cast_to, options, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
+            return await original(cast_to, options, **kwargs)
         asked, hides = _asking(instrumentation, options, kwargs)
-        result: object = await original(cast_to, asked, **kwargs)  # pyright: ignore[reportGeneralTypeIssues]
+        result: object = await original(cast_to, asked, **kwargs)
         _watch(call, result, options, is_stream=bool(kwargs.get("stream")), hides=hides)
         return result
 
@@ -189,7 +194,7 @@ def _asking(
         return options, False
     body = cast("Json", body)
     told = body.get("stream_options")
-    stream_options = cast("Json", told) if isinstance(told, Mapping) else {}
+    stream_options: Json = cast("Json", told) if isinstance(told, Mapping) else {}
     if "include_usage" in stream_options:
         return options, False
     changed = copy.copy(asked)

@@ -6,7 +6,7 @@ Only ids, model, tier and usage are kept, never a text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Protocol, cast
+from typing import ClassVar, Final, Protocol, cast
 
 Json = Mapping[str, object]
 
@@ -17,11 +17,11 @@ class Streamed(Protocol):
     """The response that a stream's events make up.
 
     `marks` are texts of which the data of each event that matters contains one. `response` is what
-    is known by now. `is_complete` is set with the event that ends the stream, `has_failed` if
-    it says that the provider failed.
+    is known by now. `is_complete` is set with the event that ends the stream, `has_failed` if it
+    says that the provider failed.
     """
 
-    marks: tuple[bytes, ...]
+    marks: ClassVar[tuple[bytes, ...]]
     response: dict[str, object] | None
     is_complete: bool
     has_failed: bool
@@ -38,7 +38,7 @@ class StreamedChat:
     sum, in each.
     """
 
-    marks = (b'"usage"',)
+    marks: ClassVar[tuple[bytes, ...]] = (b'"usage"',)
 
     def __init__(self) -> None:
         self.response: dict[str, object] | None = None
@@ -59,7 +59,7 @@ def usage_is_alone(event: Json) -> bool:
 class StreamedResponse:
     """OpenAI's Responses: the event that ends the stream holds the whole response."""
 
-    marks = (b'"usage"', b"response.created", b"response.failed")
+    marks: ClassVar[tuple[bytes, ...]] = (b'"usage"', b"response.created", b"response.failed")
 
     def __init__(self) -> None:
         self.response: dict[str, object] | None = None
@@ -84,7 +84,7 @@ class StreamedMessage:
     Each count is a running sum, so the last value that was seen counts.
     """
 
-    marks = (b'"usage"', b"message_stop")
+    marks: ClassVar[tuple[bytes, ...]] = (b'"usage"', b"message_stop")
 
     def __init__(self) -> None:
         self.response: dict[str, object] | None = None

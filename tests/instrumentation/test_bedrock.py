@@ -181,7 +181,9 @@ def test_retries_of_the_library_are_one_response(
     assert recorded.event()["tokens"] == 130
 
 
-def test_it_is_undone(client, recorded: Recorded):
+def test_it_is_undone_and_can_be_done_again(client, tracker: UsageTracker, recorded: Recorded):
     uninstrument(client)
     converse(client, "undone")
-    assert recorded.events() == []
+    instrument(client, tenant_id="again", tracker=tracker)
+    converse(client, "again")
+    assert recorded.event()["tenant_id"] == "again"

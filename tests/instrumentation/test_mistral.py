@@ -100,7 +100,19 @@ def test_asynchronous_calls(
     assert events == [EVENT, EVENT]
 
 
-def test_it_is_undone(client: Mistral, recorded: Recorded):
+def test_it_is_undone_and_can_be_done_again(
+    client: Mistral, tracker: UsageTracker, recorded: Recorded
+):
     uninstrument(client)
     whole(client, "undone")
-    assert recorded.events() == []
+    instrument(client, tenant_id="again", tracker=tracker)
+    whole(client, "again")
+    assert recorded.event()["tenant_id"] == "again"
+
+
+def test_no_hook_is_left(provider_server: ProviderServer):
+    with client_of(provider_server) as client:
+        hooks = vars(client.sdk_configuration)["_hooks"].after_success_hooks
+        before = list(hooks)
+        uninstrument(instrument(client, tenant_id="acme"))
+        assert hooks == before

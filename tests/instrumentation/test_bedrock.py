@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import weakref
 from collections.abc import Callable
 
 import boto3
@@ -13,7 +14,13 @@ from botocore.exceptions import ClientError
 
 from tests.support.instrumented import KINDS, Recorded
 from tests.support.provider_server import ProviderServer
-from token_tracking import UsageTracker, instrument, make_idempotency_key, uninstrument
+from token_tracking import (
+    SettingsError,
+    UsageTracker,
+    instrument,
+    make_idempotency_key,
+    uninstrument,
+)
 
 MODEL = "amazon.nova-lite-v1:0"
 CLAUDE = "anthropic.claude-sonnet-4-5-v1:0"
@@ -30,8 +37,8 @@ EVENT = KINDS | {
 LONG = EVENT | {"cache_write_long_tokens": 7, "service_tier": "priority"}
 
 
-def client_of(server: ProviderServer):
-    return boto3.client(
+def client_of(server: ProviderServer, session: object = boto3):
+    return session.client(
         "bedrock-runtime",
         region_name="us-east-1",
         endpoint_url=server.url,
@@ -91,19 +98,59 @@ def test_a_call_is_recorded_and_looks_the_same(
     assert recorded.tracker.stats().cut_streams == 0
 
 
+def test_embeddings(client, recorded: Recorded):
+    client.invoke_model(**invoked("e", "amazon.titan-embed-text-v2:0"))["body"].read()
+    event = recorded.event()
+    assert (event["token_type"], event["tokens"]) == ("embedding", 8)
+    assert (event["input_tokens"], event["output_tokens"]) == (8, 0)
+
+
+def test_another_client_of_the_session_is_not_tracked(
+    provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
+):
+    session = boto3.Session()
+    one, other = client_of(provider_server, session), client_of(provider_server, session)
+    instrument(one, tenant_id="acme", tracker=tracker)
+    converse(other, "other")
+    other.close()
+    one.close()
+    assert recorded.events() == []
+
+
+def test_aiobotocore_is_refused(client):
+    kind = type("Client", (type(client),), {"__module__": "aiobotocore.client"})
+    with pytest.raises(SettingsError, match=r"aiobotocore\.client\.Client"):
+        instrument(kind.__new__(kind))
+
+
+def in_block(body) -> bytes:
+    with body as raw:
+        return raw.read()
+
+
+def into_buffer(body) -> bytes:
+    buffer, got = bytearray(50), b""
+    while size := body.readinto(buffer):
+        got += buffer[:size]
+    return got
+
+
 READS: dict[str, Callable[[object], bytes]] = {
     "read": lambda body: body.read(),
     "parts": lambda body: b"".join(iter(lambda: body.read(50), b"")),
     "lines": lambda body: b"\n".join(body.iter_lines()),
     "chunks": lambda body: b"".join(body.iter_chunks(64)),
+    "read lines": lambda body: b"".join(body.readlines()),
+    "block": in_block,
+    "buffer": into_buffer,
     "load": lambda body: json.dumps(json.load(body), separators=(",", ":")).encode(),
 }
 
 
 @pytest.mark.parametrize("name", READS)
 def test_a_body_tells_its_usage_however_it_is_read(name: str, client, recorded: Recorded):
-    body = client.invoke_model(**invoked("i", CLAUDE))["body"]
-    assert json.loads(READS[name](body))["id"] == "msg_i"
+    got = READS[name](client.invoke_model(**invoked("i", CLAUDE))["body"])
+    assert json.loads(got)["id"] == "msg_i"
     assert recorded.event() == LONG | {
         "model": CLAUDE,
         "idempotency_key": make_idempotency_key("aws.bedrock", "msg_i"),
@@ -120,9 +167,26 @@ def test_a_stream_of_invoked_events(client, recorded: Recorded):
     }
 
 
-def test_a_body_that_nobody_reads_is_counted(client, recorded: Recorded):
-    client.invoke_model(**invoked("n", MODEL))
-    gc.collect()
+def test_the_raw_stream_is_the_same(client, provider_server: ProviderServer):
+    plain = client_of(provider_server)
+    bodies = [one.invoke_model(**invoked("t", CLAUDE))["body"] for one in (client, plain)]
+    raws = [body.__enter__() for body in bodies]
+    assert type(raws[0]) is type(raws[1])
+    assert list(raws[0]) == list(raws[1])
+    plain.close()
+
+
+def test_a_body_that_nobody_reads_is_counted_when_it_is_freed(
+    client, tracker: UsageTracker, recorded: Recorded
+):
+    gc.disable()  # what the library frees by counting references is still freed so
+    try:
+        body = client.invoke_model(**invoked("n", MODEL))["body"]
+        raw = weakref.ref(body.__enter__())
+        del body
+        assert raw() is None
+    finally:
+        gc.enable()
     assert recorded.event()["tokens"] == 130
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import httpx
 import pytest
 from google import genai
 from google.genai.errors import ClientError
@@ -27,8 +28,20 @@ EVENT = KINDS | {
 }
 
 
-def client_of(server: ProviderServer) -> genai.Client:
-    return genai.Client(api_key="-", http_options={"base_url": server.url})
+def client_of(server: ProviderServer, **options: object) -> genai.Client:
+    return genai.Client(api_key="-", http_options={"base_url": server.url, **options})
+
+
+def aiohttp_client(server: ProviderServer) -> genai.Client:
+    return client_of(server)
+
+
+def httpx_client(server: ProviderServer) -> genai.Client:
+    return client_of(server, async_client_args={"transport": httpx.AsyncHTTPTransport()})
+
+
+# google-genai, which takes aiohttp where that is installed, makes a subclass of its session.
+aiohttp_warns = pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWarning")
 
 
 def seen(items) -> list:
@@ -77,6 +90,16 @@ def test_a_stream_is_of_the_type_that_it_was(client: genai.Client, provider_serv
     plain.close()
 
 
+def test_embeddings(client: genai.Client, recorded: Recorded):
+    client.models.embed_content(model="gemini-embedding-001", contents="e")
+    event = recorded.event()
+    assert (event["token_type"], event["tokens"], event["model"]) == (
+        "embedding",
+        8,
+        "gemini-embedding-001",
+    )
+
+
 def test_a_stream_is_its_callers_wherever_it_is_read(client: genai.Client, recorded: Recorded):
     with usage_context(tenant_id="caller"):
         stream = client.models.generate_content_stream(model=MODEL, contents="s")
@@ -86,6 +109,47 @@ def test_a_stream_is_its_callers_wherever_it_is_read(client: genai.Client, recor
     event = recorded.event()
     assert (event["tenant_id"], event["tokens"]) == ("caller", 130)
     assert "agent_id" not in event
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_closing_a_stream_closes_the_librarys(is_async: bool, provider_server: ProviderServer):
+    """Which holds connections to tools, perhaps."""
+    ended = []
+
+    def chunks():
+        try:
+            yield from (1, 2)
+        finally:
+            ended.append(True)
+
+    async def async_chunks():
+        try:
+            yield 1
+            yield 2
+        finally:
+            ended.append(True)
+
+    async def stream() -> object:
+        return async_chunks()
+
+    async def close_async(client: genai.Client) -> None:
+        held = await client.aio.models.generate_content_stream()
+        assert await anext(held) == 1
+        await held.aclose()
+        assert ended == [True]
+
+    client = client_of(provider_server)
+    client.models.generate_content_stream = chunks  # type: ignore[method-assign]
+    client.aio.models.generate_content_stream = stream  # type: ignore[method-assign]
+    instrument(client, tenant_id="acme")
+    if is_async:
+        asyncio.run(close_async(client))
+    else:
+        held = client.models.generate_content_stream()
+        assert next(held) == 1
+        held.close()
+        assert ended == [True]
+    client.close()
 
 
 def test_an_error_of_the_provider_is_no_event(client: genai.Client, recorded: Recorded):
@@ -125,12 +189,18 @@ async def stream(client: genai.Client) -> list:
     return seen([chunk async for chunk in chunks])
 
 
-@pytest.mark.parametrize("work", [whole, stream])
+async def chat(client: genai.Client) -> list:
+    return seen([await client.aio.chats.create(model=MODEL).send_message("a")])
+
+
+@aiohttp_warns
+@pytest.mark.parametrize("make", [aiohttp_client, httpx_client])
+@pytest.mark.parametrize("work", [whole, stream, chat])
 def test_asynchronous_content_is_recorded_and_looks_the_same(
-    work, provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
+    work, make, provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
 ):
     async def main(is_instrumented: bool) -> list:
-        client = client_of(provider_server)
+        client = make(provider_server)
         if is_instrumented:
             instrument(client, tenant_id="acme", tracker=tracker)
         answer = await work(client)
@@ -143,23 +213,30 @@ def test_asynchronous_content_is_recorded_and_looks_the_same(
     assert recorded.event() == EVENT | {"idempotency_key": key}
 
 
-def test_a_cancelled_stream_is_partial(
-    provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
+async def cancelled(chunks) -> None:
+    task = asyncio.create_task(anext(chunks))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def closed(chunks) -> None:
+    await chunks.aclose()
+
+
+@aiohttp_warns
+@pytest.mark.parametrize("make", [aiohttp_client, httpx_client])
+@pytest.mark.parametrize("end", [cancelled, closed])
+def test_an_asynchronous_stream_that_ends_early_is_partial(
+    end, make, provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
 ):
     async def main() -> None:
-        client = instrument(client_of(provider_server), tenant_id="acme", tracker=tracker)
-        got = asyncio.Event()
-
-        async def consume() -> None:
-            wanted = {"model": f"{MODEL}-waits", "contents": "x"}
-            async for _ in await client.aio.models.generate_content_stream(**wanted):
-                got.set()
-
-        task = asyncio.create_task(consume())
-        await got.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        client = instrument(make(provider_server), tenant_id="acme", tracker=tracker)
+        wanted = {"model": f"{MODEL}-waits", "contents": "x"}
+        chunks = await client.aio.models.generate_content_stream(**wanted)
+        await anext(chunks)
+        await end(chunks)
         await client.aio.aclose()
         client.close()
 

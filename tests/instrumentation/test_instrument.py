@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import socket
 import subprocess
 import sys
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from token_tracking import (
     SettingsError,
     UsageTracker,
     instrument,
+    make_idempotency_key,
     uninstrument,
     usage_context,
 )
@@ -126,6 +130,62 @@ def test_a_call_without_tenant_is_kept_and_told_once(
     assert all(reason.startswith("tenant_id: ") for _, reason in kept)
 
 
+def test_threads_have_contexts_of_their_own(
+    client: OpenAI, tracker: UsageTracker, recorded: Recorded
+):
+    def call(number: int) -> None:
+        with usage_context(tenant_id=f"t{number}"):
+            stream = ask(client, f"t{number}", stream=True)
+        list(stream)
+
+    instrument(client, tenant_id="nobody", tracker=tracker)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(call, range(8)))
+    keys = [
+        (f"t{number}", make_idempotency_key("openai", f"chatcmpl-t{number}")) for number in range(8)
+    ]
+    events = recorded.events()
+    assert [(event["tenant_id"], event["idempotency_key"]) for event in events] == keys
+
+
+def test_a_closed_tracker_harms_no_call(client: OpenAI, tracker: UsageTracker):
+    instrument(client, tenant_id="acme", tracker=tracker)
+    stream = ask(client, "open", stream=True)
+    tracker.close()
+    assert len(list(stream)) == 5
+    assert ask(client, "closed").usage.total_tokens == 130
+    assert tracker.stats().refused == 2
+
+
+def test_a_response_without_id_is_an_event_of_its_own(
+    client: OpenAI, tracker: UsageTracker, recorded: Recorded
+):
+    instrument(client, tenant_id="acme", tracker=tracker)
+    for _ in range(2):
+        client.embeddings.create(model="text-embedding-3-small", input="e")
+    first, second = recorded.events()
+    assert first["idempotency_key"] != second["idempotency_key"]
+
+
+def test_a_response_that_is_tracked_too_is_one_event(
+    client: OpenAI, tracker: UsageTracker, recorded: Recorded
+):
+    instrument(client, tenant_id="acme", tracker=tracker)
+    assert tracker.track_response_sync(ask(client, "both"), tenant_id="acme")
+    assert recorded.event()["tokens"] == 130
+    assert tracker.stats().duplicate == 1
+
+
+@pytest.mark.parametrize("kind", [OpenAI, Anthropic])
+def test_nothing_keeps_a_client_alive(kind: type, provider_server: ProviderServer):
+    client = kind(base_url=provider_server.url, api_key="-")
+    weakly = weakref.ref(instrument(client, tenant_id="acme"))
+    client.close()
+    del client
+    gc.collect()
+    assert weakly() is None
+
+
 def test_a_fault_of_the_tracking_never_reaches_the_caller(
     client: OpenAI,
     tracker: UsageTracker,
@@ -142,9 +202,13 @@ def test_a_fault_of_the_tracking_never_reaches_the_caller(
         "token_tracking.instrumentation.openai_anthropic._http_response",
         "token_tracking.instrumentation.bodies._data_of",
         "token_tracking.instrumentation.call.current_context",
+        "token_tracking.instrumentation.openai_anthropic.StreamedChat.__init__",
+        "token_tracking.instrumentation.openai_anthropic._asking_for_usage",
+        "token_tracking.instrumentation.instrument.replace",
     ):
         with monkeypatch.context() as patched:
             patched.setattr(place, fail)
+            assert ask(client.copy(), "fault").usage.total_tokens == 130
             assert ask(client, "fault").usage.total_tokens == 130
             chunks = list(ask(client, "fault", stream=True))
             texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]

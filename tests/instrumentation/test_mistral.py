@@ -9,7 +9,13 @@ from mistralai.client import Mistral
 
 from tests.support.instrumented import KINDS, Recorded
 from tests.support.provider_server import ProviderServer
-from token_tracking import UsageTracker, instrument, make_idempotency_key, uninstrument
+from token_tracking import (
+    UsageTracker,
+    instrument,
+    make_idempotency_key,
+    uninstrument,
+    usage_context,
+)
 
 MODEL = "mistral-small"
 EVENT = KINDS | {
@@ -88,9 +94,11 @@ def test_asynchronous_calls(
 ):
     async def main() -> None:
         async with client_of(provider_server) as client:
-            instrument(client, tenant_id="acme", tracker=tracker)
-            await client.chat.complete_async(**asked("1"))
-            async with await client.chat.stream_async(**asked("2")) as stream:
+            instrument(client, tenant_id="nobody", tracker=tracker)
+            with usage_context(tenant_id="acme"):
+                await client.chat.complete_async(**asked("1"))
+                begun = await client.chat.stream_async(**asked("2"))
+            async with begun as stream:
                 assert len([event async for event in stream]) == 5
 
     asyncio.run(main())
@@ -98,6 +106,12 @@ def test_asynchronous_calls(
     events = recorded.events()
     assert {event.pop("idempotency_key") for event in events} == keys
     assert events == [EVENT, EVENT]
+
+
+def test_embeddings(client: Mistral, recorded: Recorded):
+    client.embeddings.create(model="mistral-embed", inputs=["e"])
+    event = recorded.event()
+    assert (event["token_type"], event["tokens"]) == ("embedding", 8)
 
 
 def test_it_is_undone_and_can_be_done_again(

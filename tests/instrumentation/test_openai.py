@@ -35,6 +35,21 @@ def seen(items: Iterable) -> list:
     return [(type(item), item.to_dict() if hasattr(item, "to_dict") else item) for item in items]
 
 
+def raw_bytes(client: OpenAI, prompt: str) -> list:
+    with client.chat.completions.with_streaming_response.create(
+        **asked(prompt, stream=True)
+    ) as response:
+        return [b"".join(response.http_response.iter_raw())]
+
+
+def bytes_of(client: OpenAI, prompt: str, model: str = "gpt-4o") -> list:
+    with client.chat.completions.with_streaming_response.create(
+        **asked(prompt, model, stream=True)
+    ) as response:
+        # The library closes the response before it passes on the rest of less than this.
+        return [b"".join(response.iter_bytes(1000))]
+
+
 def lines_of(client: OpenAI, prompt: str) -> list:
     with client.chat.completions.with_streaming_response.create(
         **asked(prompt, stream=True)
@@ -56,12 +71,14 @@ def whole_of_streaming_response(client: OpenAI, prompt: str) -> list:
 
 def chat_helper(client: OpenAI, prompt: str) -> list:
     with client.chat.completions.stream(**asked(prompt)) as stream:
-        return [(type(event), event.type) for event in stream]
+        events = [(type(event), event.to_dict()) for event in stream]
+        return [*events, stream.get_final_completion().to_dict()]
 
 
 def responses_helper(client: OpenAI, prompt: str) -> list:
     with client.responses.stream(model="gpt-4o", input=prompt) as stream:
-        return [*[(type(event), event.type) for event in stream], stream.get_final_response().id]
+        events = [(type(event), event.to_dict(warnings=False)) for event in stream]
+        return [*events, stream.get_final_response().to_dict(warnings=False)]
 
 
 CHAT_CALLS: dict[str, Callable[[OpenAI, str], list]] = {
@@ -93,7 +110,20 @@ CHAT_CALLS: dict[str, Callable[[OpenAI, str], list]] = {
     "raw stream": lambda client, prompt: seen(
         client.chat.completions.with_raw_response.create(**asked(prompt, stream=True)).parse()
     ),
+    "raw bytes": raw_bytes,
+    "bytes": bytes_of,
     "lines": lines_of,
+    "stream of several choices": lambda client, prompt: seen(
+        client.chat.completions.create(**asked(prompt, stream=True, n=2))
+    ),
+    "body of one's own": lambda client, prompt: seen(
+        client.chat.completions.create(
+            **asked(prompt, stream=True, extra_body={"stream_options": {"include_usage": True}})
+        )
+    ),
+    "a copy's copy": lambda client, prompt: seen(
+        client.copy().with_options(timeout=9).chat.completions.create(**asked(prompt, stream=True))
+    ),
     "parsed stream of a streaming response": parsed_stream_of_streaming_response,
     "stream helper": chat_helper,
     "copy": lambda client, prompt: seen(
@@ -158,13 +188,41 @@ def test_embeddings(client: OpenAI, plain: OpenAI, recorded: Recorded):
     }
 
 
-def test_azure(provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded):
+@pytest.mark.parametrize(
+    "more", [{}, {"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}]
+)
+def test_azure(
+    more: dict, provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
+):
     azure = AzureOpenAI(azure_endpoint=provider_server.url, api_key="-", api_version="2024-10-21")
     with instrument(azure, tenant_id="acme", tracker=tracker):
-        azure.chat.completions.create(**asked("azure"))
+        answer = azure.chat.completions.create(**asked("azure", **more))
+        if more:
+            assert len(list(answer)) == (6 if "stream_options" in more else 5)
     key = make_idempotency_key("azure.ai.openai", "chatcmpl-azure")
     names = NAMES | {"provider": "azure.ai.openai", "idempotency_key": key}
     assert recorded.event() == COMMON | names | CHAT
+
+
+def test_a_compressed_stream(client: OpenAI, plain: OpenAI, recorded: Recorded):
+    model = "gpt-4o-zipped"
+    assert bytes_of(client, "z", model) == bytes_of(plain, "z", model)
+    assert recorded.event() | KINDS == recorded.event()
+
+
+def test_a_caller_that_wants_no_usage_gets_none(
+    client: OpenAI, provider_server: ProviderServer, recorded: Recorded
+):
+    wanted = asked("no", stream=True, stream_options={"include_usage": False})
+    assert len(list(client.chat.completions.create(**wanted))) == 5
+    assert provider_server.requests[0][1]["stream_options"] == {"include_usage": False}
+    event = recorded.event()
+    assert (event["tokens"], event["metadata"]) == (0, {"usage": "missing"})
+
+
+def test_deleting_a_response_is_no_call(client: OpenAI, recorded: Recorded):
+    assert client.responses.delete("resp_d") is None
+    assert recorded.events() == []
 
 
 def test_a_server_of_ones_own_has_the_given_provider(

@@ -9,6 +9,7 @@ What it does with a request is in the name of its model, so that requests may ru
     strict    an error 400 if the request has `stream_options`
     running   each chunk tells the usage so far
     waits     the second half of the stream waits until `go_on` is set
+    zipped    the stream is compressed
 
 The ids are made of the prompt, which each test chooses.
 """
@@ -105,6 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.partition("?")[0].rpartition("/")[2]
         self._whole(_response("gpt-4o", name.removeprefix("resp_")) | {"background": True})
 
+    def do_DELETE(self) -> None:
+        self._whole({})
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         path = unquote(self.path.partition("?")[0])
@@ -145,6 +149,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._whole({"input_tokens": 5})
         elif path.endswith(":generateContent"):
             self._whole(_content(model, prompt))
+        elif path.endswith(":batchEmbedContents"):
+            usage = {"promptTokenCount": 8, "totalTokenCount": 8}
+            self._whole({"embeddings": [{"values": [0.5]}], "usageMetadata": usage})
         elif path.endswith(":streamGenerateContent"):
             self._events(_content_chunks(model, prompt), model)
         elif path.endswith("/converse"):
@@ -160,6 +167,10 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"x-amzn-RequestId": f"req-{prompt}"}
         if "claude" in model:
             self._whole(_message(model, prompt), headers)
+            return
+        if "embed" in model:
+            headers["x-amzn-bedrock-input-token-count"] = "8"
+            self._whole({"embedding": [0.5], "inputTextTokenCount": 8}, headers)
             return
         headers["x-amzn-bedrock-input-token-count"] = "100"
         headers["x-amzn-bedrock-output-token-count"] = "30"
@@ -203,6 +214,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         for name, value in headers.items():
             self.send_header(name, value)
+        if "zipped" in model:
+            self.send_header("Content-Encoding", "gzip")
+            zipped = zlib.compressobj(wbits=31)
+            parts = [zipped.compress(part) + zipped.flush(zlib.Z_SYNC_FLUSH) for part in parts]
+            parts.append(zipped.flush())
         self.end_headers()
         half = len(parts) // 2
         for number, part in enumerate(parts):
@@ -265,8 +281,9 @@ def _chat_chunks(model: str, prompt: str, body: Json) -> list[Json]:
     }
 
     def chunk(delta: Json, reason: str | None = None) -> Json:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
-        return base | {"choices": [choice]} | ({"usage": None} if asked else {})
+        choice = {"delta": delta, "logprobs": None, "finish_reason": reason}
+        choices = [choice | {"index": number} for number in range(body.get("n") or 1)]
+        return base | {"choices": choices} | ({"usage": None} if asked else {})
 
     chunks = [chunk({"role": "assistant", "content": ""})]
     chunks += [chunk({"content": word}) for word in WORDS]
@@ -342,7 +359,7 @@ def _embeddings(model: str) -> Json:
         "model": model,
         "data": [{"object": "embedding", "index": 0, "embedding": [0.5, -0.25]}],
         "usage": {"prompt_tokens": 8, "total_tokens": 8},
-    }
+    } | ({"id": "embedded"} if "mistral" in model else {})
 
 
 def _message(model: str, prompt: str) -> Json:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -50,8 +51,13 @@ class _Stream(Protocol):
     def close(self) -> None: ...
 
 
+class _Raw(Protocol):
+    def read(self, amt: int | None, *args: object, **kwargs: object) -> bytes: ...
+    def close(self) -> None: ...
+
+
 class _Body(Protocol):
-    _raw_stream: object
+    _raw_stream: _Raw
 
 
 def instrument_bedrock(
@@ -61,7 +67,8 @@ def instrument_bedrock(
     events = cast("_Client", client).meta.events
 
     def begin(params: Mapping[str, object], context: dict[str, object], **_: object) -> None:
-        call = instrumentation.begin(_PROVIDER, params.get("modelId"))
+        model = params.get("modelId")
+        call = instrumentation.begin(_PROVIDER, model, embeds=_embeds(model))
         if call is not None:
             context[_CALL] = call
 
@@ -105,19 +112,22 @@ def _settle(call: Call, parsed: dict[str, object], operation: str) -> None:
             call.answered(parsed)
     elif operation == "InvokeModel":
         headers = cast("Json", told.get("HTTPHeaders") or {})
-        body = cast("_Body", parsed["body"])
-        body._raw_stream = _ReadBody(  # pyright: ignore[reportPrivateUsage]
-            cast("_Raw", body._raw_stream),  # pyright: ignore[reportPrivateUsage]
-            _Invoked(call, {**names, "usage": _in_headers(headers)}),
-        )
+        raw = cast("_Body", parsed["body"])._raw_stream  # pyright: ignore[reportPrivateUsage]
+        counts = {**names, "usage": _in_headers(headers, call.source.model)}
+        _read_body_while_passing(raw, _Invoked(call, counts))
     else:
         stream = cast("_Stream", parsed["stream" if operation == "ConverseStream" else "body"])
         _read_while_passing(stream, _Events(call, names))
 
 
-def _in_headers(headers: Json) -> dict[str, object] | None:
+def _embeds(model: object) -> bool:
+    return isinstance(model, str) and "embed" in model
+
+
+def _in_headers(headers: Json, model: object) -> dict[str, object] | None:
     """Return the counts that the service adds to any model's answer, in the form of Converse."""
-    counts = {"inputTokens": headers.get(_INPUT), "outputTokens": headers.get(_OUTPUT)}
+    output = headers.get(_OUTPUT, "0" if _embeds(model) else None)
+    counts = {"inputTokens": headers.get(_INPUT), "outputTokens": output}
     if not all(isinstance(count, str) and count.isdecimal() for count in counts.values()):
         return None
     return {name: int(cast("str", count)) for name, count in counts.items()}
@@ -128,11 +138,6 @@ def _settle_known(call: Call, response: Json | None) -> None:
         call.answered(response)
     else:
         call.answered_without_usage(response)
-
-
-class _Raw(Protocol):
-    def read(self, amt: int | None = None) -> bytes: ...
-    def close(self) -> None: ...
 
 
 class _Invoked:
@@ -171,33 +176,30 @@ class _Invoked:
         self.end()
 
 
-class _ReadBody:
-    """The raw stream of a `StreamingBody`, which all of its methods read from."""
+def _read_body_while_passing(raw: _Raw, invoked: _Invoked) -> None:
+    """Have the body read while the caller reads it, from the raw stream under `StreamingBody`.
 
-    def __init__(self, raw: _Raw, invoked: _Invoked) -> None:
-        self._raw = raw
-        self._invoked = invoked
+    The stream stays the object, whose other methods call its `read`. Nothing here refers to it:
+    it is freed, and its connection with it, as without us.
+    """
+    weakly = weakref.ref(raw)
+    its_class = type(raw)
 
-    def read(self, amt: int | None = None) -> bytes:
-        data = self._raw.read() if amt is None else self._raw.read(amt)
-        self._invoked.feed(data)
+    def read(amt: int | None = None, *args: object, **kwargs: object) -> bytes:
+        data = its_class.read(cast("_Raw", weakly()), amt, *args, **kwargs)
+        invoked.feed(data)
         if amt is None or (not data and amt > 0):
-            self._invoked.end()
+            invoked.end()
         return data
 
-    def readinto(self, buffer: bytearray) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
+    def close() -> None:
         try:
-            self._raw.close()
+            its_class.close(cast("_Raw", weakly()))
         finally:
-            self._invoked.end()
+            invoked.end()
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._raw, name)
+    own = vars(raw)
+    own["read"], own["close"] = read, close
 
 
 class _Events:

@@ -1,8 +1,8 @@
 """Reads the body of an HTTP response of httpx while it passes to the caller.
 
-Whatever reads a response with httpx, its text, lines or bytes, goes through `iter_bytes`, which
-decodes; only `iter_raw` does not. So the tap is there, on the one response and not on the client,
-which may be shared.
+Whatever reads a response with httpx, its text, lines or bytes, goes through `iter_raw`. So the tap
+is there, on the one response and not on the client, which may be shared; of a compressed body it is
+one step later, on `iter_bytes`, which decompresses.
 """
 
 from __future__ import annotations
@@ -211,12 +211,9 @@ class HttpResponse(Protocol):
         """The body, if it was read."""
         ...
 
-    def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
-        """Iterate over the decoded body."""
-        ...
-
-    def aiter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        """Iterate over the decoded body in a task."""
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, whose names are compared without their case."""
         ...
 
     def close(self) -> None:
@@ -233,44 +230,68 @@ def read_while_passing(response: HttpResponse, reader: Reader) -> None:
 
     The response's methods are replaced on this one object.
     """
-    its_bytes, its_bytes_async = response.iter_bytes, response.aiter_bytes
+    name = "iter_bytes" if "content-encoding" in response.headers else "iter_raw"
+    its_parts: Callable[..., Iterator[bytes]] = getattr(response, name)
+    its_parts_async: Callable[..., AsyncIterator[bytes]] = getattr(response, f"a{name}")
     its_close, its_close_async = response.close, response.aclose
 
-    def iter_bytes(chunk_size: int | None = None) -> Iterator[bytes]:
-        return _passing(its_bytes(chunk_size), reader)
+    tap = _Tap(reader)
 
-    def aiter_bytes(chunk_size: int | None = None) -> AsyncIterator[bytes]:
-        return _PassingAsync(its_bytes_async(chunk_size), reader)
+    def parts(chunk_size: int | None = None) -> Iterator[bytes]:
+        return _passing(its_parts(chunk_size), tap)
+
+    def parts_async(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        return _PassingAsync(its_parts_async(chunk_size), tap)
 
     def close() -> None:
         try:
             its_close()
         finally:
-            reader.end()
+            tap.closed()
 
     async def aclose() -> None:
         try:
             await its_close_async()
         finally:
-            reader.end()
+            tap.closed()
 
     own = vars(response)
-    own["iter_bytes"], own["aiter_bytes"] = iter_bytes, aiter_bytes
+    own[name], own[f"a{name}"] = parts, parts_async
     own["close"], own["aclose"] = close, aclose
 
 
-def _passing(parts: Iterator[bytes], reader: Reader) -> Generator[bytes]:
+class _Tap:
+    """A reader, and whether the next bytes for it are being read.
+
+    Then the library may close the response before it passes on the last ones.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.is_reading = False
+
+    def closed(self) -> None:
+        if not self.is_reading:
+            self.reader.end()
+
+
+def _passing(parts: Iterator[bytes], tap: _Tap) -> Generator[bytes]:
+    reader = tap.reader
     try:
-        try:
-            for data in parts:
-                if passed := reader.feed(data):
-                    yield passed
-        except Exception:
-            if rest := reader.rest():
-                yield rest
-            raise
-        if rest := reader.rest():
-            yield rest
+        while True:
+            tap.is_reading = True
+            try:
+                data = next(parts)
+            except Exception as error:
+                if rest := reader.rest():
+                    yield rest
+                if isinstance(error, StopIteration):
+                    return
+                raise
+            finally:
+                tap.is_reading = False
+            if passed := reader.feed(data):
+                yield passed
     finally:
         reader.end()
 
@@ -278,9 +299,9 @@ def _passing(parts: Iterator[bytes], reader: Reader) -> Generator[bytes]:
 class _PassingAsync:
     """The same for a task; no generator, which would have to be finished by its event loop."""
 
-    def __init__(self, parts: AsyncIterator[bytes], reader: Reader) -> None:
+    def __init__(self, parts: AsyncIterator[bytes], tap: _Tap) -> None:
         self._parts = parts
-        self._reader = reader
+        self._tap = tap
         self._error: BaseException | None = None
 
     def __aiter__(self) -> Self:
@@ -291,22 +312,26 @@ class _PassingAsync:
             if hasattr(self._parts, "aclose"):
                 await cast("AsyncGenerator[bytes]", self._parts).aclose()
         finally:
-            self._reader.end()
+            self._tap.reader.end()
 
     async def __anext__(self) -> bytes:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+        reader = self._tap.reader
         passed = b""
+        self._tap.is_reading = True
         try:
             while not passed:
-                passed = self._reader.feed(await self._parts.__anext__())
+                passed = reader.feed(await self._parts.__anext__())
         except Exception as error:  # StopAsyncIteration, too
-            passed = self._reader.rest()
+            passed = reader.rest()
             if not passed:
                 raise
             self._error = error
         except BaseException:
-            self._reader.end()
+            reader.end()
             raise
+        finally:
+            self._tap.is_reading = False
         return passed

@@ -48,12 +48,14 @@ class Instrumentation:
         model: object = None,
         *,
         is_certain: bool = True,
+        embeds: bool = False,
         fields: Mapping[str, object] | None = None,
     ) -> Call | None:
         """Begin a call under the ids that are current now; None if it is not to be tracked.
 
-        Unless the provider `is_certain`, the response's form decides. `fields` are those of a call
-        that began earlier.
+        Unless the provider `is_certain`, the response's form decides. `embeds` says that the call
+        is for embeddings, if the response's form does not. `fields` are those of a call that began
+        earlier.
         """
         if not self.is_active:
             return None
@@ -61,9 +63,10 @@ class Instrumentation:
             tracker = self.tracker or default_tracker()
             if not tracker.settings.enabled:
                 return None
+            fields = fields or self.fields()
             return Call(
                 tracker,
-                fields or self.fields(),
+                {**fields, "token_type": "embedding"} if embeds else fields,
                 self.provider or (provider if is_certain else None),
                 Source(self.provider or provider, model if isinstance(model, str) else None),
             )

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import TYPE_CHECKING, Final, Protocol, Self, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from .call import log_fault
 from .replaced import replaced
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Generator,
-        Iterator,
-    )
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
     from .call import Call, Instrumentation
     from .streamed import Json
@@ -93,7 +86,12 @@ def instrument_google(client: object, instrumentation: Instrumentation) -> list[
         model, _, method = path.partition("?")[0].rpartition(":")
         if method not in _GENERATES and method not in _EMBEDS:
             return None
-        return instrumentation.begin(provider, model.rpartition("/")[2], fields=_begun.get())
+        return instrumentation.begin(
+            provider,
+            model.rpartition("/")[2],
+            embeds=method in _EMBEDS,
+            fields=_begun.get(),
+        )
 
     return [
         replaced(api, "request", _request(api.request, begin)),
@@ -143,8 +141,8 @@ def _streamed(original: Callable[..., object], begin: Begin) -> Callable[..., ob
     @wraps(original)
     def request_streamed(*args: object, **kwargs: object) -> object:
         call = begin(args, kwargs)
-        chunks = cast("Iterator[_Answer]", original(*args, **kwargs))
-        return chunks if call is None else _Chunks(chunks, _Reader(call, is_answered=False))
+        chunks = cast("Generator[_Answer]", original(*args, **kwargs))
+        return chunks if call is None else _read(chunks, _Reader(call, is_answered=False))
 
     return request_streamed
 
@@ -159,7 +157,7 @@ def _async_streamed(
         if call is None:
             return chunks
         reader = _Reader(call, is_answered=True)
-        return _AsyncChunks(cast("AsyncIterator[_Answer]", chunks), reader)
+        return _read_async(cast("AsyncGenerator[_Answer]", chunks), reader)
 
     return request_streamed
 
@@ -224,40 +222,24 @@ class _Reader:
         self.end()
 
 
-class _Chunks:
-    def __init__(self, chunks: Iterator[_Answer], reader: _Reader) -> None:
-        self._chunks = chunks
-        self._reader = reader
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> _Answer:
+def _read(chunks: Generator[_Answer], reader: _Reader) -> Generator[_Answer]:
+    with closing(chunks):
         try:
-            chunk = next(self._chunks)
-        except BaseException:
-            self._reader.end()
-            raise
-        self._reader.read(chunk)
-        return chunk
+            for chunk in chunks:
+                reader.read(chunk)
+                yield chunk
+        finally:
+            reader.end()
 
 
-class _AsyncChunks:
-    def __init__(self, chunks: AsyncIterator[_Answer], reader: _Reader) -> None:
-        self._chunks = chunks
-        self._reader = reader
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> _Answer:
+async def _read_async(chunks: AsyncGenerator[_Answer], reader: _Reader) -> AsyncGenerator[_Answer]:
+    async with aclosing(chunks):
         try:
-            chunk = await self._chunks.__anext__()
-        except BaseException:
-            self._reader.end()
-            raise
-        self._reader.read(chunk)
-        return chunk
+            async for chunk in chunks:
+                reader.read(chunk)
+                yield chunk
+        finally:
+            reader.end()
 
 
 # The library's streams are generators: they send the request when the first chunk is asked for,
@@ -269,7 +251,7 @@ def _begun_at_once(
 ) -> Callable[..., object]:
     @wraps(original)
     def generate_content_stream(*args: object, **kwargs: object) -> object:
-        chunks = cast("Iterator[object]", original(*args, **kwargs))
+        chunks = cast("Generator[object]", original(*args, **kwargs))
         return _under(instrumentation.fields(), chunks)
 
     return generate_content_stream
@@ -283,7 +265,7 @@ def _begun_at_once_async(
         fields = instrumentation.fields()
         with _fields_of(fields):
             chunks: object = await original(*args, **kwargs)
-        return _under_async(fields, cast("AsyncIterator[object]", chunks))
+        return _under_async(fields, cast("AsyncGenerator[object]", chunks))
 
     return generate_content_stream
 
@@ -297,23 +279,25 @@ def _fields_of(fields: Mapping[str, object]) -> Generator[None]:
         _begun.reset(token)
 
 
-def _under(fields: Mapping[str, object], chunks: Iterator[object]) -> Generator[object]:
-    while True:
-        with _fields_of(fields):
-            try:
-                chunk = next(chunks)
-            except StopIteration:
-                return
-        yield chunk
+def _under(fields: Mapping[str, object], chunks: Generator[object]) -> Generator[object]:
+    with closing(chunks):
+        while True:
+            with _fields_of(fields):
+                try:
+                    chunk = next(chunks)
+                except StopIteration:
+                    return
+            yield chunk
 
 
 async def _under_async(
-    fields: Mapping[str, object], chunks: AsyncIterator[object]
+    fields: Mapping[str, object], chunks: AsyncGenerator[object]
 ) -> AsyncGenerator[object]:
-    while True:
-        with _fields_of(fields):
-            try:
-                chunk = await chunks.__anext__()
-            except StopAsyncIteration:
-                return
-        yield chunk
+    async with aclosing(chunks):
+        while True:
+            with _fields_of(fields):
+                try:
+                    chunk = await chunks.__anext__()
+                except StopAsyncIteration:
+                    return
+            yield chunk

@@ -143,6 +143,8 @@ def _undo_of(client: object, instrumentation: Instrumentation) -> list[Callable[
             from .mistral import instrument_mistral
 
             return instrument_mistral(client, instrumentation)
+        if library == "aiobotocore":
+            break  # a subclass of botocore's, whose streams are of another kind
         if library == "botocore" and _service(client) == "bedrock-runtime":
             from .bedrock import instrument_bedrock
 

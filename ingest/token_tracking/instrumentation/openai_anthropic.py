@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .call import Call, Instrumentation
     from .streamed import Streamed
 
+    Begin = Callable[[object, Mapping[str, object]], tuple[Call | None, object]]
+
 _STREAMED: Final[Mapping[str, Callable[[], Streamed]]] = {
     "/chat/completions": StreamedChat,
     "/completions": StreamedChat,
@@ -95,11 +97,9 @@ def instrument_openai_anthropic(
     provider, is_certain = _provider_of(kind, str(instance.base_url))
     begin = partial(_begin, instrumentation, provider, is_certain)
     request = (
-        _async_request(
-            cast("Callable[..., Awaitable[object]]", instance.request), begin, instrumentation
-        )
+        _async_request(cast("Callable[..., Awaitable[object]]", instance.request), begin)
         if kind.startswith("Async")
-        else _request(instance.request, begin, instrumentation)
+        else _request(instance.request, begin)
     )
     copied = _copying(instance.copy, instrument_copy)
     return [
@@ -124,86 +124,88 @@ def _copying(
 ) -> Callable[..., object]:
     @wraps(original)
     def copied(*args: object, **kwargs: object) -> object:
-        return instrument_copy(original(*args, **kwargs))
+        copy_ = original(*args, **kwargs)
+        try:
+            instrument_copy(copy_)
+        except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
+            log_fault(error)
+        return copy_
 
     return copied
 
 
-def _request(
-    original: Callable[..., object],
-    begin: Callable[[object], Call | None],
-    instrumentation: Instrumentation,
-) -> Callable[..., object]:
+def _request(original: Callable[..., object], begin: Begin) -> Callable[..., object]:
     @wraps(original)
     def request(cast_to: object, options: object, **kwargs: object) -> object:
-        call = begin(options)
-        if call is None:
-            return original(cast_to, options, **kwargs)
-        asked, hides = _asking(instrumentation, options, kwargs)
+        call, asked = begin(options, kwargs)
         result = original(cast_to, asked, **kwargs)
-        _watch(call, result, options, is_stream=bool(kwargs.get("stream")), hides=hides)
+        if call is not None:
+            _watch(call, result, options, kwargs, hides=asked is not options)
         return result
 
     return request
 
 
 def _async_request(
-    original: Callable[..., Awaitable[object]],
-    begin: Callable[[object], Call | None],
-    instrumentation: Instrumentation,
+    original: Callable[..., Awaitable[object]], begin: Begin
 ) -> Callable[..., object]:
     @wraps(original)
     async def request(cast_to: object, options: object, **kwargs: object) -> object:
-        call = begin(options)
-        if call is None:
-            return await original(cast_to, options, **kwargs)
-        asked, hides = _asking(instrumentation, options, kwargs)
+        call, asked = begin(options, kwargs)
         result: object = await original(cast_to, asked, **kwargs)
-        _watch(call, result, options, is_stream=bool(kwargs.get("stream")), hides=hides)
+        if call is not None:
+            _watch(call, result, options, kwargs, hides=asked is not options)
         return result
 
     return request
 
 
 def _begin(
-    instrumentation: Instrumentation, provider: str, is_certain: bool, options: object
-) -> Call | None:
-    asked = cast("_Options", options)
-    path = asked.url.partition("?")[0]
-    known = path in _STREAMED or path in _OTHERS
-    if known if asked.method.lower() == "post" else path.startswith(_BACKGROUND):
+    instrumentation: Instrumentation,
+    provider: str,
+    is_certain: bool,
+    options: object,
+    kwargs: Mapping[str, object],
+) -> tuple[Call | None, object]:
+    """Begin the call, if it is one to track; return also the options to send."""
+    try:
+        asked = cast("_Options", options)
+        path, method = asked.url.partition("?")[0], asked.method.lower()
+        is_known = method == "post" and (path in _STREAMED or path in _OTHERS)
+        if not is_known and not (method == "get" and path.startswith(_BACKGROUND)):
+            return None, options
         body = asked.json_data
         model = cast("Json", body).get("model") if isinstance(body, Mapping) else None
-        return instrumentation.begin(provider, model, is_certain=is_certain)
-    return None
+        call = instrumentation.begin(provider, model, is_certain=is_certain)
+        asks = call is not None and instrumentation.stream_usage and kwargs.get("stream")
+        if asks and _STREAMED.get(path) is StreamedChat:
+            return call, _asking_for_usage(asked)
+    except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
+        log_fault(error)
+        return None, options
+    return call, options
 
 
-def _asking(
-    instrumentation: Instrumentation, options: object, kwargs: Mapping[str, object]
-) -> tuple[object, bool]:
-    """Ask for the usage of a stream of chat completions, unless the caller decided about it."""
-    asked = cast("_Options", options)
-    if (
-        not instrumentation.stream_usage
-        or not kwargs.get("stream")
-        or _STREAMED.get(asked.url.partition("?")[0]) is not StreamedChat
-    ):
-        return options, False
-    body, extra = asked.json_data, asked.extra_json
+def _asking_for_usage(options: _Options) -> _Options:
+    """Return options that ask for the usage; the same, if the caller decided about it."""
+    body, extra = options.json_data, options.extra_json
     if not isinstance(body, Mapping) or (isinstance(extra, Mapping) and "stream_options" in extra):
-        return options, False
+        return options
     body = cast("Json", body)
     told = body.get("stream_options")
     stream_options: Json = cast("Json", told) if isinstance(told, Mapping) else {}
     if "include_usage" in stream_options:
-        return options, False
-    changed = copy.copy(asked)
+        return options
+    changed = copy.copy(options)
     changed.json_data = {**body, "stream_options": {**stream_options, "include_usage": True}}
-    return changed, True
+    return changed
 
 
-def _watch(call: Call, result: object, options: object, *, is_stream: bool, hides: bool) -> None:
+def _watch(
+    call: Call, result: object, options: object, kwargs: Mapping[str, object], *, hides: bool
+) -> None:
     try:
+        is_stream = bool(kwargs.get("stream"))
         asked = cast("_Options", options)
         is_later = asked.method.lower() == "get"
         settle = _settle_later if is_later else _settle

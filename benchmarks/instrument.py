@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .harness.bench import Bench
 
-CALLS, REPETITIONS, AT_ONCE = 1_000, 5, 8
+CALLS, REPETITIONS, AT_ONCE, IN_TURN = 1_000, 5, 8, 20
 _ROOT = Path(__file__).parents[1]
 # In a process of its own: a thread of this one would take turns with the clients.
 _SERVER = """
@@ -75,11 +75,14 @@ async def took_async(client: AsyncOpenAI, number: int) -> float:
 
 
 def pairs(plain: OpenAI, tracked: OpenAI, *, stream: bool) -> tuple[list[float], list[float]]:
-    """Call both in turn; return the seconds of each call of the one and of the other."""
+    """Call both in turn; return the seconds of each call of the one and of the other.
+
+    Several calls of each: the event of the last one may be written during a call of the other.
+    """
     times: tuple[list[float], list[float]] = ([], [])
-    for number in range(CALLS):
+    for first in range(0, CALLS, IN_TURN):
         for client, into in zip((plain, tracked), times, strict=True):
-            into.append(took(client, number, stream=stream))
+            into.extend(took(client, first + n, stream=stream) for n in range(IN_TURN))
     return times
 
 

@@ -60,6 +60,16 @@ def test_nothing_is_hidden_from_a_caller_who_asked(size: int):
     assert settled.results == [("answered", {"id": "c", "usage": USAGE})]
 
 
+def test_after_a_fault_everything_is_passed_on(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(StreamedChat, "take", fail)
+    reader = EventReader(Settled(), StreamedChat(), hides=True)  # type: ignore[arg-type]
+    body = events("\n\n", asked=True)
+    assert passed(reader, body, 7) == body
+
+
 def test_an_unfinished_event_is_passed_on_at_the_end():
     settled = Settled()
     reader = EventReader(settled, StreamedChat(), hides=True)  # type: ignore[arg-type]

@@ -127,7 +127,7 @@ class EventReader:
             return event
         if usage_is_alone(taken):
             return b""
-        return _NULL_USAGE.sub(b"", event) if event.count(b'"usage"') == 1 else event
+        return _NULL_USAGE.sub(b"", event)
 
     def rest(self) -> bytes:
         self.end()
@@ -329,9 +329,6 @@ class _PassingAsync:
             if not passed:
                 raise
             self._error = error
-        except BaseException:
-            reader.end()
-            raise
         finally:
             self._tap.is_reading = False
         return passed

@@ -149,8 +149,10 @@ READS: dict[str, Callable[[object], bytes]] = {
 
 @pytest.mark.parametrize("name", READS)
 def test_a_body_tells_its_usage_however_it_is_read(name: str, client, recorded: Recorded):
-    got = READS[name](client.invoke_model(**invoked("i", CLAUDE))["body"])
-    assert json.loads(got)["id"] == "msg_i"
+    body = client.invoke_model(**invoked("i", CLAUDE))["body"]
+    assert json.loads(READS[name](body))["id"] == "msg_i"
+    if name == "read lines":
+        del body  # only this shows the end
     assert recorded.event() == LONG | {
         "model": CLAUDE,
         "idempotency_key": make_idempotency_key("aws.bedrock", "msg_i"),
@@ -165,6 +167,21 @@ def test_a_stream_of_invoked_events(client, recorded: Recorded):
         "model": CLAUDE,
         "idempotency_key": make_idempotency_key("aws.bedrock", "msg_s"),
     }
+
+
+def test_a_stream_of_another_models_events(client, recorded: Recorded):
+    answer = client.invoke_model_with_response_stream(**invoked("l", MODEL))
+    assert len(list(answer["body"])) == 3
+    event = recorded.event()
+    assert (event["tokens"], event["input_tokens"], event["output_tokens"]) == (130, 100, 30)
+    assert event["idempotency_key"] == make_idempotency_key("aws.bedrock", "req-l")
+
+
+def test_a_body_that_is_closed_is_counted(client, recorded: Recorded):
+    body = client.invoke_model(**invoked("c", MODEL))["body"]
+    assert body.read(5) == b'{"gen'
+    body.close()
+    assert recorded.event()["tokens"] == 130
 
 
 def test_the_raw_stream_is_the_same(client, provider_server: ProviderServer):

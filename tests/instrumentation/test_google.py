@@ -100,6 +100,30 @@ def test_embeddings(client: genai.Client, recorded: Recorded):
     )
 
 
+def test_a_blocked_prompt_is_whole(client: genai.Client, recorded: Recorded):
+    list(client.models.generate_content_stream(model=f"{MODEL}-blocked", contents="b"))
+    event = recorded.event()
+    assert (event["tokens"], event["input_tokens"], event["metadata"]) == (100, 100, {})
+
+
+def test_a_chunk_without_usage_takes_nothing_back(client: genai.Client, recorded: Recorded):
+    stream = client.models.generate_content_stream(model=f"{MODEL}-sparse", contents="s")
+    assert [next(stream).text, next(stream).text] == ["Hello", " world"]
+    stream.close()
+    event = recorded.event()
+    assert (event["tokens"], event["metadata"]) == (118, {"usage": "partial"})
+
+
+def test_vertex_ai(provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded):
+    options = {"base_url": provider_server.url}
+    client = genai.Client(vertexai=True, api_key="-", http_options=options)
+    instrument(client, tenant_id="acme", tracker=tracker)
+    client.models.generate_content(model=MODEL, contents="v")
+    client.close()
+    key = make_idempotency_key("gcp.vertex_ai", "v")
+    assert recorded.event() == EVENT | {"provider": "gcp.vertex_ai", "idempotency_key": key}
+
+
 def test_a_stream_is_its_callers_wherever_it_is_read(client: genai.Client, recorded: Recorded):
     with usage_context(tenant_id="caller"):
         stream = client.models.generate_content_stream(model=MODEL, contents="s")

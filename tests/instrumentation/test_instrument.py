@@ -94,6 +94,22 @@ def test_what_was_set_on_the_client_before_comes_back(client: OpenAI, tracker: U
     assert client.request is request
 
 
+def test_what_was_set_on_the_client_later_stays(
+    client: OpenAI, tracker: UsageTracker, recorded: Recorded
+):
+    instrument(client, tenant_id="acme", tracker=tracker)
+    ours = client.request
+
+    def request(*args: object, **kwargs: object) -> object:
+        return ours(*args, **kwargs)
+
+    client.request = request  # type: ignore[method-assign]
+    uninstrument(client)
+    assert client.request is request
+    ask(client, "undone")
+    assert recorded.events() == []
+
+
 def test_the_context_takes_precedence_for_each_id(
     client: OpenAI, tracker: UsageTracker, recorded: Recorded
 ):

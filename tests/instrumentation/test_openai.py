@@ -113,6 +113,9 @@ CHAT_CALLS: dict[str, Callable[[OpenAI, str], list]] = {
     "raw bytes": raw_bytes,
     "bytes": bytes_of,
     "lines": lines_of,
+    "stream of a filtered prompt": lambda client, prompt: seen(
+        client.chat.completions.create(**asked(prompt, "gpt-4o-filtered", stream=True))
+    ),
     "stream of several choices": lambda client, prompt: seen(
         client.chat.completions.create(**asked(prompt, stream=True, n=2))
     ),
@@ -158,7 +161,8 @@ def test_a_chat_is_recorded_and_looks_the_same(
     call = CHAT_CALLS[name]
     assert call(client, name) == call(plain, name)
     key = make_idempotency_key("openai", f"chatcmpl-{name}")
-    assert recorded.event() == COMMON | NAMES | CHAT | {"idempotency_key": key}
+    model = "gpt-4o-filtered-2024-08-06" if "filtered" in name else NAMES["model"]
+    assert recorded.event() == COMMON | NAMES | CHAT | {"idempotency_key": key, "model": model}
     stats = recorded.tracker.stats()
     assert (stats.recorded, stats.cut_streams, stats.without_usage) == (1, 0, 0)
 
@@ -245,6 +249,29 @@ def test_what_is_made_in_the_background_is_recorded_when_it_is_done(
     assert recorded.event() == COMMON | NAMES | RESPONSES | {"idempotency_key": key}
     stats = recorded.tracker.stats()
     assert (stats.recorded, stats.duplicate, stats.without_usage) == (1, 1, 0)
+
+
+def test_a_response_that_was_recorded_is_not_when_it_is_retrieved(
+    client: OpenAI, recorded: Recorded
+):
+    assert client.responses.retrieve("resp_usual").status == "completed"
+    assert list(client.responses.input_items.list("resp_usual")) == []
+    assert recorded.events() == []
+
+
+def test_a_response_that_fails_is_no_event(client: OpenAI, recorded: Recorded):
+    stream = client.responses.create(model="gpt-4o-refused", input="f", stream=True)
+    assert [event.type for event in stream][-1] == "response.failed"
+    assert recorded.events() == []
+    assert recorded.tracker.stats().cut_streams == 0
+
+
+def test_another_option_of_the_stream_is_kept(client: OpenAI, provider_server: ProviderServer):
+    wanted = asked("o", stream=True, stream_options={"include_obfuscation": False})
+    client.chat.completions.create(**wanted).close()
+    [(_, body)] = provider_server.requests
+    assert body["stream_options"] == {"include_obfuscation": False, "include_usage": True}
+    assert wanted["stream_options"] == {"include_obfuscation": False}
 
 
 def test_chunks_come_as_soon_as_the_server_sends_them(

@@ -10,6 +10,10 @@ What it does with a request is in the name of its model, so that requests may ru
     running   each chunk tells the usage so far
     waits     the second half of the stream waits until `go_on` is set
     zipped    the stream is compressed
+    sparse    the second chunk tells no usage
+    blocked   the prompt is not answered
+    refused   the response fails after it has begun
+    filtered  the first chunk has no choices, as Azure's
 
 The ids are made of the prompt, which each test chooses.
 """
@@ -104,7 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         # A response that was made in the background.
         name = self.path.partition("?")[0].rpartition("/")[2]
-        self._whole(_response("gpt-4o", name.removeprefix("resp_")) | {"background": True})
+        told = _response("gpt-4o", name.removeprefix("resp_"))
+        self._whole(told | {"background": "usual" not in self.path})
 
     def do_DELETE(self) -> None:
         self._whole({})
@@ -286,6 +291,9 @@ def _chat_chunks(model: str, prompt: str, body: Json) -> list[Json]:
         return base | {"choices": choices} | ({"usage": None} if asked else {})
 
     chunks = [chunk({"role": "assistant", "content": ""})]
+    if "filtered" in model:
+        first = base | {"choices": [], "prompt_filter_results": []}
+        chunks.insert(0, first | ({"usage": None} if asked else {}))
     chunks += [chunk({"content": word}) for word in WORDS]
     chunks.append(chunk({}, "stop"))
     if "running" in model:
@@ -350,6 +358,8 @@ def _response_events(model: str, prompt: str) -> list[Json]:
         {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
         {"type": "response.completed", "response": whole},
     ]
+    if "refused" in model:
+        events[2:] = [{"type": "response.failed", "response": begun | {"status": "failed"}}]
     return [event | {"sequence_number": number} for number, event in enumerate(events)]
 
 
@@ -429,7 +439,13 @@ def _content_chunks(model: str, prompt: str) -> list[Json]:
         chunk = _content(model, prompt, word, usage)
         if number < len(WORDS):
             del chunk["candidates"][0]["finishReason"]  # type: ignore[index]
+        if number == 2 and "sparse" in model:
+            del chunk["usageMetadata"]
         chunks.append(chunk)
+    if "blocked" in model:
+        usage = {"promptTokenCount": 100, "totalTokenCount": 100}
+        blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": usage}
+        return [blocked | {"responseId": prompt, "modelVersion": model}]
     return chunks
 
 
@@ -444,8 +460,10 @@ def _converse(model: str) -> Json:
 
 def _frames(path: str, model: str, prompt: str) -> list[bytes]:
     if path.endswith("/invoke-with-response-stream"):
-        events = _message_events(model, prompt)
-        metrics = {"inputTokenCount": 30, "outputTokenCount": 30}
+        is_known = "claude" in model
+        said: list[Json] = [{"generation": word} for word in WORDS]
+        events = _message_events(model, prompt) if is_known else said
+        metrics = {"inputTokenCount": 30 if is_known else 100, "outputTokenCount": 30}
         events[-1] |= {"amazon-bedrock-invocationMetrics": metrics}
         return [_invoked_frame(event) for event in events]
     return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -223,13 +223,12 @@ class _Reader:
 
 
 def _read(chunks: Generator[_Answer], reader: _Reader) -> Generator[_Answer]:
-    with closing(chunks):
-        try:
-            for chunk in chunks:
-                reader.read(chunk)
-                yield chunk
-        finally:
-            reader.end()
+    try:
+        for chunk in chunks:
+            reader.read(chunk)
+            yield chunk
+    finally:
+        reader.end()
 
 
 async def _read_async(chunks: AsyncGenerator[_Answer], reader: _Reader) -> AsyncGenerator[_Answer]:
@@ -280,14 +279,13 @@ def _fields_of(fields: Mapping[str, object]) -> Generator[None]:
 
 
 def _under(fields: Mapping[str, object], chunks: Generator[object]) -> Generator[object]:
-    with closing(chunks):
-        while True:
-            with _fields_of(fields):
-                try:
-                    chunk = next(chunks)
-                except StopIteration:
-                    return
-            yield chunk
+    while True:
+        with _fields_of(fields):
+            try:
+                chunk = next(chunks)
+            except StopIteration:
+                return
+        yield chunk
 
 
 async def _under_async(

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 import pytest
-from anthropic import Anthropic, AsyncAnthropic, BadRequestError
 
 from tests.support.instrumented import KINDS, Recorded
+from tests.support.libraries import anthropic
 from tests.support.provider_server import ProviderServer
 from token_tracking import UsageTracker, instrument, make_idempotency_key
 
@@ -36,23 +36,23 @@ def seen(items: Iterable) -> list:
     return [(type(item), item.to_dict()) for item in items]
 
 
-def helper(client: Anthropic, prompt: str) -> list:
+def helper(client: anthropic.Anthropic, prompt: str) -> list:
     with client.messages.stream(**asked(prompt)) as stream:
         events = [event.type for event in stream]
         return [*events, stream.get_final_message().to_dict()]
 
 
-def texts(client: Anthropic, prompt: str) -> list:
+def texts(client: anthropic.Anthropic, prompt: str) -> list:
     with client.messages.stream(**asked(prompt)) as stream:
         return list(stream.text_stream)
 
 
-def lines(client: Anthropic, prompt: str) -> list:
+def lines(client: anthropic.Anthropic, prompt: str) -> list:
     with client.messages.with_streaming_response.create(**asked(prompt, stream=True)) as response:
         return list(response.iter_lines())
 
 
-CALLS: dict[str, Callable[[Anthropic, str], list]] = {
+CALLS: dict[str, Callable[[anthropic.Anthropic, str], list]] = {
     "create": lambda client, prompt: seen([client.messages.create(**asked(prompt))]),
     "stream": lambda client, prompt: seen(client.messages.create(**asked(prompt, stream=True))),
     "helper": helper,
@@ -73,19 +73,19 @@ CALLS: dict[str, Callable[[Anthropic, str], list]] = {
 
 @pytest.fixture
 def plain(provider_server: ProviderServer):
-    with Anthropic(base_url=provider_server.url, api_key="-") as client:
+    with anthropic.Anthropic(base_url=provider_server.url, api_key="-") as client:
         yield client
 
 
 @pytest.fixture
 def client(provider_server: ProviderServer, tracker: UsageTracker):
-    with Anthropic(base_url=provider_server.url, api_key="-") as client:
+    with anthropic.Anthropic(base_url=provider_server.url, api_key="-") as client:
         yield instrument(client, tenant_id="acme", tracker=tracker)
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_message_is_recorded_and_looks_the_same(
-    name: str, client: Anthropic, plain: Anthropic, recorded: Recorded
+    name: str, client: anthropic.Anthropic, plain: anthropic.Anthropic, recorded: Recorded
 ):
     call = CALLS[name]
     assert call(client, name) == call(plain, name)
@@ -95,21 +95,21 @@ def test_a_message_is_recorded_and_looks_the_same(
     assert recorded.tracker.stats().cut_streams == 0
 
 
-def test_counting_tokens_is_no_usage(client: Anthropic, recorded: Recorded):
+def test_counting_tokens_is_no_usage(client: anthropic.Anthropic, recorded: Recorded):
     messages = [{"role": "user", "content": "count"}]
     assert client.messages.count_tokens(model=MODEL, messages=messages).input_tokens == 5
     assert recorded.events() == []
 
 
-def test_an_error_of_the_provider_is_no_event(client: Anthropic, recorded: Recorded):
-    with pytest.raises(BadRequestError):
+def test_an_error_of_the_provider_is_no_event(client: anthropic.Anthropic, recorded: Recorded):
+    with pytest.raises(anthropic.BadRequestError):
         client.messages.create(**asked("no", "claude-fails"))
     assert recorded.events() == []
 
 
 @pytest.mark.parametrize("model", [MODEL, f"{MODEL}-cut"])
 def test_a_stream_that_ends_early_tells_its_input(
-    model: str, client: Anthropic, recorded: Recorded
+    model: str, client: anthropic.Anthropic, recorded: Recorded
 ):
     stream = client.messages.create(**asked("early", model, stream=True))
     if "cut" in model:
@@ -128,16 +128,16 @@ def test_a_stream_that_ends_early_tells_its_input(
     assert recorded.tracker.stats().cut_streams == 1
 
 
-async def create(client: AsyncAnthropic) -> list:
+async def create(client: anthropic.AsyncAnthropic) -> list:
     return seen([await client.messages.create(**asked("a"))])
 
 
-async def stream(client: AsyncAnthropic) -> list:
+async def stream(client: anthropic.AsyncAnthropic) -> list:
     events = await client.messages.create(**asked("a", stream=True))
     return seen([event async for event in events])
 
 
-async def async_helper(client: AsyncAnthropic) -> list:
+async def async_helper(client: anthropic.AsyncAnthropic) -> list:
     async with client.messages.stream(**asked("a")) as events:
         texts = [text async for text in events.text_stream]
         return [*texts, (await events.get_final_message()).to_dict()]
@@ -148,7 +148,7 @@ def test_an_asynchronous_message_is_recorded_and_looks_the_same(
     work, provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
 ):
     async def main(is_instrumented: bool) -> list:
-        async with AsyncAnthropic(base_url=provider_server.url, api_key="-") as client:
+        async with anthropic.AsyncAnthropic(base_url=provider_server.url, api_key="-") as client:
             if is_instrumented:
                 instrument(client, tenant_id="acme", tracker=tracker)
             return await work(client)
@@ -163,7 +163,7 @@ def test_a_cancelled_stream_is_partial(
     provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
 ):
     async def main() -> None:
-        async with AsyncAnthropic(base_url=provider_server.url, api_key="-") as client:
+        async with anthropic.AsyncAnthropic(base_url=provider_server.url, api_key="-") as client:
             instrument(client, tenant_id="acme", tracker=tracker)
             got = asyncio.Event()
 

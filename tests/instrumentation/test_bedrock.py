@@ -7,12 +7,10 @@ import json
 import weakref
 from collections.abc import Callable
 
-import boto3
 import pytest
-from botocore.config import Config
-from botocore.exceptions import ClientError
 
 from tests.support.instrumented import KINDS, Recorded
+from tests.support.libraries import boto3, botocore_config, botocore_exceptions
 from tests.support.provider_server import ProviderServer
 from token_tracking import (
     SettingsError,
@@ -44,7 +42,7 @@ def client_of(server: ProviderServer, session: object = boto3):
         endpoint_url=server.url,
         aws_access_key_id="-",
         aws_secret_access_key="-",
-        config=Config(retries={"max_attempts": 3, "mode": "standard"}),
+        config=botocore_config.Config(retries={"max_attempts": 3, "mode": "standard"}),
     )
 
 
@@ -249,7 +247,7 @@ def test_a_stream_that_is_cut_is_partial(client, recorded: Recorded):
 
 
 def test_an_error_of_the_provider_is_no_event(client, recorded: Recorded):
-    with pytest.raises(ClientError):
+    with pytest.raises(botocore_exceptions.ClientError):
         client.converse(**asked("no", "fails"))
     assert recorded.events() == []
 

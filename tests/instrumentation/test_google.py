@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from google import genai
-from google.genai.errors import ClientError
 
 from tests.support.instrumented import KINDS, Recorded
+from tests.support.libraries import genai
 from tests.support.provider_server import ProviderServer
 from token_tracking import UsageTracker, instrument, make_idempotency_key, usage_context
 
@@ -177,9 +176,9 @@ def test_closing_a_stream_closes_the_librarys(is_async: bool, provider_server: P
 
 
 def test_an_error_of_the_provider_is_no_event(client: genai.Client, recorded: Recorded):
-    with pytest.raises(ClientError):
+    with pytest.raises(genai.errors.ClientError):
         client.models.generate_content(model=f"{MODEL}-fails", contents="no")
-    with pytest.raises(ClientError):
+    with pytest.raises(genai.errors.ClientError):
         list(client.models.generate_content_stream(model=f"{MODEL}-fails", contents="no"))
     assert recorded.events() == []
 

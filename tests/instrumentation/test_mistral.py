@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from mistralai.client import Mistral
 
 from tests.support.instrumented import KINDS, Recorded
+from tests.support.libraries import mistralai
 from tests.support.provider_server import ProviderServer
 from token_tracking import (
     UsageTracker,
@@ -32,8 +32,8 @@ EVENT = KINDS | {
 }
 
 
-def client_of(server: ProviderServer) -> Mistral:
-    return Mistral(api_key="-", server_url=server.url)
+def client_of(server: ProviderServer) -> mistralai.Mistral:
+    return mistralai.Mistral(api_key="-", server_url=server.url)
 
 
 def asked(prompt: str, model: str = MODEL) -> dict:
@@ -44,11 +44,11 @@ def seen(items) -> list:
     return [(type(item), item.model_dump()) for item in items]
 
 
-def whole(client: Mistral, prompt: str) -> list:
+def whole(client: mistralai.Mistral, prompt: str) -> list:
     return seen([client.chat.complete(**asked(prompt))])
 
 
-def streamed(client: Mistral, prompt: str) -> list:
+def streamed(client: mistralai.Mistral, prompt: str) -> list:
     with client.chat.stream(**asked(prompt)) as stream:
         return seen(list(stream))
 
@@ -61,7 +61,7 @@ def client(provider_server: ProviderServer, tracker: UsageTracker):
 
 @pytest.mark.parametrize("call", [whole, streamed])
 def test_a_completion_is_recorded_and_looks_the_same(
-    call, client: Mistral, provider_server: ProviderServer, recorded: Recorded
+    call, client: mistralai.Mistral, provider_server: ProviderServer, recorded: Recorded
 ):
     with client_of(provider_server) as plain:
         assert call(client, "m") == call(plain, "m")
@@ -71,7 +71,9 @@ def test_a_completion_is_recorded_and_looks_the_same(
 
 
 @pytest.mark.parametrize("is_cut", [False, True])
-def test_a_stream_that_ends_early_is_partial(is_cut: bool, client: Mistral, recorded: Recorded):
+def test_a_stream_that_ends_early_is_partial(
+    is_cut: bool, client: mistralai.Mistral, recorded: Recorded
+):
     with client.chat.stream(**asked("early", f"{MODEL}-cut" if is_cut else MODEL)) as stream:
         if is_cut:
             with pytest.raises(Exception, match="peer closed connection"):
@@ -83,7 +85,7 @@ def test_a_stream_that_ends_early_is_partial(is_cut: bool, client: Mistral, reco
     assert recorded.tracker.stats().cut_streams == 1
 
 
-def test_an_error_of_the_provider_is_no_event(client: Mistral, recorded: Recorded):
+def test_an_error_of_the_provider_is_no_event(client: mistralai.Mistral, recorded: Recorded):
     with pytest.raises(Exception, match="as asked"):
         client.chat.complete(**asked("no", f"{MODEL}-fails"))
     assert recorded.events() == []
@@ -108,14 +110,14 @@ def test_asynchronous_calls(
     assert events == [EVENT, EVENT]
 
 
-def test_embeddings(client: Mistral, recorded: Recorded):
+def test_embeddings(client: mistralai.Mistral, recorded: Recorded):
     client.embeddings.create(model="mistral-embed", inputs=["e"])
     event = recorded.event()
     assert (event["token_type"], event["tokens"]) == ("embedding", 8)
 
 
 def test_it_is_undone_and_can_be_done_again(
-    client: Mistral, tracker: UsageTracker, recorded: Recorded
+    client: mistralai.Mistral, tracker: UsageTracker, recorded: Recorded
 ):
     uninstrument(client)
     whole(client, "undone")

@@ -7,16 +7,9 @@ import gc
 from collections.abc import Callable, Iterable
 
 import pytest
-from openai import (
-    APIConnectionError,
-    AsyncAzureOpenAI,
-    AsyncOpenAI,
-    AzureOpenAI,
-    BadRequestError,
-    OpenAI,
-)
 
 from tests.support.instrumented import KINDS, Recorded
+from tests.support.libraries import openai
 from tests.support.provider_server import WORDS, ProviderServer
 from token_tracking import UsageTracker, instrument, make_idempotency_key, usage_context
 
@@ -35,14 +28,14 @@ def seen(items: Iterable) -> list:
     return [(type(item), item.to_dict() if hasattr(item, "to_dict") else item) for item in items]
 
 
-def raw_bytes(client: OpenAI, prompt: str) -> list:
+def raw_bytes(client: openai.OpenAI, prompt: str) -> list:
     with client.chat.completions.with_streaming_response.create(
         **asked(prompt, stream=True)
     ) as response:
         return [b"".join(response.http_response.iter_raw())]
 
 
-def bytes_of(client: OpenAI, prompt: str, model: str = "gpt-4o") -> list:
+def bytes_of(client: openai.OpenAI, prompt: str, model: str = "gpt-4o") -> list:
     with client.chat.completions.with_streaming_response.create(
         **asked(prompt, model, stream=True)
     ) as response:
@@ -50,38 +43,38 @@ def bytes_of(client: OpenAI, prompt: str, model: str = "gpt-4o") -> list:
         return [b"".join(response.iter_bytes(1000))]
 
 
-def lines_of(client: OpenAI, prompt: str) -> list:
+def lines_of(client: openai.OpenAI, prompt: str) -> list:
     with client.chat.completions.with_streaming_response.create(
         **asked(prompt, stream=True)
     ) as response:
         return list(response.iter_lines())
 
 
-def parsed_stream_of_streaming_response(client: OpenAI, prompt: str) -> list:
+def parsed_stream_of_streaming_response(client: openai.OpenAI, prompt: str) -> list:
     with client.chat.completions.with_streaming_response.create(
         **asked(prompt, stream=True)
     ) as response:
         return seen(response.parse())
 
 
-def whole_of_streaming_response(client: OpenAI, prompt: str) -> list:
+def whole_of_streaming_response(client: openai.OpenAI, prompt: str) -> list:
     with client.chat.completions.with_streaming_response.create(**asked(prompt)) as response:
         return [response.read(), *seen([response.parse()])]
 
 
-def chat_helper(client: OpenAI, prompt: str) -> list:
+def chat_helper(client: openai.OpenAI, prompt: str) -> list:
     with client.chat.completions.stream(**asked(prompt)) as stream:
         events = [(type(event), event.to_dict()) for event in stream]
         return [*events, stream.get_final_completion().to_dict()]
 
 
-def responses_helper(client: OpenAI, prompt: str) -> list:
+def responses_helper(client: openai.OpenAI, prompt: str) -> list:
     with client.responses.stream(model="gpt-4o", input=prompt) as stream:
         events = [(type(event), event.to_dict(warnings=False)) for event in stream]
         return [*events, stream.get_final_response().to_dict(warnings=False)]
 
 
-CHAT_CALLS: dict[str, Callable[[OpenAI, str], list]] = {
+CHAT_CALLS: dict[str, Callable[[openai.OpenAI, str], list]] = {
     "create": lambda client, prompt: seen([client.chat.completions.create(**asked(prompt))]),
     "parse": lambda client, prompt: seen([client.chat.completions.parse(**asked(prompt))]),
     "raw": lambda client, prompt: seen(
@@ -133,7 +126,7 @@ CHAT_CALLS: dict[str, Callable[[OpenAI, str], list]] = {
         [client.with_options(timeout=9).copy().chat.completions.create(**asked(prompt))]
     ),
 }
-RESPONSES_CALLS: dict[str, Callable[[OpenAI, str], list]] = {
+RESPONSES_CALLS: dict[str, Callable[[openai.OpenAI, str], list]] = {
     "create": lambda client, prompt: seen([client.responses.create(model="gpt-4o", input=prompt)]),
     "stream": lambda client, prompt: seen(
         client.responses.create(model="gpt-4o", input=prompt, stream=True)
@@ -144,19 +137,19 @@ RESPONSES_CALLS: dict[str, Callable[[OpenAI, str], list]] = {
 
 @pytest.fixture
 def plain(provider_server: ProviderServer):
-    with OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
+    with openai.OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
         yield client
 
 
 @pytest.fixture
 def client(provider_server: ProviderServer, tracker: UsageTracker):
-    with OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
+    with openai.OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
         yield instrument(client, tenant_id="acme", tracker=tracker)
 
 
 @pytest.mark.parametrize("name", CHAT_CALLS)
 def test_a_chat_is_recorded_and_looks_the_same(
-    name: str, client: OpenAI, plain: OpenAI, recorded: Recorded
+    name: str, client: openai.OpenAI, plain: openai.OpenAI, recorded: Recorded
 ):
     call = CHAT_CALLS[name]
     assert call(client, name) == call(plain, name)
@@ -169,7 +162,7 @@ def test_a_chat_is_recorded_and_looks_the_same(
 
 @pytest.mark.parametrize("name", RESPONSES_CALLS)
 def test_a_response_is_recorded_and_looks_the_same(
-    name: str, client: OpenAI, plain: OpenAI, recorded: Recorded
+    name: str, client: openai.OpenAI, plain: openai.OpenAI, recorded: Recorded
 ):
     call = RESPONSES_CALLS[name]
     assert call(client, name) == call(plain, name)
@@ -177,7 +170,7 @@ def test_a_response_is_recorded_and_looks_the_same(
     assert recorded.event() == COMMON | NAMES | RESPONSES | {"idempotency_key": key}
 
 
-def test_embeddings(client: OpenAI, plain: OpenAI, recorded: Recorded):
+def test_embeddings(client: openai.OpenAI, plain: openai.OpenAI, recorded: Recorded):
     wanted = {"model": "text-embedding-3-small", "input": "e"}
     assert seen([client.embeddings.create(**wanted)]) == seen([plain.embeddings.create(**wanted)])
     event = recorded.event()
@@ -198,7 +191,9 @@ def test_embeddings(client: OpenAI, plain: OpenAI, recorded: Recorded):
 def test_azure(
     more: dict, provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
 ):
-    azure = AzureOpenAI(azure_endpoint=provider_server.url, api_key="-", api_version="2024-10-21")
+    azure = openai.AzureOpenAI(
+        azure_endpoint=provider_server.url, api_key="-", api_version="2024-10-21"
+    )
     with instrument(azure, tenant_id="acme", tracker=tracker):
         answer = azure.chat.completions.create(**asked("azure", **more))
         if more:
@@ -208,14 +203,14 @@ def test_azure(
     assert recorded.event() == COMMON | names | CHAT
 
 
-def test_a_compressed_stream(client: OpenAI, plain: OpenAI, recorded: Recorded):
+def test_a_compressed_stream(client: openai.OpenAI, plain: openai.OpenAI, recorded: Recorded):
     model = "gpt-4o-zipped"
     assert bytes_of(client, "z", model) == bytes_of(plain, "z", model)
     assert recorded.event() | KINDS == recorded.event()
 
 
 def test_a_caller_that_wants_no_usage_gets_none(
-    client: OpenAI, provider_server: ProviderServer, recorded: Recorded
+    client: openai.OpenAI, provider_server: ProviderServer, recorded: Recorded
 ):
     wanted = asked("no", stream=True, stream_options={"include_usage": False})
     assert len(list(client.chat.completions.create(**wanted))) == 5
@@ -224,7 +219,7 @@ def test_a_caller_that_wants_no_usage_gets_none(
     assert (event["tokens"], event["metadata"]) == (0, {"usage": "missing"})
 
 
-def test_deleting_a_response_is_no_call(client: OpenAI, recorded: Recorded):
+def test_deleting_a_response_is_no_call(client: openai.OpenAI, recorded: Recorded):
     assert client.responses.delete("resp_d") is None
     assert recorded.events() == []
 
@@ -232,14 +227,14 @@ def test_deleting_a_response_is_no_call(client: OpenAI, recorded: Recorded):
 def test_a_server_of_ones_own_has_the_given_provider(
     provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
 ):
-    with OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
+    with openai.OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
         instrument(client, tenant_id="acme", tracker=tracker, provider="vllm")
         client.chat.completions.create(**asked("own"))
     assert recorded.event()["provider"] == "vllm"
 
 
 def test_what_is_made_in_the_background_is_recorded_when_it_is_done(
-    client: OpenAI, recorded: Recorded
+    client: openai.OpenAI, recorded: Recorded
 ):
     begun = client.responses.create(model="gpt-4o", input="later", background=True)
     assert begun.status == "queued"
@@ -252,21 +247,23 @@ def test_what_is_made_in_the_background_is_recorded_when_it_is_done(
 
 
 def test_a_response_that_was_recorded_is_not_when_it_is_retrieved(
-    client: OpenAI, recorded: Recorded
+    client: openai.OpenAI, recorded: Recorded
 ):
     assert client.responses.retrieve("resp_usual").status == "completed"
     assert list(client.responses.input_items.list("resp_usual")) == []
     assert recorded.events() == []
 
 
-def test_a_response_that_fails_is_no_event(client: OpenAI, recorded: Recorded):
+def test_a_response_that_fails_is_no_event(client: openai.OpenAI, recorded: Recorded):
     stream = client.responses.create(model="gpt-4o-refused", input="f", stream=True)
     assert [event.type for event in stream][-1] == "response.failed"
     assert recorded.events() == []
     assert recorded.tracker.stats().cut_streams == 0
 
 
-def test_another_option_of_the_stream_is_kept(client: OpenAI, provider_server: ProviderServer):
+def test_another_option_of_the_stream_is_kept(
+    client: openai.OpenAI, provider_server: ProviderServer
+):
     wanted = asked("o", stream=True, stream_options={"include_obfuscation": False})
     client.chat.completions.create(**wanted).close()
     [(_, body)] = provider_server.requests
@@ -275,7 +272,7 @@ def test_another_option_of_the_stream_is_kept(client: OpenAI, provider_server: P
 
 
 def test_chunks_come_as_soon_as_the_server_sends_them(
-    client: OpenAI, provider_server: ProviderServer, recorded: Recorded
+    client: openai.OpenAI, provider_server: ProviderServer, recorded: Recorded
 ):
     stream = client.chat.completions.create(**asked("w", "gpt-4o-waits", stream=True))
     first = [next(stream).choices[0].delta.content for _ in range(3)]
@@ -286,26 +283,29 @@ def test_chunks_come_as_soon_as_the_server_sends_them(
 
 
 def test_retries_of_the_library_are_one_response(
-    client: OpenAI, provider_server: ProviderServer, recorded: Recorded
+    client: openai.OpenAI, provider_server: ProviderServer, recorded: Recorded
 ):
     client.with_options(max_retries=2).chat.completions.create(**asked("retry", "gpt-4o-flaky"))
     assert provider_server.attempts["retry"] == 2
     assert recorded.event()["tokens"] == 130
 
 
-def test_an_error_of_the_provider_is_no_event(client: OpenAI, recorded: Recorded):
+def test_an_error_of_the_provider_is_no_event(client: openai.OpenAI, recorded: Recorded):
     for stream in (False, True):
-        with pytest.raises(BadRequestError, match="as asked"):
+        with pytest.raises(openai.BadRequestError, match="as asked"):
             client.chat.completions.create(**asked("no", "gpt-4o-fails", stream=stream))
     assert recorded.events() == []
 
 
 def test_a_server_that_rejects_the_option(
-    client: OpenAI, provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
+    client: openai.OpenAI,
+    provider_server: ProviderServer,
+    tracker: UsageTracker,
+    recorded: Recorded,
 ):
-    with pytest.raises(BadRequestError):
+    with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(**asked("strict", "gpt-4o-strict", stream=True))
-    with OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as other:
+    with openai.OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as other:
         instrument(other, tenant_id="acme", tracker=tracker, stream_usage=False)
         assert list(other.chat.completions.create(**asked("s", "gpt-4o-strict", stream=True)))
     event = recorded.event()
@@ -314,7 +314,7 @@ def test_a_server_that_rejects_the_option(
 
 
 def test_a_response_without_usage_is_counted(
-    client: OpenAI, recorded: Recorded, caplog: pytest.LogCaptureFixture
+    client: openai.OpenAI, recorded: Recorded, caplog: pytest.LogCaptureFixture
 ):
     client.chat.completions.create(**asked("silent", "gpt-4o-silent"))
     event = recorded.event()
@@ -350,7 +350,7 @@ def never_read(stream) -> None:
 
 @pytest.mark.parametrize("end", [closed, left, dropped, never_read])
 def test_a_stream_that_ends_early_is_partial(
-    end: Callable[[object], None], client: OpenAI, recorded: Recorded
+    end: Callable[[object], None], client: openai.OpenAI, recorded: Recorded
 ):
     end(client.chat.completions.create(**asked("early", "gpt-4o", stream=True)))
     event = recorded.event()
@@ -366,11 +366,11 @@ def test_a_stream_that_ends_early_is_partial(
 
 @pytest.mark.parametrize("name", ["gpt-4o-cut", "gpt-4o-cut-running"])
 def test_a_stream_that_is_cut_is_recorded_with_what_is_known(
-    name: str, client: OpenAI, plain: OpenAI, recorded: Recorded
+    name: str, client: openai.OpenAI, plain: openai.OpenAI, recorded: Recorded
 ):
-    def read(one: OpenAI) -> list:
+    def read(one: openai.OpenAI) -> list:
         got: list = []
-        with pytest.raises(APIConnectionError) as error:
+        with pytest.raises(openai.APIConnectionError) as error:
             got.extend(seen(one.chat.completions.create(**asked("cut", name, stream=True))))
         return [type(error.value), *got]
 
@@ -381,7 +381,9 @@ def test_a_stream_that_is_cut_is_recorded_with_what_is_known(
     assert recorded.tracker.stats().cut_streams == 1
 
 
-def test_a_stream_that_is_closed_after_its_usage_is_whole(client: OpenAI, recorded: Recorded):
+def test_a_stream_that_is_closed_after_its_usage_is_whole(
+    client: openai.OpenAI, recorded: Recorded
+):
     stream = client.chat.completions.create(
         **asked("u", stream=True, stream_options={"include_usage": True})
     )
@@ -394,7 +396,7 @@ def test_a_stream_that_is_closed_after_its_usage_is_whole(client: OpenAI, record
 
 
 def test_the_usage_of_a_cut_response_can_be_recorded_later(
-    client: OpenAI, tracker: UsageTracker, recorded: Recorded
+    client: openai.OpenAI, tracker: UsageTracker, recorded: Recorded
 ):
     stream = client.responses.create(model="gpt-4o", input="r", stream=True)
     next(stream)
@@ -409,7 +411,7 @@ def test_the_usage_of_a_cut_response_can_be_recorded_later(
 
 def run_async(provider_server: ProviderServer, tracker: UsageTracker | None, work) -> object:
     async def main() -> object:
-        async with AsyncOpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
+        async with openai.AsyncOpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
             if tracker is not None:
                 instrument(client, tenant_id="acme", tracker=tracker)
             return await work(client)
@@ -417,33 +419,33 @@ def run_async(provider_server: ProviderServer, tracker: UsageTracker | None, wor
     return asyncio.run(main())
 
 
-async def async_create(client: AsyncOpenAI) -> list:
+async def async_create(client: openai.AsyncOpenAI) -> list:
     return seen([await client.chat.completions.create(**asked("a"))])
 
 
-async def async_stream(client: AsyncOpenAI) -> list:
+async def async_stream(client: openai.AsyncOpenAI) -> list:
     stream = await client.chat.completions.create(**asked("a", stream=True))
     return seen([chunk async for chunk in stream])
 
 
-async def async_lines(client: AsyncOpenAI) -> list:
+async def async_lines(client: openai.AsyncOpenAI) -> list:
     async with client.chat.completions.with_streaming_response.create(
         **asked("a", stream=True)
     ) as response:
         return [line async for line in response.iter_lines()]
 
 
-async def async_whole_of_streaming_response(client: AsyncOpenAI) -> list:
+async def async_whole_of_streaming_response(client: openai.AsyncOpenAI) -> list:
     async with client.chat.completions.with_streaming_response.create(**asked("a")) as response:
         return [await response.read(), *seen([await response.parse()])]
 
 
-async def async_helper(client: AsyncOpenAI) -> list:
+async def async_helper(client: openai.AsyncOpenAI) -> list:
     async with client.chat.completions.stream(**asked("a")) as stream:
         return [event.type async for event in stream]
 
 
-async def async_copy(client: AsyncOpenAI) -> list:
+async def async_copy(client: openai.AsyncOpenAI) -> list:
     return await async_stream(client.with_options(timeout=9))
 
 
@@ -467,7 +469,7 @@ def test_an_asynchronous_chat_is_recorded_and_looks_the_same(
     assert recorded.tracker.stats().cut_streams == 0
 
 
-async def cancelled(client: AsyncOpenAI) -> None:
+async def cancelled(client: openai.AsyncOpenAI) -> None:
     async def consume() -> None:
         stream = await client.chat.completions.create(**asked("x", "gpt-4o-waits", stream=True))
         async for _ in stream:
@@ -481,25 +483,25 @@ async def cancelled(client: AsyncOpenAI) -> None:
         await task
 
 
-async def closed_async(client: AsyncOpenAI) -> None:
+async def closed_async(client: openai.AsyncOpenAI) -> None:
     stream = await client.chat.completions.create(**asked("x", stream=True))
     await anext(stream)
     await stream.close()
 
 
-async def broken_off(client: AsyncOpenAI) -> None:
+async def broken_off(client: openai.AsyncOpenAI) -> None:
     async for _ in await client.chat.completions.create(**asked("x", stream=True)):
         break
 
 
-async def cut_async(client: AsyncOpenAI) -> None:
+async def cut_async(client: openai.AsyncOpenAI) -> None:
     stream = await client.chat.completions.create(**asked("x", "gpt-4o-cut", stream=True))
-    with pytest.raises(APIConnectionError):
+    with pytest.raises(openai.APIConnectionError):
         async for _ in stream:
             pass
 
 
-async def never_read_async(client: AsyncOpenAI) -> None:
+async def never_read_async(client: openai.AsyncOpenAI) -> None:
     await client.chat.completions.create(**asked("x", stream=True))
     gc.collect()
 
@@ -517,14 +519,14 @@ def test_an_asynchronous_stream_that_ends_early_is_partial(
 def test_concurrent_calls_are_their_tenants(
     provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
 ):
-    async def ask(client: AsyncOpenAI, number: int) -> object:
+    async def ask(client: openai.AsyncOpenAI, number: int) -> object:
         with usage_context(tenant_id=f"t{number:02}", agent_id=f"a{number:02}", operation="chat"):
             if number % 2:
                 return await client.chat.completions.create(**asked(f"c{number}"))
             return await client.chat.completions.create(**asked(f"c{number}", stream=True))
 
     async def main() -> None:
-        async with AsyncOpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
+        async with openai.AsyncOpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
             instrument(client, tenant_id="nobody", conversation_id="v", tracker=tracker)
             answers = await asyncio.gather(*[ask(client, number) for number in range(20)])
             # The streams are read elsewhere: neither in the task nor in the block of their call.
@@ -548,7 +550,7 @@ def test_asynchronous_azure(
     provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
 ):
     async def main() -> None:
-        azure = AsyncAzureOpenAI(
+        azure = openai.AsyncAzureOpenAI(
             azure_endpoint=provider_server.url, api_key="-", api_version="2024-10-21"
         )
         async with instrument(azure, tenant_id="acme", tracker=tracker):

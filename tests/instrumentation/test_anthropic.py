@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
-from tests.support.instrumented import KINDS, Recorded
+from tests.support.instrumented import KINDS, Recorded, cancel_amid
 from tests.support.libraries import anthropic
 from tests.support.provider_server import ProviderServer
 from token_tracking import UsageTracker, instrument, make_idempotency_key
@@ -95,6 +96,35 @@ def test_a_message_is_recorded_and_looks_the_same(
     assert recorded.tracker.stats().cut_streams == 0
 
 
+class Number(BaseModel):
+    number: int
+
+
+def test_an_answer_that_cannot_be_parsed_is_recorded(
+    client: anthropic.Anthropic, recorded: Recorded
+):
+    with pytest.raises(ValidationError, match="Invalid JSON"):
+        client.messages.parse(**asked("f"), output_format=Number)
+    assert recorded.event()["tokens"] == 130
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_vertex(
+    stream: bool, provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
+):
+    with anthropic.AnthropicVertex(
+        base_url=provider_server.url, region="europe-west1", project_id="p", access_token="-"
+    ) as client:
+        instrument(client, tenant_id="acme", tracker=tracker)
+        answer = client.messages.create(**asked("v", stream=stream))
+        if stream:
+            list(answer)
+    assert recorded.event() == EVENT | {
+        "provider": "gcp.vertex_ai",
+        "idempotency_key": make_idempotency_key("gcp.vertex_ai", "msg_v"),
+    }
+
+
 def test_counting_tokens_is_no_usage(client: anthropic.Anthropic, recorded: Recorded):
     messages = [{"role": "user", "content": "count"}]
     assert client.messages.count_tokens(model=MODEL, messages=messages).input_tokens == 5
@@ -165,18 +195,8 @@ def test_a_cancelled_stream_is_partial(
     async def main() -> None:
         async with anthropic.AsyncAnthropic(base_url=provider_server.url, api_key="-") as client:
             instrument(client, tenant_id="acme", tracker=tracker)
-            got = asyncio.Event()
-
-            async def consume() -> None:
-                asking = asked("x", f"{MODEL}-waits", stream=True)
-                async for _ in await client.messages.create(**asking):
-                    got.set()
-
-            task = asyncio.create_task(consume())
-            await got.wait()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            asking = asked("x", f"{MODEL}-waits", stream=True)
+            await cancel_amid(await client.messages.create(**asking))
 
     asyncio.run(main())
     event = recorded.event()

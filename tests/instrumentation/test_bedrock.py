@@ -149,8 +149,7 @@ READS: dict[str, Callable[[object], bytes]] = {
 def test_a_body_tells_its_usage_however_it_is_read(name: str, client, recorded: Recorded):
     body = client.invoke_model(**invoked("i", CLAUDE))["body"]
     assert json.loads(READS[name](body))["id"] == "msg_i"
-    if name == "read lines":
-        del body  # only this shows the end
+    # While the body is still held:
     assert recorded.event() == LONG | {
         "model": CLAUDE,
         "idempotency_key": make_idempotency_key("aws.bedrock", "msg_i"),
@@ -244,6 +243,17 @@ def test_a_stream_that_is_cut_is_partial(client, recorded: Recorded):
         list(stream)
     assert recorded.event()["metadata"] == {"usage": "partial"}
     assert recorded.tracker.stats().cut_streams == 1
+
+
+def test_an_error_amid_a_stream_is_partial_at_once(
+    client, tracker: UsageTracker, recorded: Recorded
+):
+    stream = client.converse_stream(**asked("breaks", f"{MODEL}-breaks"))["stream"]
+    with pytest.raises(botocore_exceptions.EventStreamError, match="as asked"):
+        list(stream)
+    assert tracker.stats().cut_streams == 1
+    stream.close()
+    assert recorded.event()["metadata"] == {"usage": "partial"}
 
 
 def test_an_error_of_the_provider_is_no_event(client, recorded: Recorded):

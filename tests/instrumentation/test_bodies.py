@@ -12,7 +12,7 @@ from token_tracking.instrumentation.streamed import StreamedChat
 USAGE = {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 130}
 # What a caller who does not ask for the usage gets, and what the provider sends to us. The text
 # that a model writes may look like anything.
-TEXTS = ("Hé", '", "usage": null, "', "data: [DONE]\n\n", "\r\n\r\n")
+TEXTS = ("Hé", "usage", '", "usage": null, "', "data: [DONE]\n\n", "\r\n\r\n")
 
 
 class Settled:
@@ -28,11 +28,11 @@ class Settled:
         self.results.append(("cut", response))
 
 
-def events(end: str, *, asked: bool) -> bytes:
+def events(end: str, *, asked: bool, last: dict[str, object] | None = None) -> bytes:
     chunks = [{"id": "c", "choices": [{"delta": {"content": text}}]} for text in TEXTS]
     if asked:
         chunks = [chunk | {"usage": None} for chunk in chunks]
-        chunks.append({"id": "c", "choices": [], "usage": USAGE})
+        chunks.append({"id": "c", "usage": USAGE, **({"choices": []} if last is None else last)})
     lines = [": a comment", *[f"data: {json.dumps(chunk)}" for chunk in chunks], "data: [DONE]"]
     return "".join(line + end for line in lines).encode()
 
@@ -49,6 +49,13 @@ def test_the_usage_is_hidden_however_the_body_is_cut(end: str, size: int):
     reader = EventReader(settled, StreamedChat(), hides=True)  # type: ignore[arg-type]
     assert passed(reader, events(end, asked=True), size) == events(end, asked=False)
     assert settled.results == [("answered", {"id": "c", "usage": USAGE})]
+
+
+@pytest.mark.parametrize("last", [{}, {"choices": None}])
+def test_a_last_chunk_of_another_form_is_hidden(last: dict[str, object]):
+    reader = EventReader(Settled(), StreamedChat(), hides=True)  # type: ignore[arg-type]
+    body = events("\n\n", asked=True, last=last)
+    assert passed(reader, body, 7) == events("\n\n", asked=False)
 
 
 @pytest.mark.parametrize("size", [1, 7, 10_000])

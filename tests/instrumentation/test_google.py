@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.support.instrumented import KINDS, Recorded
+from tests.support.instrumented import KINDS, Recorded, cancel_amid
 from tests.support.libraries import genai
 from tests.support.provider_server import ProviderServer
 from token_tracking import UsageTracker, instrument, make_idempotency_key, usage_context
@@ -203,6 +203,39 @@ def test_a_stream_that_ends_early_tells_its_running_sum(
     assert recorded.tracker.stats().cut_streams == 1
 
 
+def test_a_text_that_looks_like_the_end_is_not(client: genai.Client, recorded: Recorded):
+    with pytest.raises(Exception, match="peer closed connection"):
+        list(client.models.generate_content_stream(model=f"{MODEL}-marks-cut", contents="x"))
+    event = recorded.event()
+    assert (event["tokens"], event["metadata"]) == (118, {"usage": "partial"})
+
+
+def test_a_tool_calls_under_its_own_ids(
+    client: genai.Client, provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
+):
+    """The library calls it while the caller asks for a chunk."""
+    other = instrument(client_of(provider_server), tenant_id="other", tracker=tracker)
+
+    def look_up() -> str:
+        with usage_context(agent_id="tool"):
+            client.models.generate_content(model=MODEL, contents="inner")
+        other.models.generate_content(model=MODEL, contents="other")
+        return "found"
+
+    wanted = {"model": f"{MODEL}-tools", "contents": "t", "config": {"tools": [look_up]}}
+    with usage_context(agent_id="outer"):
+        stream = client.models.generate_content_stream(**wanted)
+    list(stream)
+    other.close()
+    owners = [(event["tenant_id"], event.get("agent_id")) for event in recorded.events()]
+    assert sorted(owners, key=str) == [
+        ("acme", "outer"),
+        ("acme", "outer"),
+        ("acme", "tool"),
+        ("other", None),
+    ]
+
+
 async def whole(client: genai.Client) -> list:
     return seen([await client.aio.models.generate_content(model=MODEL, contents="a")])
 
@@ -236,21 +269,14 @@ def test_asynchronous_content_is_recorded_and_looks_the_same(
     assert recorded.event() == EVENT | {"idempotency_key": key}
 
 
-async def cancelled(chunks) -> None:
-    task = asyncio.create_task(anext(chunks))
-    await asyncio.sleep(0.05)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
 async def closed(chunks) -> None:
+    await anext(chunks)
     await chunks.aclose()
 
 
 @aiohttp_warns
 @pytest.mark.parametrize("make", [aiohttp_client, httpx_client])
-@pytest.mark.parametrize("end", [cancelled, closed])
+@pytest.mark.parametrize("end", [cancel_amid, closed])
 def test_an_asynchronous_stream_that_ends_early_is_partial(
     end, make, provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
 ):
@@ -258,7 +284,6 @@ def test_an_asynchronous_stream_that_ends_early_is_partial(
         client = instrument(make(provider_server), tenant_id="acme", tracker=tracker)
         wanted = {"model": f"{MODEL}-waits", "contents": "x"}
         chunks = await client.aio.models.generate_content_stream(**wanted)
-        await anext(chunks)
         await end(chunks)
         await client.aio.aclose()
         client.close()

@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.databases import Database
 from tests.support.instrumented import Recorded
-from tests.support.libraries import anthropic, openai
+from tests.support.libraries import anthropic, boto3, genai, mistralai, openai
 from tests.support.provider_server import ProviderServer
 from token_tracking import (
     SettingsError,
@@ -200,11 +200,27 @@ def test_a_response_that_is_tracked_too_is_one_event(
     assert tracker.stats().duplicate == 1
 
 
-@pytest.mark.parametrize("make", [openai_client, anthropic_client])
+def google_client(server: ProviderServer) -> Any:
+    return genai.Client(api_key="-", http_options={"base_url": server.url})
+
+
+def mistral_client(server: ProviderServer) -> Any:
+    return mistralai.Mistral(api_key="-", server_url=server.url)
+
+
+def bedrock_client(server: ProviderServer) -> Any:
+    keys = {"aws_access_key_id": "-", "aws_secret_access_key": "-"}
+    return boto3.client("bedrock-runtime", region_name="us-east-1", endpoint_url=server.url, **keys)
+
+
+@pytest.mark.parametrize(
+    "make", [openai_client, anthropic_client, google_client, mistral_client, bedrock_client]
+)
 def test_nothing_keeps_a_client_alive(make: Callable, provider_server: ProviderServer):
     client = make(provider_server)
     weakly = weakref.ref(instrument(client, tenant_id="acme"))
-    client.close()
+    if make is not mistral_client:  # which has no such method
+        client.close()
     del client
     gc.collect()
     assert weakly() is None

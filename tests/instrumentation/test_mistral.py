@@ -110,6 +110,36 @@ def test_asynchronous_calls(
     assert events == [EVENT, EVENT]
 
 
+def conversation(client: mistralai.Mistral) -> list:
+    return seen([client.beta.conversations.start(inputs="c", model=MODEL)])
+
+
+def conversation_stream(client: mistralai.Mistral) -> list:
+    with client.beta.conversations.start_stream(inputs="c", model=MODEL) as stream:
+        return [event.data.type for event in stream]
+
+
+@pytest.mark.parametrize("call", [conversation, conversation_stream])
+def test_conversations(
+    call, client: mistralai.Mistral, provider_server: ProviderServer, recorded: Recorded
+):
+    with client_of(provider_server) as plain:
+        assert call(client) == call(plain)
+    event = recorded.event()
+    assert event.pop("idempotency_key")
+    common = {name: EVENT[name] for name in ("tenant_id", "token_type", "operation", "metadata")}
+    assert event == common | KINDS | {"provider": "mistral_ai", "model": MODEL}
+    assert recorded.tracker.stats().cut_streams == 0
+
+
+def test_looking_at_a_conversation_is_no_call(
+    client: mistralai.Mistral, recorded: Recorded, caplog: pytest.LogCaptureFixture
+):
+    assert client.beta.conversations.get(conversation_id="conv_1").id == "conv_1"
+    assert recorded.events() == []
+    assert [one for one in caplog.records if one.name.startswith("token_tracking")] == []
+
+
 def test_embeddings(client: mistralai.Mistral, recorded: Recorded):
     client.embeddings.create(model="mistral-embed", inputs=["e"])
     event = recorded.event()

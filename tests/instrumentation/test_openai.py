@@ -7,8 +7,9 @@ import gc
 from collections.abc import Callable, Iterable
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
-from tests.support.instrumented import KINDS, Recorded
+from tests.support.instrumented import KINDS, Recorded, cancel_amid
 from tests.support.libraries import openai
 from tests.support.provider_server import WORDS, ProviderServer
 from token_tracking import UsageTracker, instrument, make_idempotency_key, usage_context
@@ -219,6 +220,32 @@ def test_a_caller_that_wants_no_usage_gets_none(
     assert (event["tokens"], event["metadata"]) == (0, {"usage": "missing"})
 
 
+class Number(BaseModel):
+    number: int
+
+
+FAILING: dict[str, Callable[[openai.OpenAI], object]] = {
+    "chat": lambda client: client.chat.completions.parse(**asked("f"), response_format=Number),
+    "raw chat": lambda client: client.chat.completions.with_raw_response.parse(
+        **asked("f"), response_format=Number
+    ).parse(),
+    "responses": lambda client: client.responses.parse(
+        model="gpt-4o", input="f", text_format=Number
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_an_answer_that_cannot_be_parsed_is_recorded(
+    name: str, client: openai.OpenAI, recorded: Recorded
+):
+    """The caller gets only the error, but has to pay."""
+    with pytest.raises(ValidationError, match="Invalid JSON"):
+        FAILING[name](client)
+    assert recorded.event()["tokens"] == 130
+    assert recorded.tracker.stats().duplicate == 0
+
+
 def test_deleting_a_response_is_no_call(client: openai.OpenAI, recorded: Recorded):
     assert client.responses.delete("resp_d") is None
     assert recorded.events() == []
@@ -290,27 +317,51 @@ def test_retries_of_the_library_are_one_response(
     assert recorded.event()["tokens"] == 130
 
 
-def test_an_error_of_the_provider_is_no_event(client: openai.OpenAI, recorded: Recorded):
+def test_an_error_of_the_provider_is_no_event(
+    client: openai.OpenAI, provider_server: ProviderServer, recorded: Recorded
+):
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError, match="as asked"):
             client.chat.completions.create(**asked("no", "gpt-4o-fails", stream=stream))
+    assert provider_server.attempts["no"] == 2
     assert recorded.events() == []
 
 
+@pytest.mark.parametrize("stream_usage", [True, False])
 def test_a_server_that_rejects_the_option(
-    client: openai.OpenAI,
+    stream_usage: bool,
+    plain: openai.OpenAI,
     provider_server: ProviderServer,
     tracker: UsageTracker,
     recorded: Recorded,
 ):
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(**asked("strict", "gpt-4o-strict", stream=True))
-    with openai.OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as other:
-        instrument(other, tenant_id="acme", tracker=tracker, stream_usage=False)
-        assert list(other.chat.completions.create(**asked("s", "gpt-4o-strict", stream=True)))
+    """The caller never gets an error that only our option brings about."""
+    wanted = asked("strict", "gpt-4o-strict", stream=True)
+    with openai.OpenAI(base_url=f"{provider_server.url}/v1", api_key="-") as client:
+        instrument(client, tenant_id="acme", tracker=tracker, stream_usage=stream_usage)
+        got = seen(client.chat.completions.create(**wanted))
+        sent = ["stream_options" in body for _, body in provider_server.requests]
+        assert sent == ([True, False] if stream_usage else [False])
+        assert got == seen(plain.chat.completions.create(**wanted))
+        with pytest.raises(openai.BadRequestError, match="unknown field"):
+            client.chat.completions.create(**wanted, stream_options={"include_usage": True})
+        assert len(provider_server.requests) == len(sent) + 2
     event = recorded.event()
     assert (event["tokens"], event["metadata"]) == (0, {"usage": "missing"})
     assert recorded.tracker.stats().without_usage == 1
+
+
+async def async_strict(client: openai.AsyncOpenAI) -> list:
+    wanted = asked("a", "gpt-4o-strict", stream=True)
+    return seen([chunk async for chunk in await client.chat.completions.create(**wanted)])
+
+
+def test_a_server_that_rejects_the_option_of_an_asynchronous_client(
+    provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded
+):
+    got = run_async(provider_server, tracker, async_strict)
+    assert got == run_async(provider_server, None, async_strict)
+    assert recorded.event()["metadata"] == {"usage": "missing"}
 
 
 def test_a_response_without_usage_is_counted(
@@ -470,17 +521,8 @@ def test_an_asynchronous_chat_is_recorded_and_looks_the_same(
 
 
 async def cancelled(client: openai.AsyncOpenAI) -> None:
-    async def consume() -> None:
-        stream = await client.chat.completions.create(**asked("x", "gpt-4o-waits", stream=True))
-        async for _ in stream:
-            got.set()
-
-    got = asyncio.Event()
-    task = asyncio.create_task(consume())
-    await got.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    stream = await client.chat.completions.create(**asked("x", "gpt-4o-waits", stream=True))
+    await cancel_amid(stream)
 
 
 async def closed_async(client: openai.AsyncOpenAI) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+
+import pytest
 
 from tests.support.databases import Database
 from token_tracking import UsageTracker
@@ -30,3 +34,18 @@ class Recorded:
     def event(self) -> dict[str, object]:
         [event] = self.events()
         return event
+
+
+async def cancel_amid(stream: AsyncIterator[object]) -> None:
+    """Read the first chunk, then cancel a task that waits for more of a server that waits."""
+
+    async def read() -> None:
+        async for _ in stream:
+            pass
+
+    await anext(stream)
+    task = asyncio.create_task(read())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -2,12 +2,15 @@
 
 What it does with a request is in the name of its model, so that requests may run at the same time:
 
+    breaks    an error in the middle of the stream (Bedrock)
     cut       the stream ends in the middle, without its end
     fails     an error 400, at every attempt
     flaky     an error 500 at the first attempt of this prompt
+    marks     the text is names of members (Gemini)
     silent    no usage
     strict    an error 400 if the request has `stream_options`
     running   each chunk tells the usage so far
+    tools     the first answer calls the tool `look_up` (Gemini)
     waits     the second half of the stream waits until `go_on` is set
     zipped    the stream is compressed
     sparse    the second chunk tells no usage
@@ -106,8 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        # A response that was made in the background.
+        # A response that was made in the background, unless its prompt begins with "usual".
         name = self.path.partition("?")[0].rpartition("/")[2]
+        if "/conversations/" in self.path:
+            moment = "2026-01-02T03:04:05Z"
+            times: Json = {"created_at": moment, "updated_at": moment}
+            self._whole({"object": "conversation", "id": name, "model": "m"} | times)
+            return
         told = _response("gpt-4o", name.removeprefix("resp_"))
         self._whole(told | {"background": "usual" not in self.path})
 
@@ -121,8 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
         prompt = _prompt(body)
         self.server.requests.append((path, body))
         self.server.attempts[prompt] += 1
-        if "fails" in model or ("strict" in model and "stream_options" in body):
+        if "fails" in model:
             self._error(400)
+        elif "strict" in model and "stream_options" in body:
+            self._error(400, "unknown field: stream_options")
         elif "flaky" in model and self.server.attempts[prompt] == 1:
             self._error(500)
         else:
@@ -143,8 +153,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self._whole(response | {"status": "queued", "usage": None, "background": True})
             else:
                 self._whole(_response(model, prompt))
+        elif "/conversations" in path:
+            if streams:
+                self._events(_conversation_events(model), model, named=True)
+            else:
+                self._whole(_conversation(model))
         elif path.endswith("/embeddings"):
             self._whole(_embeddings(model))
+        elif path.endswith((":rawPredict", ":streamRawPredict")):  # Anthropic's, on Vertex AI
+            name = path.rpartition("/")[2].partition(":")[0]
+            if streams:
+                self._events(_message_events(name, prompt), model, named=True)
+            else:
+                self._whole(_message(name, prompt))
         elif path.endswith("/messages"):
             if streams:
                 self._events(_message_events(model, prompt), model, named=True)
@@ -158,7 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
             usage = {"promptTokenCount": 8, "totalTokenCount": 8}
             self._whole({"embeddings": [{"values": [0.5]}], "usageMetadata": usage})
         elif path.endswith(":streamGenerateContent"):
-            self._events(_content_chunks(model, prompt), model)
+            if "tools" in model and not _has_result(body):
+                self._events([_tool_call(model, prompt)], model)
+            else:
+                self._events(_content_chunks(model, prompt), model)
         elif path.endswith("/converse"):
             self._whole(_converse(model), {"x-amzn-RequestId": f"req-{prompt}"})
         elif path.endswith(("/converse-stream", "/invoke-with-response-stream")):
@@ -181,8 +205,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers["x-amzn-bedrock-output-token-count"] = "30"
         self._whole({"generation": "".join(WORDS)}, headers)
 
-    def _error(self, status: int) -> None:
-        self._send(status, {"error": {"message": "as asked", "type": "test", "code": status}}, {})
+    def _error(self, status: int, message: str = "as asked") -> None:
+        self._send(status, {"error": {"message": message, "type": "test", "code": status}}, {})
 
     def _whole(self, answer: Json, headers: dict[str, str] | None = None) -> None:
         self._send(200, answer, headers or {})
@@ -372,6 +396,26 @@ def _embeddings(model: str) -> Json:
     } | ({"id": "embedded"} if "mistral" in model else {})
 
 
+def _conversation(model: str) -> Json:
+    usage = {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 130}
+    output = {"type": "message.output", "content": "".join(WORDS), "role": "assistant"}
+    return {
+        "object": "conversation.response",
+        "conversation_id": "conv_1",
+        "outputs": [output | {"model": model}],
+        "usage": usage,
+    }
+
+
+def _conversation_events(model: str) -> list[Json]:
+    delta: Json = {"type": "message.output.delta", "id": "msg_1", "model": model}
+    return [
+        {"type": "conversation.response.started", "conversation_id": "conv_1"},
+        *[delta | {"content": word} for word in WORDS],
+        {"type": "conversation.response.done", "usage": _conversation(model)["usage"]},
+    ]
+
+
 def _message(model: str, prompt: str) -> Json:
     return {
         "id": f"msg_{prompt}",
@@ -431,13 +475,25 @@ def _content(
     }
 
 
+def _has_result(body: Json) -> bool:
+    return "functionResponse" in json.dumps(body)
+
+
+def _tool_call(model: str, prompt: str) -> Json:
+    answer = _content(model, f"{prompt} call")
+    part = {"functionCall": {"name": "look_up", "args": {}}}
+    answer["candidates"][0]["content"]["parts"] = [part]  # type: ignore[index]
+    return answer
+
+
 def _content_chunks(model: str, prompt: str) -> list[Json]:
     chunks: list[Json] = []
-    for number, word in enumerate(WORDS, 1):
+    words = ("finishReason", "usageMetadata", "!") if "marks" in model else WORDS
+    for number, word in enumerate(words, 1):
         used = 6 * number
         usage = GEMINI_USAGE | {"candidatesTokenCount": used, "totalTokenCount": 112 + used}
         chunk = _content(model, prompt, word, usage)
-        if number < len(WORDS):
+        if number < len(words):
             del chunk["candidates"][0]["finishReason"]  # type: ignore[index]
         if number == 2 and "sparse" in model:
             del chunk["usageMetadata"]
@@ -466,6 +522,9 @@ def _frames(path: str, model: str, prompt: str) -> list[bytes]:
         metrics = {"inputTokenCount": 30 if is_known else 100, "outputTokenCount": 30}
         events[-1] |= {"amazon-bedrock-invocationMetrics": metrics}
         return [_invoked_frame(event) for event in events]
+    if "breaks" in model:
+        error = _frame("modelStreamErrorException", {"message": "as asked"}, "exception")
+        return [_frame("messageStart", {"role": "assistant"}), error]
     return [
         _frame("messageStart", {"role": "assistant"}),
         *[
@@ -483,17 +542,17 @@ def _invoked_frame(event: Json) -> bytes:
     return _frame("chunk", {"bytes": text})
 
 
-def _frame(kind: str, payload: Json) -> bytes:
+def _frame(kind: str, payload: Json, message: str = "event") -> bytes:
     """Return a message of Amazon's event stream encoding."""
     headers = b"".join(
         bytes([len(name)]) + name.encode() + b"\7" + struct.pack("!H", len(value)) + value.encode()
         for name, value in (
-            (":message-type", "event"),
-            (":event-type", kind),
+            (":message-type", message),
+            (f":{message}-type", kind),
             (":content-type", "application/json"),
         )
     )
     body = json.dumps(payload).encode()
     prelude = struct.pack("!II", 16 + len(headers) + len(body), len(headers))
-    message = prelude + struct.pack("!I", zlib.crc32(prelude)) + headers + body
-    return message + struct.pack("!I", zlib.crc32(message))
+    whole = prelude + struct.pack("!I", zlib.crc32(prelude)) + headers + body
+    return whole + struct.pack("!I", zlib.crc32(whole))

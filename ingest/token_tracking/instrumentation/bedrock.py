@@ -114,7 +114,7 @@ def _settle(call: Call, parsed: dict[str, object], operation: str) -> None:
         headers = cast("Json", told.get("HTTPHeaders") or {})
         raw = cast("_Body", parsed["body"])._raw_stream  # pyright: ignore[reportPrivateUsage]
         counts = {**names, "usage": _in_headers(headers, call.source.model)}
-        _read_body_while_passing(raw, _Invoked(call, counts))
+        _read_body_while_passing(raw, _Invoked(call, counts, headers.get("content-length")))
     else:
         stream = cast("_Stream", parsed["stream" if operation == "ConverseStream" else "body"])
         _read_while_passing(stream, _Events(call, names))
@@ -143,15 +143,22 @@ def _settle_known(call: Call, response: Json | None) -> None:
 class _Invoked:
     """Settles an `invoke_model`: the body may tell more than the headers, if it is read."""
 
-    def __init__(self, call: Call, in_headers: dict[str, object]) -> None:
+    def __init__(self, call: Call, in_headers: dict[str, object], length: object) -> None:
         self._call = call
         self._in_headers = in_headers
+        self._left = int(length) if isinstance(length, str) and length.isdecimal() else None
         self._parts: list[bytes] = []
         self._has_ended = False
 
     def feed(self, data: bytes) -> None:
-        if not self._has_ended:
-            self._parts.append(data)
+        if self._has_ended:
+            return
+        self._parts.append(data)
+        if self._left is not None:
+            self._left -= len(data)
+        # Whoever iterates over the lines stops here, without a last, empty read.
+        if self._left == 0:
+            self.end()
 
     def end(self) -> None:
         if self._has_ended:
@@ -188,8 +195,6 @@ def _read_body_while_passing(raw: _Raw, invoked: _Invoked) -> None:
     def read(amt: int | None = None, *args: object, **kwargs: object) -> bytes:
         data = its_class.read(cast("_Raw", weakly()), amt, *args, **kwargs)
         invoked.feed(data)
-        if amt is None or (not data and amt > 0):
-            invoked.end()
         return data
 
     def close() -> None:
@@ -263,7 +268,11 @@ def _read_while_passing(stream: _Stream, events: _Events) -> None:
     its_close = stream.close
 
     def parse_event(event: object) -> object:
-        parsed = its_parse_event(event)
+        try:
+            parsed = its_parse_event(event)
+        except Exception:  # the provider's, which ends the stream
+            events.end()
+            raise
         try:
             events.read(parsed)
         except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here

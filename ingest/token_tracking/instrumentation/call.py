@@ -80,9 +80,12 @@ class Instrumentation:
 
 
 class Call:
-    """A call whose response is awaited; its tracker takes the event without being waited for."""
+    """A call whose response is awaited; its tracker takes the event without being waited for.
 
-    __slots__ = ("_fields", "_provider", "_tracker", "source")
+    What is told first counts: a response can be read by the library and then by the caller.
+    """
+
+    __slots__ = ("_fields", "_is_settled", "_provider", "_tracker", "source")
 
     def __init__(
         self,
@@ -94,14 +97,18 @@ class Call:
         self._tracker = tracker
         self._fields = fields
         self._provider = provider
+        self._is_settled = False
         self.source = source
 
     def answered(self, response: object) -> None:
         """Record a response that came whole, with its usage."""
-        self._submit(response, None)
+        if self._settles():
+            self._submit(response, None)
 
     def answered_without_usage(self, response: object) -> None:
         """Record a response that came whole and does not tell its usage."""
+        if not self._settles():
+            return
         self._tracker.note(Noted.WITHOUT_USAGE)
         said = f"without usage: {self.source.provider}"
         if said not in _said:
@@ -115,8 +122,13 @@ class Call:
 
     def cut(self, response: object) -> None:
         """Record a stream that ended early with what is known of it, None if nothing is."""
-        self._tracker.note(Noted.CUT_STREAM)
-        self._submit(response, "partial")
+        if self._settles():
+            self._tracker.note(Noted.CUT_STREAM)
+            self._submit(response, "partial")
+
+    def _settles(self) -> bool:
+        was_settled, self._is_settled = self._is_settled, True
+        return not was_settled
 
     def _submit(self, response: object, lack: Literal["missing", "partial"] | None) -> None:
         if self._fields.get("tenant_id") is None:

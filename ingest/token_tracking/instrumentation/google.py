@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
+from ..client.context import current_context
 from .call import log_fault
 from .replaced import replaced
 
@@ -25,10 +26,19 @@ if TYPE_CHECKING:
     Begin = Callable[[tuple[object, ...], Mapping[str, object]], Call | None]
 
 _GENERATES: Final = ("generateContent", "streamGenerateContent")
+_NAMES: Final = ("usageMetadata", "modelVersion", "responseId")
 _EMBEDS: Final = ("embedContent", "batchEmbedContents")
-_begun: Final[ContextVar[Mapping[str, object] | None]] = ContextVar(
-    "token_tracking_google_call", default=None
-)
+
+
+class _Begun(NamedTuple):
+    """The stream whose next chunk is being asked for, and the usage context in which it is."""
+
+    instrumentation: Instrumentation
+    fields: Mapping[str, object]
+    current: Mapping[str, object]
+
+
+_begun: Final[ContextVar[_Begun | None]] = ContextVar("token_tracking_google_call", default=None)
 
 
 class _Models(Protocol):
@@ -90,7 +100,7 @@ def instrument_google(client: object, instrumentation: Instrumentation) -> list[
             provider,
             model.rpartition("/")[2],
             embeds=method in _EMBEDS,
-            fields=_begun.get(),
+            fields=_fields_of_stream(instrumentation),
         )
 
     return [
@@ -164,22 +174,30 @@ def _async_streamed(
 
 def _settle(call: Call, answer: object) -> None:
     try:
-        response = _parsed(cast("_Answer", answer).body)
-        if response is None or _has_usage(response):
-            call.answered(response)
-        else:
-            call.answered_without_usage(response)
+        _settle_known(call, _parsed(cast("_Answer", answer).body))
     except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
         log_fault(error)
 
 
-def _parsed(body: str | None) -> Json | None:
+def _settle_known(call: Call, response: Json) -> None:
+    if response.get("usageMetadata") is None:
+        call.answered_without_usage(response)
+    else:
+        call.answered(response)
+
+
+def _parsed(body: str | None) -> Json:
     response: object = json.loads(body) if body else None
-    return cast("Json", response) if isinstance(response, Mapping) else None
+    return cast("Json", response) if isinstance(response, Mapping) else {}
 
 
-def _has_usage(response: Json) -> bool:
-    return response.get("usageMetadata") is not None
+def _ends(chunk: Json) -> bool:
+    """Return whether this chunk is a stream's last one: it says why nothing more comes."""
+    candidates, feedback = chunk.get("candidates"), chunk.get("promptFeedback")
+    told = [*cast("list[object]", candidates or []), feedback]
+    return any(
+        isinstance(one, Mapping) and ("finishReason" in one or "blockReason" in one) for one in told
+    )
 
 
 class _Reader:
@@ -192,29 +210,28 @@ class _Reader:
     def __init__(self, call: Call, *, is_answered: bool) -> None:
         self._call = call
         self._is_answered = is_answered
-        self._last: str | None = None
+        self._told: dict[str, object] = {}
         self._is_finished = False
         self._has_ended = False
 
     def read(self, answer: _Answer) -> None:
         self._is_answered = True
-        body = answer.body or ""
-        if self._last is None or "usageMetadata" in body:
-            self._last = body
-        self._is_finished |= "finishReason" in body or "blockReason" in body
+        try:
+            chunk = _parsed(answer.body)
+            self._told |= {name: chunk[name] for name in _NAMES if name in chunk}
+            self._is_finished |= _ends(chunk)
+        except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
+            log_fault(error)
 
     def end(self) -> None:
         if self._has_ended or not self._is_answered:
             return
         self._has_ended = True
         try:
-            response = _parsed(self._last)
-            if not self._is_finished:
-                self._call.cut(response)
-            elif response is not None and _has_usage(response):
-                self._call.answered(response)
+            if self._is_finished:
+                _settle_known(self._call, self._told)
             else:
-                self._call.answered_without_usage(response)
+                self._call.cut(self._told)
         except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
             log_fault(error)
 
@@ -251,7 +268,7 @@ def _begun_at_once(
     @wraps(original)
     def generate_content_stream(*args: object, **kwargs: object) -> object:
         chunks = cast("Generator[object]", original(*args, **kwargs))
-        return _under(instrumentation.fields(), chunks)
+        return _under(instrumentation, instrumentation.fields(), chunks)
 
     return generate_content_stream
 
@@ -262,25 +279,38 @@ def _begun_at_once_async(
     @wraps(original)
     async def generate_content_stream(*args: object, **kwargs: object) -> object:
         fields = instrumentation.fields()
-        with _fields_of(fields):
+        with _asking(instrumentation, fields):
             chunks: object = await original(*args, **kwargs)
-        return _under_async(fields, cast("AsyncGenerator[object]", chunks))
+        return _under_async(instrumentation, fields, cast("AsyncGenerator[object]", chunks))
 
     return generate_content_stream
 
 
 @contextmanager
-def _fields_of(fields: Mapping[str, object]) -> Generator[None]:
-    token = _begun.set(fields)
+def _asking(instrumentation: Instrumentation, fields: Mapping[str, object]) -> Generator[None]:
+    token = _begun.set(_Begun(instrumentation, fields, current_context()))
     try:
         yield
     finally:
         _begun.reset(token)
 
 
-def _under(fields: Mapping[str, object], chunks: Generator[object]) -> Generator[object]:
+def _fields_of_stream(instrumentation: Instrumentation) -> Mapping[str, object] | None:
+    """Return the fields of the stream that makes this request, unless one of its tools does.
+
+    A tool that calls a model under a usage context of its own, or with another client, means that.
+    """
+    begun = _begun.get()
+    if begun is None or begun.instrumentation is not instrumentation:
+        return None
+    return begun.fields if begun.current == current_context() else None
+
+
+def _under(
+    instrumentation: Instrumentation, fields: Mapping[str, object], chunks: Generator[object]
+) -> Generator[object]:
     while True:
-        with _fields_of(fields):
+        with _asking(instrumentation, fields):
             try:
                 chunk = next(chunks)
             except StopIteration:
@@ -289,11 +319,11 @@ def _under(fields: Mapping[str, object], chunks: Generator[object]) -> Generator
 
 
 async def _under_async(
-    fields: Mapping[str, object], chunks: AsyncGenerator[object]
+    instrumentation: Instrumentation, fields: Mapping[str, object], chunks: AsyncGenerator[object]
 ) -> AsyncGenerator[object]:
     async with aclosing(chunks):
         while True:
-            with _fields_of(fields):
+            with _asking(instrumentation, fields):
                 try:
                     chunk = await chunks.__anext__()
                 except StopAsyncIteration:

@@ -69,7 +69,8 @@ def instrument(
         tracker: instead of the default one.
         stream_usage: whether to ask for the usage of OpenAI's chat streams, with
             `stream_options`, and to hide the additional chunk, if the caller does not ask for it.
-            False for servers that reject this option: their streams then tell no usage.
+            False for servers that reject this option: their streams tell no usage, and would get
+            each request twice.
 
     Raises:
         SettingsError: the client is none of these.

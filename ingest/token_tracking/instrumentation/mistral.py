@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from .bodies import BodyReader, EventReader, HttpResponse, read_while_passing
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
 
     from .call import Call, Instrumentation
 
-_PATHS: Final = ("/chat/completions", "/fim/completions", "/agents/completions", "/embeddings")
+_PATHS: Final = re.compile(
+    r"/(chat/completions|fim/completions|agents/completions|embeddings"
+    r"|conversations(/[^/]+(/restart)?)?)$"
+)
 _PROVIDER: Final = "mistral_ai"
 
 
@@ -22,7 +27,11 @@ class _Url(Protocol):
 
 
 class _Request(Protocol):
+    method: str
     url: _Url
+
+    @property
+    def content(self) -> bytes: ...
 
 
 class _Response(HttpResponse, Protocol):
@@ -44,8 +53,11 @@ class _Hook:
 
     def after_success(self, _: object, response: _Response) -> _Response:
         try:
-            if response.request.url.path.endswith(_PATHS):
-                call = self._instrumentation.begin(_PROVIDER)
+            request = response.request
+            path = request.url.path
+            if request.method == "POST" and _PATHS.search(path):
+                model = _model_of(request.content) if "/conversations" in path else None
+                call = self._instrumentation.begin(_PROVIDER, model)
                 if call is not None:
                     _read(call, response)
         except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
@@ -60,6 +72,12 @@ def _read(call: Call, response: HttpResponse) -> None:
     reader = BodyReader(call, _settle)
     reader.feed(response.content)
     reader.end()
+
+
+def _model_of(body: bytes) -> object:
+    """Return the model that was asked for: answers of conversations do not name it."""
+    asked: object = json.loads(body)
+    return cast("Mapping[str, object]", asked).get("model")
 
 
 def _settle(call: Call, response: object) -> None:

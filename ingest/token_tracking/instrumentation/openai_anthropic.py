@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .call import Call, Instrumentation
     from .streamed import Streamed
 
-    Begin = Callable[[object, Mapping[str, object]], tuple[Call | None, object]]
+    Begin = Callable[[object, Mapping[str, object]], tuple[Call | None, object, bool]]
 
 _STREAMED: Final[Mapping[str, Callable[[], Streamed]]] = {
     "/chat/completions": StreamedChat,
@@ -34,6 +34,7 @@ _STREAMED: Final[Mapping[str, Callable[[], Streamed]]] = {
 }
 _OTHERS: Final = frozenset({"/embeddings", "/responses/compact"})
 _BACKGROUND: Final = "/responses/"  # what is asked for later, when it is done
+_NOTHING: Final = object()
 _NOT_DONE: Final = frozenset({"queued", "in_progress"})
 _CLASSES: Final = {
     "AzureOpenAI": "azure.ai.openai",
@@ -75,6 +76,7 @@ class _Options(Protocol):
     url: str
     json_data: object
     extra_json: object
+    post_parser: object
 
 
 class _Client(Protocol):
@@ -137,10 +139,18 @@ def _copying(
 def _request(original: Callable[..., object], begin: Begin) -> Callable[..., object]:
     @wraps(original)
     def request(cast_to: object, options: object, **kwargs: object) -> object:
-        call, asked = begin(options, kwargs)
-        result = original(cast_to, asked, **kwargs)
+        call, asked, hides = begin(options, kwargs)
+        result: object = _NOTHING
+        try:
+            result = original(cast_to, asked, **kwargs)
+        except Exception as error:
+            if not (hides and _rejects_the_option(error)):
+                raise
+            hides = False
+        if result is _NOTHING:
+            result = original(cast_to, options, **kwargs)
         if call is not None:
-            _watch(call, result, options, kwargs, hides=asked is not options)
+            _watch(call, result, options, kwargs, hides=hides)
         return result
 
     return request
@@ -151,10 +161,18 @@ def _async_request(
 ) -> Callable[..., object]:
     @wraps(original)
     async def request(cast_to: object, options: object, **kwargs: object) -> object:
-        call, asked = begin(options, kwargs)
-        result: object = await original(cast_to, asked, **kwargs)
+        call, asked, hides = begin(options, kwargs)
+        result: object = _NOTHING
+        try:
+            result = await original(cast_to, asked, **kwargs)
+        except Exception as error:
+            if not (hides and _rejects_the_option(error)):
+                raise
+            hides = False
+        if result is _NOTHING:
+            result = await original(cast_to, options, **kwargs)
         if call is not None:
-            _watch(call, result, options, kwargs, hides=asked is not options)
+            _watch(call, result, options, kwargs, hides=hides)
         return result
 
     return request
@@ -166,24 +184,31 @@ def _begin(
     is_certain: bool,
     options: object,
     kwargs: Mapping[str, object],
-) -> tuple[Call | None, object]:
-    """Begin the call, if it is one to track; return also the options to send."""
+) -> tuple[Call | None, object, bool]:
+    """Begin the call, if it is one to track.
+
+    Return also the options to send, and whether they ask for a chunk that is to be hidden.
+    """
     try:
         asked = cast("_Options", options)
         path, method = asked.url.partition("?")[0], asked.method.lower()
         is_known = method == "post" and (path in _STREAMED or path in _OTHERS)
         if not is_known and not (method == "get" and path.startswith(_BACKGROUND)):
-            return None, options
+            return None, options, False
         body = asked.json_data
         model = cast("Json", body).get("model") if isinstance(body, Mapping) else None
         call = instrumentation.begin(provider, model, is_certain=is_certain)
-        asks = call is not None and instrumentation.stream_usage and kwargs.get("stream")
-        if asks and _STREAMED.get(path) is StreamedChat:
-            return call, _asking_for_usage(asked)
+        if call is None:
+            return None, options, False
+        if not kwargs.get("stream"):
+            return call, _recording_what_fails_to_parse(asked, call), False
+        if instrumentation.stream_usage and _STREAMED.get(path) is StreamedChat:
+            asking = _asking_for_usage(asked)
+            return call, asking, asking is not asked
     except Exception as error:  # noqa: BLE001  # the caller must never pay for a fault in here
         log_fault(error)
-        return None, options
-    return call, options
+        return None, options, False
+    return call, options, False
 
 
 def _asking_for_usage(options: _Options) -> _Options:
@@ -198,6 +223,38 @@ def _asking_for_usage(options: _Options) -> _Options:
         return options
     changed = copy.copy(options)
     changed.json_data = {**body, "stream_options": {**stream_options, "include_usage": True}}
+    return changed
+
+
+def _rejects_the_option(error: Exception) -> bool:
+    """Return whether the server does not know the option that we, and not the caller, added."""
+    return getattr(error, "status_code", None) in {400, 422} and (
+        "stream_options" in str(error) or "include_usage" in str(error)
+    )
+
+
+def _recording_what_fails_to_parse(options: _Options, call: Call) -> _Options:
+    """Return options whose parser records the response that it refuses, such as a truncated one.
+
+    The caller only gets the parser's error, but has to pay for the tokens.
+    """
+    parse = options.post_parser
+    if not callable(parse):
+        return options
+    settle = _settle_later if options.method.lower() == "get" else _settle
+
+    def post_parser(response: object) -> object:
+        try:
+            return parse(response)
+        except Exception:
+            try:
+                settle(call, response)
+            except Exception as error:  # noqa: BLE001  # the caller gets the parser's error
+                log_fault(error)
+            raise
+
+    changed = copy.copy(options)
+    changed.post_parser = post_parser
     return changed
 
 

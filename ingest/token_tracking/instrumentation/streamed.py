@@ -53,7 +53,7 @@ class StreamedChat:
 
 def usage_is_alone(event: Json) -> bool:
     """Return whether this is the additional chunk that only tells the usage."""
-    return event.get("choices") == [] and event.get("usage") is not None
+    return not event.get("choices") and event.get("usage") is not None
 
 
 class StreamedResponse:

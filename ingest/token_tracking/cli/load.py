@@ -32,6 +32,17 @@ def load_command(
             show_default=False,
         ),
     ] = None,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="The program that wrote the files: litellm (its table LiteLLM_SpendLogs), "
+            "openai-batch (a batch's output file), langfuse (its observations) or otel (OTLP JSON "
+            "lines). --set and --columns override what it says; --columns may name a member of its "
+            "JSON, such as tenant_id=metadata.customer.",
+            show_default=False,
+        ),
+    ] = None,
     constants: Annotated[
         list[str] | None,
         typer.Option(
@@ -111,6 +122,7 @@ def load_command(
     last line has no end.
     """
     from ..loading.cells import columns_of, constants_of, zone_of
+    from ..loading.formats.known import export_of
     from ..loading.load import Load
     from ..loading.plan import Plan
     from ..loading.recorded import Alike
@@ -136,6 +148,7 @@ def load_command(
         source,
         tuple(nulls or ()),
         is_whole=complete is True,
+        export=export_of(export) if export else None,
     )
     sources = [Source.of(path, Format(file_format) if file_format else None) for path in files]
     Target.of()  # report an invalid connection string before reading any file

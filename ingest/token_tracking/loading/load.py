@@ -90,7 +90,7 @@ def slices_of(
     Notes about the file as a whole are added to its report.
     """
     texts = Texts(plan.nulls)
-    with source.open() as lines, Ordinals() as ordinals:
+    with plan.open(source) as lines, Ordinals() as ordinals:
         rows, file.notes = plan.rows(source, lines)
         told = 0
         while chunk := list(islice(rows, MAX_BATCH)):
@@ -101,6 +101,8 @@ def slices_of(
         file.unread = lines.unread
         if lines.blank_rows:
             file.notes.append(f"{lines.blank_rows:,} rows of nothing but empty cells")
+        for what, (count, first) in lines.left_out.items():
+            file.notes.append(f"left out: {count:,} {what}, the first in line {first:,}")
     for name, line in texts.unusual_ids.items():
         file.notes.append(
             f"{name}, line {line}: a UUID in another form than usual (lower case, four dashes): "

@@ -16,6 +16,7 @@ from ..event.kept import keepable
 from ..event.labels import OPERATION_QUERY, TOKEN_TYPE_LLM
 from ..event.rules import occurred_at_of, to_wire
 from .cells import Texts, value_of
+from .formats.export import LONGEST_LINE, event_rows
 from .ordinals import Ordinals
 from .rows import BadRow, csv_header, csv_rows, json_rows, shown_names
 from .source import Format
@@ -23,6 +24,7 @@ from .source import Format
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
+    from .formats.export import Export
     from .rows import Row
     from .source import Lines, Source
 
@@ -78,7 +80,8 @@ class Plan:
     `constants` are values for every row and override the row's own. `timezone` applies to times
     without an offset. `source` distinguishes files that may hold equal rows. `nulls` are the texts
     that mean an empty cell. `is_whole` says that the files are complete, so that a last line
-    without a line end is a row.
+    without a line end is a row. `export` is the program that wrote the files; `columns` then may
+    name any member of its records, and override what it says.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -87,6 +90,7 @@ class Plan:
     source: str = ""
     nulls: Collection[str] = ()
     is_whole: bool = False
+    export: Export | None = None
 
     def check(self, sources: Sequence[Source]) -> None:
         """Check the options and the first line of every file before anything is loaded.
@@ -99,12 +103,23 @@ class Plan:
             message = f"{both[0]} is given by --columns and by --set: leave one out"
             raise LoadError(message)
         for source in sources:
-            if self.columns and source.format is not Format.CSV:
+            if self.columns and source.format is not Format.CSV and self.export is None:
                 message = f"{source.name}: --columns is for CSV, JSON lines use the fields' names"
                 raise LoadError(message)
             if source.can_be_read_again:
-                with source.open() as lines:
-                    self.rows(source, lines)
+                with self.open(source) as lines:
+                    rows = self.rows(source, lines).rows
+                    if self.export is not None:
+                        next(rows, None)  # which tells whether it is such an export
+
+    def open(self, source: Source) -> Lines:
+        """Open a source, as a context manager.
+
+        Raises:
+            LoadError: it cannot be opened, or is not UTF-8 text.
+
+        """
+        return source.open() if self.export is None else source.open(LONGEST_LINE)
 
     def rows(self, source: Source, lines: Lines) -> PlannedRows:
         """Return the rows of an opened source, with their values by field.
@@ -113,9 +128,10 @@ class Plan:
             LoadError: the source cannot be loaded.
 
         """
+        if self.export is not None:
+            return self._exported_rows(self.export, source, lines)
         if source.format is not Format.CSV:
-            rows = json_rows(lines, is_whole=self.is_whole)
-            return PlannedRows(rows, ["it is empty"] if lines.is_empty else [])
+            return PlannedRows(json_rows(lines, is_whole=self.is_whole), _empty(lines))
         header = csv_header(lines)
         columns = self._columns_of(source.name, header)
         rows = csv_rows(lines, header, columns, is_whole=self.is_whole)
@@ -125,6 +141,32 @@ class Plan:
         if "occurred_at" not in columns and "occurred_at" not in self.constants:
             notes.append("no occurred_at: these events count at the time when they are loaded")
         return PlannedRows(rows, notes)
+
+    def _exported_rows(self, export: Export, source: Source, lines: Lines) -> PlannedRows:
+        if not (export.has_tenant or "tenant_id" in {*self.columns, *self.constants}):
+            raise _no_tenant(source.name)
+        if source.format is Format.CSV:
+            rows = self._exported_csv_rows(export, lines)
+        else:
+            rows = json_rows(lines, is_whole=self.is_whole, may_be_arrays=True)
+        events = event_rows(export, rows, lines, self.columns, self.constants.keys())
+        return PlannedRows(events, _empty(lines))
+
+    def _exported_csv_rows(self, export: Export, lines: Lines) -> Iterator[Row | BadRow]:
+        if not export.is_csv:
+            message = f"{lines.name}: {export.name} does not write CSV: say --format jsonl"
+            raise LoadError(message)
+        header = csv_header(lines)
+        for field_name, path in self.columns.items():
+            if not any(path == name or path.startswith(f"{name}.") for name in header if name):
+                message = (
+                    f"{lines.name} has no column {path!r} for {field_name}; "
+                    f"its header is: {shown_names(header)}"
+                )
+                raise LoadError(message, line=1)
+        once = [name for name in header if name and header.count(name) == 1]
+        columns = {name: name for name in (*once, *export.names)}
+        return csv_rows(lines, header, columns, is_whole=self.is_whole)
 
     def events(
         self, source: Source, rows: Sequence[Row | BadRow], ordinals: Ordinals, texts: Texts
@@ -138,7 +180,7 @@ class Plan:
         """
         now = datetime.now(UTC)
         constants = self.constants
-        typed = _TYPED if source.format is Format.CSV else _TYPED[:1]
+        typed = _TYPED if source.format is Format.CSV or self.export else _TYPED[:1]
         typed = tuple(name for name in typed if name not in constants)
         known = {name: texts.known[name] for name in TEXT_FIELDS if name not in constants}
         for row, key in zip(rows, self._keys(rows, ordinals, texts), strict=True):
@@ -185,7 +227,7 @@ class Plan:
 
         """
         texts = Texts(self.nulls)
-        with source.open() as lines, Ordinals() as ordinals:
+        with self.open(source) as lines, Ordinals() as ordinals:
             rows, _ = self.rows(source, lines)
             while chunk := list(islice(rows, MAX_BATCH)):
                 for event in self.events(source, chunk, ordinals, texts):
@@ -209,11 +251,7 @@ class Plan:
         }
         told = columns.keys() | self.constants.keys()
         if "tenant_id" not in told:
-            message = (
-                f"{name} says no tenant_id: name its column with --columns tenant_id=..., "
-                "or give --set tenant_id=... for all rows"
-            )
-            raise LoadError(message)
+            raise _no_tenant(name)
         if told.isdisjoint(("tokens", *PARTS["tokens"])):
             message = (
                 f"{name} says no tokens: name their columns with "
@@ -251,6 +289,17 @@ class Plan:
             None if text is None else sha256(b"%b#%d" % (text, next(counted))).hexdigest()
             for text in texts
         ]
+
+
+def _no_tenant(name: str) -> LoadError:
+    return LoadError(
+        f"{name} says no tenant_id: name its column with --columns tenant_id=..., "
+        "or give --set tenant_id=... for all rows"
+    )
+
+
+def _empty(lines: Lines) -> list[str]:
+    return ["it is empty"] if lines.is_empty else []
 
 
 def _reason(reason: str, given: Mapping[str, object]) -> str:

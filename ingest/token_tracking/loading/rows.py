@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from ..errors import LoadError
 from ..event.values import kind_of
-from .source import LONGEST_LINE, LineTooLongError
+from .source import LineTooLongError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,11 +39,14 @@ class BadRow(NamedTuple):
     reason: str
 
 
-def json_rows(lines: Lines, *, is_whole: bool) -> Iterator[Row | BadRow]:
+def json_rows(
+    lines: Lines, *, is_whole: bool, may_be_arrays: bool = False
+) -> Iterator[Row | BadRow]:
     """Yield the objects of JSON lines; empty lines and null fields count as absent.
 
     A last line without a line end is a row if it is a complete object, since no prefix of an object
-    is one. Anything else is left unread unless the file `is_whole`.
+    is one. Anything else is left unread unless the file `is_whole`. If lines `may_be_arrays`, the
+    objects in them are rows, too.
     """
     while True:
         lines.begin()
@@ -52,7 +55,7 @@ def json_rows(lines: Lines, *, is_whole: bool) -> Iterator[Row | BadRow]:
         except StopIteration:
             return
         except LineTooLongError as error:
-            yield _too_long(lines.number, error)
+            yield _too_long(lines, error)
             continue
         text = line.strip(_BLANK)
         if not text:
@@ -72,13 +75,16 @@ def json_rows(lines: Lines, *, is_whole: bool) -> Iterator[Row | BadRow]:
         except (RecursionError, ValueError):
             yield BadRow(lines.number, text, "line: JSON beyond all limits; must be an object")
             continue
-        if isinstance(value, dict):
-            fields = cast("dict[str, object]", value)
-            yield Row(
-                lines.number, {name: field for name, field in fields.items() if field is not None}
-            )
-        else:
-            yield BadRow(lines.number, text, f"line: {kind_of(value)}; must be an object")
+        values: list[object] = [value]
+        if may_be_arrays and isinstance(value, list):
+            values = cast("list[object]", value)
+        for each in values:
+            if isinstance(each, dict):
+                fields = cast("dict[str, object]", each)
+                present = {name: field for name, field in fields.items() if field is not None}
+                yield Row(lines.number, present)
+            else:
+                yield BadRow(lines.number, text, f"line: {kind_of(each)}; must be an object")
 
 
 def csv_header(lines: Lines) -> list[str]:
@@ -153,7 +159,7 @@ def _csv_records(
     lines: Lines, *, is_whole: bool = True
 ) -> Iterator[tuple[int, list[str]] | BadRow]:
     """Yield the cells of each record with its first line."""
-    csv.field_size_limit(LONGEST_LINE)  # global; the default refuses long prompts
+    csv.field_size_limit(lines.longest)  # global; the default refuses long prompts
     reader = csv.reader(lines, strict=True)
     taken = lines.taken
     while True:
@@ -171,7 +177,7 @@ def _csv_records(
             yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
             continue
         except LineTooLongError as error:
-            yield _too_long(lines.number, error)
+            yield _too_long(lines, error)
             if lines.taken:
                 yield BadRow(line, lines.put_back_all_but_first(), _BROKEN_QUOTES)
             continue
@@ -186,6 +192,6 @@ def _is_blank(cells: Sequence[str]) -> bool:
     return not cells[0].strip(_BLANK) and not any(cell.strip() for cell in cells[1:])
 
 
-def _too_long(line: int, error: LineTooLongError) -> BadRow:
-    reason = f"line: longer than {LONGEST_LINE} characters; must be shorter"
-    return BadRow(line, error.start[:KEPT_OF_A_LONG_LINE], reason)
+def _too_long(lines: Lines, error: LineTooLongError) -> BadRow:
+    reason = f"line: longer than {lines.longest} characters; must be shorter"
+    return BadRow(lines.number, error.start[:KEPT_OF_A_LONG_LINE], reason)

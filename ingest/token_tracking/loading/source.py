@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 STDIN: Final = "-"
 LONGEST_LINE: Final = 1024 * 1024  # characters, far more than a valid event can have
 _NOT_TEXT: Final = {
-    b"\x1f\x8b": "is compressed: gzip -dc FILE | token-tracking load - --format csv",
+    b"\x1f\x8b": "is compressed: gzip -dc FILE | token-tracking load - --format csv (or jsonl)",
     b"\xff\xfe": "is UTF-16 text: iconv -f UTF-16 -t UTF-8 FILE > UTF8_FILE",
     b"\xfe\xff": "is UTF-16 text: iconv -f UTF-16 -t UTF-8 FILE > UTF8_FILE",
     b"PK\x03\x04": "is a zip or Excel file: save it as CSV in UTF-8",
@@ -102,8 +102,11 @@ class Source:
         """Return its size in bytes; None if it is unknown before the end."""
         return Path(self.path).stat().st_size if self.can_be_read_again else None
 
-    def open(self) -> Lines:
+    def open(self, longest_line: int = LONGEST_LINE) -> Lines:
         """Open it, as a context manager.
+
+        Args:
+            longest_line: the limit of a line's length, in characters.
 
         Raises:
             LoadError: the file cannot be opened, or is not UTF-8 text.
@@ -114,7 +117,7 @@ class Source:
         except OSError as error:
             raise _unreadable(self.name, error) from error
         try:
-            return Lines(self.name, file)
+            return Lines(self.name, file, longest_line)
         except OSError as error:
             file.close()
             raise _unreadable(self.name, error) from error
@@ -146,11 +149,14 @@ class Lines:
     Bytes that are not UTF-8 become lone surrogates, so that the rules refuse only their row.
     """
 
-    def __init__(self, name: str, file: io.FileIO) -> None:
+    def __init__(self, name: str, file: io.FileIO, longest: int = LONGEST_LINE) -> None:
         self.name = name
+        self.longest = longest  # characters of a line
         self.number = 0  # of the line read last, 1-based
         self.has_ended = False  # as of the last attempt to read a line
         self.blank_rows = 0
+        self.left_out: dict[str, tuple[int, int]] = {}
+        """Of an export, by the reason why they are no usage: how many records, the first line."""
         self.unread: int | None = None  # the line from which on the file may still be written
         self._counted = _Counted(file)
         buffer = io.BufferedReader(self._counted, 256 * 1024)
@@ -169,6 +175,11 @@ class Lines:
     def bytes_taken(self) -> int:
         """Return how many bytes were read, including those read ahead."""
         return self._counted.taken
+
+    def leave_out(self, what: str, line: int) -> None:
+        """Count a record that is no usage."""
+        count, first = self.left_out.get(what, (0, line))
+        self.left_out[what] = count + 1, first
 
     def __enter__(self) -> Self:
         return self
@@ -219,12 +230,12 @@ class Lines:
 
     def _read(self) -> str:
         try:
-            line = self._text.readline(LONGEST_LINE)
-            if len(line) < LONGEST_LINE or line[-1] in "\r\n":
+            line = self._text.readline(self.longest)
+            if len(line) < self.longest or line[-1] in "\r\n":
                 return line
             rest = line
             while rest and rest[-1] not in "\r\n":
-                rest = self._text.readline(LONGEST_LINE)
+                rest = self._text.readline(self.longest)
         except OSError as error:
             raise _unreadable(self.name, error) from error
         self.number += 1

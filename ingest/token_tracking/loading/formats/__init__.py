@@ -1,0 +1,1 @@
+"""What other programs export: for each of them, how its records become usage events."""

@@ -33,7 +33,7 @@ _FIELDS: Final = (
 class Source(NamedTuple):
     """Where a response comes from, as far as the request and the HTTP headers tell."""
 
-    provider: str
+    provider: str | None
     model: str | None = None
     response_id: str | None = None
 

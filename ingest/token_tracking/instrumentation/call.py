@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 logger = SafeLogger(__name__)
 
 _NO_TENANT: Final = (
-    "a call of an instrumented client has no tenant, and its usage is kept as a rejection "
-    "(said once): enclose calls in usage_context(tenant_id=...) or pass tenant_id to instrument"
+    "a tracked call of a model has no tenant, and its usage is kept as a rejection (said once): "
+    "enclose calls in usage_context(tenant_id=...) or pass tenant_id to what tracks them"
 )
 _said: Final[set[str]] = set()
 
@@ -44,7 +44,7 @@ class Instrumentation:
 
     def begin(
         self,
-        provider: str,
+        provider: str | None,
         model: object = None,
         *,
         is_certain: bool = True,
@@ -110,13 +110,14 @@ class Call:
         if not self._settles():
             return
         self._tracker.note(Noted.WITHOUT_USAGE)
-        said = f"without usage: {self.source.provider}"
+        provider = self.source.provider or "an unknown provider"
+        said = f"without usage: {provider}"
         if said not in _said:
             _said.add(said)
             logger.warning(
                 "a response of %s does not tell its usage, it is recorded with 0 tokens and "
                 "metadata.usage 'missing' (said once)",
-                self.source.provider,
+                provider,
             )
         self._submit(response, "missing")
 

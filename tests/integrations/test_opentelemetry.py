@@ -172,9 +172,9 @@ def test_whose_call_it_is(tracker: UsageTracker, recorded: Recorded):
 
 
 def test_a_span_of_nobody_is_counted_and_kept(emptied: Database, recorded: Recorded):
-    with tracing(TokenTrackingSpanProcessor(tracker=recorded.tracker)) as tracer:
-        with tracer.start_as_current_span("chat") as span:
-            span.set_attributes(NEW)
+    processor = TokenTrackingSpanProcessor(tracker=recorded.tracker)
+    with tracing(processor) as tracer, tracer.start_as_current_span("chat") as span:
+        span.set_attributes(NEW)
     assert recorded.events() == []
     stats = recorded.tracker.stats()
     assert (stats.without_tenant, stats.rejected) == (1, 1)
@@ -205,9 +205,12 @@ def test_a_failed_call_that_tells_usage_counts(tracer: Tracer, recorded: Recorde
 def test_spans_that_are_not_sampled_are_not_seen(tracker: UsageTracker, recorded: Recorded):
     """A limit that the documents tell."""
     processor = TokenTrackingSpanProcessor(tenant_id="acme", tracker=tracker)
-    with tracing(processor, sampler=ALWAYS_OFF) as tracer:
-        with usage_context(tenant_id="acme"), tracer.start_as_current_span("chat") as span:
-            span.set_attributes(NEW)
+    with (
+        tracing(processor, sampler=ALWAYS_OFF) as tracer,
+        usage_context(tenant_id="acme"),
+        tracer.start_as_current_span("chat") as span,
+    ):
+        span.set_attributes(NEW)
     assert recorded.events() == []
     assert processor._open == {}
 
@@ -217,9 +220,9 @@ def test_what_others_export_is_unchanged(tracker: UsageTracker, recorded: Record
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(TokenTrackingSpanProcessor(tracker=tracker))
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    with usage_context(tenant_id="acme"):
-        with provider.get_tracer("test").start_as_current_span("chat") as span:
-            span.set_attributes(NEW)
+    tracer = provider.get_tracer("test")
+    with usage_context(tenant_id="acme"), tracer.start_as_current_span("chat") as span:
+        span.set_attributes(NEW)
     [exported] = exporter.get_finished_spans()
     assert json.loads(exported.to_json())["attributes"] == NEW
     assert recorded.event() == EVENT

@@ -15,6 +15,10 @@ from tests.support.databases import Database
 from tests.support.provider_server import provider_server
 
 EXAMPLES = ROOT / "examples"
+BY_TENANT = """
+    select tenant_id, sum(tokens)::int, operation from token_tracking_raw.usage_events
+    group by 1, 3 order by 1
+"""
 TOTAL = "select count(*)::int, sum(tokens)::int from token_tracking_raw.usage_events"
 
 
@@ -90,16 +94,17 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.xdist_group("instrumentation")
-def test_a_service_with_an_instrumented_client(database: Database):
+def asking(database: Database, *arguments: str) -> list[str]:
+    """Run Python with a client of a local server in OpenAI's form; return the lines it prints."""
     for server in provider_server():
         done = subprocess.run(
-            [sys.executable, "-c", ASK],
+            [sys.executable, *arguments],
             env={
                 "PYTHONPATH": ":".join([str(EXAMPLES), *sys.path]),
                 "TOKEN_TRACKING_DSN": database.url,
                 "OPENAI_BASE_URL": f"{server.url}/v1",
                 "OPENAI_API_KEY": "-",
+                "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             },
             check=True,
             capture_output=True,
@@ -107,12 +112,31 @@ def test_a_service_with_an_instrumented_client(database: Database):
             timeout=60,
         )
     assert done.stderr == ""
-    assert done.stdout.splitlines() == [
+    return done.stdout.splitlines()
+
+
+@pytest.mark.xdist_group("instrumentation")
+def test_a_service_with_an_instrumented_client(database: Database):
+    assert asking(database, "-c", ASK) == [
         '"Hello world!"',
         "Hello world!",
         "{'cut_streams': 0, 'without_usage': 0, 'without_tenant': 0}",
     ]
-    rows = (
-        "select tenant_id, tokens::int, operation from token_tracking_raw.usage_events order by 1"
-    )
-    assert database.rows(rows) == [("acme", 130, "chat"), ("zeta", 130, "chat")]
+    assert database.rows(BY_TENANT) == [("acme", 130, "chat"), ("zeta", 130, "chat")]
+
+
+@pytest.mark.xdist_group("instrumentation")
+def test_a_script_with_litellm(database: Database):
+    assert asking(database, str(EXAMPLES / "litellm_callback.py")) == ["Hello world!"] * 2
+    assert database.rows(BY_TENANT) == [("acme", 130, "chat"), ("zeta", 130, "chat")]
+
+
+@pytest.mark.xdist_group("instrumentation")
+def test_a_service_with_spans(database: Database):
+    assert asking(database, str(EXAMPLES / "opentelemetry_spans.py")) == ["Hello world!"]
+    assert database.rows(BY_TENANT) == [("acme", 130, "chat")]
+
+
+def test_a_chain_of_langchain(database: Database):
+    run("langchain_handler.py", database)
+    assert database.rows(BY_TENANT) == [("acme", 24, "chat"), ("zeta", 12, "chat")]

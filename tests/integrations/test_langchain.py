@@ -370,7 +370,7 @@ def test_what_a_cut_stream_has_told_counts(
 def test_the_output_of_the_model_tells_it_if_no_message_does(
     client: OpenAI, handler: TokenTrackingCallbackHandler, recorded: Recorded
 ):
-    ChatModel(client=client, tells=False).invoke("x", {"callbacks": [handler]})
+    ChatModel(client=client, tells=False).invoke("x", {"callbacks": [handler, handler]})
     event = recorded.event()
     assert event.pop("idempotency_key")
     assert event == {name: value for name, value in EVENT.items() if name != "service_tier"}
@@ -380,11 +380,14 @@ def test_prompts_that_share_a_request_count_once(
     handler: TokenTrackingCallbackHandler, recorded: Recorded
 ):
     model = Completions()
-    model.batch(["a", "b", "c"], {"callbacks": [handler]})
+    with usage_context(agent_id="context"):
+        model.batch(["a", "b", "c"], {"callbacks": [handler], "metadata": {"tenant_id": "zeta"}})
     assert len(model.requests) == 1
     event = recorded.event()
     assert (event["tokens"], event["model"]) == (130, "gpt-3.5-turbo-instruct")
-    assert recorded.tracker.stats().without_usage == 0
+    assert (event["tenant_id"], event["agent_id"]) == ("zeta", "context")
+    stats = recorded.tracker.stats()
+    assert (stats.recorded, stats.without_usage, stats.refused) == (1, 0, 0)
 
 
 def test_a_response_without_usage_is_counted(

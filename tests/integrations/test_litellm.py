@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ pytestmark = [
     # LiteLLM's own; as errors, they would become failures of its streams.
     pytest.mark.filterwarnings("ignore:.* using the `ReadOnly` qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
 EVENT = KINDS | {
@@ -124,6 +126,7 @@ def use(provider_server: ProviderServer) -> Iterator[Callable[..., TokenTracking
     yield registered
     litellm.logging_callback_manager._reset_all_callbacks()
     litellm.cache = None
+    gc.collect()  # LiteLLM leaves event loops open: their warning must not come in another test
 
 
 @pytest.fixture

@@ -387,7 +387,7 @@ def test_prompts_that_share_a_request_count_once(
     assert (event["tokens"], event["model"]) == (130, "gpt-3.5-turbo-instruct")
     assert (event["tenant_id"], event["agent_id"]) == ("zeta", "context")
     stats = recorded.tracker.stats()
-    assert (stats.recorded, stats.without_usage, stats.refused) == (1, 0, 0)
+    assert (stats.recorded, stats.rejected, stats.without_usage) == (1, 0, 0)
 
 
 def test_a_response_without_usage_is_counted(

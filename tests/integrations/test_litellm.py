@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -32,7 +31,6 @@ pytestmark = [
     # LiteLLM's own; as errors, they would become failures of its streams.
     pytest.mark.filterwarnings("ignore:.* using the `ReadOnly` qualifier:UserWarning"),
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211"),
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
 ]
 
 EVENT = KINDS | {
@@ -123,10 +121,13 @@ def use(provider_server: ProviderServer) -> Iterator[Callable[..., TokenTracking
         litellm.callbacks = [logger]
         return logger
 
+    loop = asyncio.new_event_loop()  # streams would make one, and leave it open
+    asyncio.set_event_loop(loop)
     yield registered
     litellm.logging_callback_manager._reset_all_callbacks()
     litellm.cache = None
-    gc.collect()  # LiteLLM leaves event loops open: their warning must not come in another test
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.fixture

@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 
+import cohere
+import httpx
+import ollama
 import pytest
 
 import token_tracking
 from tests.support.instrumented import KINDS, Recorded
-from tests.support.provider_server import GEMINI_USAGE, OPENAI_USAGE
+from tests.support.provider_server import GEMINI_USAGE, OPENAI_USAGE, ProviderServer
 from token_tracking import (
     InvalidUsageError,
+    UsageNotFoundError,
     UsageTracker,
     make_idempotency_key,
     track_response,
     track_response_sync,
     usage_context,
+    usage_of,
 )
 
 CHAT = {
@@ -41,6 +47,16 @@ EVENT = KINDS | {
     "cache_read_tokens": 60,
     "cache_write_tokens": 10,
     "reasoning_tokens": 12,
+}
+# Of libraries that tell no kinds.
+COUNTS = {
+    "tenant_id": "acme",
+    "token_type": "llm",
+    "operation": "query",
+    "metadata": {},
+    "tokens": 130,
+    "input_tokens": 100,
+    "output_tokens": 30,
 }
 REJECTIONS = "select payload, reason from token_tracking_raw.usage_event_rejections"
 
@@ -143,3 +159,57 @@ def test_the_functions_are_those_of_the_default_tracker():
         parameters = list(inspect.signature(method).parameters.values())[1:]
         assert list(inspect.signature(function).parameters.values()) == parameters
     assert {"track_response", "track_response_sync"} <= set(token_tracking.__all__)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "stream"])
+def test_responses_of_coheres_library(
+    provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded, is_streamed: bool
+):
+    messages = [{"role": "user", "content": "u1"}]
+    with cohere.ClientV2(api_key="-", base_url=provider_server.url) as client:
+        if is_streamed:
+            *_, response = client.chat_stream(model="command-a", messages=messages)
+        else:
+            response = client.chat(model="command-a", messages=messages)
+    # Its responses do not name the model.
+    assert tracker.track_response_sync(response, tenant_id="acme", model="command-a")
+    assert tracker.track_response_sync(response, tenant_id="acme", model="command-a")
+    assert recorded.event() == COUNTS | {
+        "idempotency_key": make_idempotency_key("cohere", "cohere-u1"),
+        "provider": "cohere",
+        "model": "command-a",
+    }  # of what is billed
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "stream"])
+def test_responses_of_ollamas_library(
+    provider_server: ProviderServer, tracker: UsageTracker, recorded: Recorded, is_streamed: bool
+):
+    messages = [{"role": "user", "content": "u1"}]
+    with ollama.Client(host=provider_server.url) as client:
+        response = client.chat(model="llama3.3", messages=messages, stream=is_streamed)
+        if is_streamed:
+            *_, response = response
+    assert tracker.track_response_sync(response, tenant_id="acme")
+    event = recorded.event()
+    assert event.pop("idempotency_key")  # of its own: the responses have no id
+    assert event == COUNTS | {"provider": "ollama", "model": "llama3.3"}
+
+
+def test_a_stream_that_is_cut_tells_no_usage(provider_server: ProviderServer):
+    """Of libraries whose clients are not instrumented: what was read last has none."""
+    messages = [{"role": "user", "content": "u1"}]
+    last: list[object] = []
+    with (
+        cohere.ClientV2(api_key="-", base_url=provider_server.url) as of_cohere,
+        ollama.Client(host=provider_server.url) as of_ollama,
+    ):
+        for stream in (
+            of_cohere.chat_stream(model="cut", messages=messages),
+            of_ollama.chat(model="cut", messages=messages, stream=True),
+        ):
+            with suppress(httpx.RemoteProtocolError):
+                for chunk in stream:
+                    last[:] = [chunk]
+            with pytest.raises(UsageNotFoundError):
+                usage_of(last.pop())

@@ -66,6 +66,11 @@ GEMINI_USAGE: Json = {
     "thoughtsTokenCount": 12,
     "totalTokenCount": 130,
 }
+COHERE_USAGE: Json = {
+    "billed_units": {"input_tokens": 100.0, "output_tokens": 30.0},
+    "tokens": {"input_tokens": 140.0, "output_tokens": 32.0},
+}
+OLLAMA_COUNTS: Json = {"prompt_eval_count": 100, "eval_count": 30}
 CONVERSE_USAGE: Json = {
     "inputTokens": 30,
     "outputTokens": 30,
@@ -171,6 +176,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self._events(_message_events(model, prompt), model, named=True)
             else:
                 self._whole(_message(model, prompt))
+        elif path == "/v2/chat":
+            if streams:
+                self._events(_cohere_events(prompt), model)
+            else:
+                self._whole(_cohere(prompt))
+        elif path == "/api/chat":
+            lines = _ollama_lines(model)
+            if streams:
+                parts = [json.dumps(line).encode() + b"\n" for line in lines]
+                self._streamed(parts, model, "application/x-ndjson", {})
+            else:
+                message = {"role": "assistant", "content": "".join(WORDS)}
+                self._whole(lines[-1] | {"message": message})
         elif path.endswith("/count_tokens"):
             self._whole({"input_tokens": 5})
         elif path.endswith(":generateContent"):
@@ -503,6 +521,42 @@ def _content_chunks(model: str, prompt: str) -> list[Json]:
         blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": usage}
         return [blocked | {"responseId": prompt, "modelVersion": model}]
     return chunks
+
+
+def _cohere(prompt: str) -> Json:
+    return {
+        "id": f"cohere-{prompt}",
+        "finish_reason": "COMPLETE",
+        "message": {
+            "role": "assistant",
+            "content": [{"type": "text", "text": "".join(WORDS)}],
+        },
+        "usage": COHERE_USAGE,
+    }
+
+
+def _cohere_events(prompt: str) -> list[Json]:
+    deltas: list[Json] = [{"message": {"content": {"text": word}}} for word in WORDS]
+    message: Json = {"role": "assistant", "content": [], "tool_plan": "", "tool_calls": []}
+    message |= {"citations": []}
+    return [
+        {"type": "message-start", "id": f"cohere-{prompt}", "delta": {"message": message}},
+        *[{"type": "content-delta", "index": 0, "delta": delta} for delta in deltas],
+        {
+            "type": "message-end",
+            "id": f"cohere-{prompt}",
+            "delta": {"finish_reason": "COMPLETE", "usage": COHERE_USAGE},
+        },
+    ]
+
+
+def _ollama_lines(model: str) -> list[Json]:
+    base: Json = {"model": model, "created_at": "2026-11-30T08:00:00Z", "done": False}
+    said: list[Json] = [
+        base | {"message": {"role": "assistant", "content": word}} for word in WORDS
+    ]
+    end: Json = {"message": {"role": "assistant", "content": ""}, "done": True}
+    return [*said, base | end | OLLAMA_COUNTS]
 
 
 def _converse(model: str) -> Json:

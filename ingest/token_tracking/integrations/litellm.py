@@ -107,7 +107,7 @@ class TokenTrackingLogger(CustomLogger):
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         known = {_CALLER, *_PROXY_NAMES}
         unknown = [name for name in proxy_tenant if name not in known]
-        if unknown or isinstance(proxy_tenant, str):
+        if unknown:
             message = (
                 f"TokenTrackingLogger: proxy_tenant={proxy_tenant!r}; "
                 f"must be a sequence of names among {', '.join(sorted(known))}"

@@ -105,6 +105,8 @@ def asking(database: Database, *arguments: str) -> list[str]:
                 "OPENAI_BASE_URL": f"{server.url}/v1",
                 "OPENAI_API_KEY": "-",
                 "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+                # LiteLLM imports for seconds while the first event is written.
+                "TOKEN_TRACKING_MAX_WAIT": "60",
             },
             check=True,
             capture_output=True,

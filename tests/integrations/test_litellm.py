@@ -164,6 +164,7 @@ def test_a_completion_of_anthropic(calls: Calls, recorded: Recorded):
     assert {name: event[name] for name in KINDS} == KINDS
     assert (event["cache_read_tokens"], event["cache_write_tokens"]) == (60, 10)
     assert event["cache_write_long_tokens"] == 7
+    assert event["service_tier"] == "priority"
 
 
 def test_a_stream_that_tells_its_usage_unasked(calls: Calls, recorded: Recorded):
@@ -382,6 +383,28 @@ def test_whose_call_through_the_proxy_it_is(
     event = recorded.event()
     told = (event["tenant_id"], event.get("agent_id"), event["conversation_id"])
     assert told == (tenant, agent, "s-1")
+
+
+def test_the_model_is_not_the_name_that_the_proxy_gives_it(
+    use: Any, tracker: UsageTracker, recorded: Recorded
+):
+    """The proxy writes its name of a model into the response before it calls the hooks."""
+    import litellm
+
+    logger = use(tenant_id="acme", tracker=tracker)
+    at = datetime.now(UTC)
+    usage = {"prompt_tokens": 8, "total_tokens": 8}
+    response = litellm.EmbeddingResponse(model="mine", data=[], usage=litellm.Usage(**usage))
+    details = {
+        "call_type": "aembedding",
+        "custom_llm_provider": "openai",
+        "litellm_call_id": "call-2",
+        "model": "text-embedding-3-small",
+        "standard_logging_object": {"model_group": "mine"},
+    }
+    logger.log_success_event(details, response, at, at)
+    event = recorded.event()
+    assert (event["model"], event["token_type"]) == ("text-embedding-3-small", "embedding")
 
 
 def test_the_proxy_finds_its_logger():

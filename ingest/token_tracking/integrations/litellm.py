@@ -201,9 +201,9 @@ class TokenTrackingLogger(CustomLogger):
         if is_cut:
             call.cut({"id": call_id})
         elif _tells_usage(kwargs, provider, response):
-            call.answered(_as_served(response))
+            call.answered(_as_served(response, kwargs))
         else:
-            call.answered_without_usage({"id": call_id, "model": _served_model(response)})
+            call.answered_without_usage({"id": call_id, "model": _served_model(response, kwargs)})
 
     def _ids(self, kwargs: Json, log: Json) -> dict[str, object]:
         parameters = _members(kwargs, "litellm_params")
@@ -252,23 +252,32 @@ def _tells_usage(kwargs: Json, provider: str | None, response: object) -> bool:
     )
 
 
-def _as_served(response: object) -> object:
-    """Return the response with the model that answered; a stream's has the one that was asked."""
-    model = _served_model(response)
-    if member(response, "choices") is None or model is None:
+def _as_served(response: object, kwargs: Json) -> object:
+    """Return the response with the model and the tier that answered."""
+    usage = member(response, "usage")
+    if usage is None:
         return response
     return {
         "id": member(response, "id"),
-        "model": model,
-        "choices": (),
-        "usage": member(response, "usage"),
-        "service_tier": member(response, "service_tier"),
+        "model": _served_model(response, kwargs),
+        "choices": member(response, "choices"),
+        "data": member(response, "data"),
+        "usage": usage,
+        "service_tier": first(member(response, "service_tier"), member(usage, "service_tier")),
     }
 
 
-def _served_model(response: object) -> object:
-    hidden = member(response, "_hidden_params")
-    return first(member(hidden, "provider_response_model"), member(response, "model"))
+def _served_model(response: object, kwargs: Json) -> object:
+    """Return the model that answered, not the name that the proxy's clients know it by.
+
+    The proxy writes that name into the response, and a stream's response has the one that was
+    asked.
+    """
+    served = member(member(response, "_hidden_params"), "provider_response_model")
+    named = member(response, "model")
+    group = _members(kwargs, "standard_logging_object").get("model_group")
+    asked = kwargs.get("model") if named == group else None
+    return first(served, asked, named)
 
 
 def _started(log: Json, start_time: object) -> datetime:

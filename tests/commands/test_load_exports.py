@@ -168,9 +168,8 @@ def test_litellm_spend_logs_as_csv(database, tmp_path):
     ("change", "tenant"),
     [
         ({}, "acme"),
-        ({"team_id": None, "end_user": "customer-7"}, "customer-7"),
-        ({"team_id": "", "end_user": ""}, "default_user_id"),
-        ({"team_id": None, "end_user": None, "user": ""}, "88dc28"),
+        ({"team_id": None, "end_user": "written by the client"}, "default_user_id"),
+        ({"team_id": "", "user": ""}, "88dc28"),
     ],
 )
 def test_the_tenant_of_litellm_spend_logs(database, write, change, tenant):

@@ -354,6 +354,9 @@ PROXY = {
 PROXIED = [
     ({}, {}, "team", None),
     ({}, {"user_api_key_team_id": None}, "user", None),
+    # A client writes it into the request.
+    ({}, {"user_api_key_team_id": None, "user_api_key_end_user_id": "victim"}, "user", None),
+    ({"proxy_tenant": ("end_user",)}, {"user_api_key_end_user_id": "named"}, "named", None),
     ({}, {"user_api_key_team_id": None, "user_api_key_user_id": ""}, "hash", None),
     ({"proxy_tenant": ("key_alias",)}, {}, "alias", None),
     ({"proxy_tenant": ("org_id", "team_id")}, {"user_api_key_org_id": None}, "team", None),

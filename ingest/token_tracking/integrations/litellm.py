@@ -101,7 +101,7 @@ class TokenTrackingLogger(CustomLogger):
         conversation_id: str | UUID | None = None,
         collection_id: str | UUID | None = None,
         operation: str | None = None,
-        proxy_tenant: Sequence[str] = ("team_id", "end_user", "user", "api_key"),
+        proxy_tenant: Sequence[str] = ("team_id", "user", "api_key"),
         tracker: UsageTracker | None = None,
     ) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]

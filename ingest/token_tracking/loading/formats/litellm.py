@@ -66,7 +66,7 @@ def _event_of(row: Mapping[str, object]) -> dict[str, object] | LeftOut:
     return event_of_usage(
         usage._replace(provider=provider),
         idempotency_key=litellm_key(provider, call_id.removesuffix(_BACKGROUND), _started(row)),
-        tenant_id=first_at(row, "team_id", "end_user", "user", "api_key"),
+        tenant_id=first_at(row, "team_id", "user", "api_key"),
         agent_id=first_at(row, "agent_id"),
         conversation_id=first_at(row, "session_id"),
         occurred_at=instant(row.get("startTime")),

@@ -9,6 +9,7 @@ from ..errors import InvalidUsageError
 from ..event.kept import keepable
 from ..event.keys import make_idempotency_key, new_event_key
 from ..event.values import kind_of
+from ..responses.usage import usage_of
 from .calls import event_of_call, in_context
 from .requests import RejectionRequest
 
@@ -44,7 +45,7 @@ def response_request(
     """Make the event of a response; `given` holds the call's arguments that are no counts."""
     fields = in_context(given)
     try:
-        usage = _read(response, provider, model)
+        usage = usage_of(response, provider=provider, model=model)
     except InvalidUsageError as error:
         return _rejection(response, fields, error)
     return event_of_call(_event(usage, fields))
@@ -64,7 +65,7 @@ def instrumented_request(
     tells is recorded. `source` names what it may leave out.
     """
     try:
-        usage = _read(response, provider, None)
+        usage = usage_of(response, provider=provider)
     except InvalidUsageError as error:
         if lack is None:
             return _rejection(response, given, error)
@@ -82,12 +83,6 @@ def instrumented_request(
     if isinstance(request, RejectionRequest):
         request.is_told = given.get("tenant_id") is None
     return request
-
-
-def _read(response: object, provider: str | None, model: str | None) -> ResponseUsage:
-    from ..responses.usage import usage_of
-
-    return usage_of(response, provider=provider, model=model)
 
 
 def _event(usage: ResponseUsage, given: Mapping[str, object]) -> dict[str, object]:

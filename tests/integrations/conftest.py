@@ -1,35 +1,10 @@
-"""A server in the form of each provider, and a tracker on an empty database."""
+"""The fixtures of all tests of adapters."""
 
-from __future__ import annotations
+from tests.support.tracked_providers import (
+    provider_server,
+    recorded,
+    session_server,
+    tracker,
+)
 
-from collections.abc import Iterator
-
-import pytest
-
-from tests.support.databases import Database
-from tests.support.instrumented import Recorded
-from tests.support.provider_server import ProviderServer, provider_server
-from token_tracking import UsageTracker
-
-
-@pytest.fixture(scope="session", name="session_server")
-def _session_server() -> Iterator[ProviderServer]:
-    yield from provider_server()
-
-
-@pytest.fixture(name="provider_server")
-def _provider_server(session_server: ProviderServer) -> ProviderServer:
-    session_server.requests.clear()
-    session_server.attempts.clear()
-    return session_server
-
-
-@pytest.fixture
-def tracker(emptied: Database) -> Iterator[UsageTracker]:
-    with UsageTracker(dsn=emptied.url) as started:
-        yield started
-
-
-@pytest.fixture
-def recorded(emptied: Database, tracker: UsageTracker) -> Recorded:
-    return Recorded(emptied, tracker)
+__all__ = ["provider_server", "recorded", "session_server", "tracker"]

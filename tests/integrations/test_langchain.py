@@ -24,23 +24,11 @@ from openai import OpenAI
 from pydantic import Field
 
 from tests.support.databases import Database
-from tests.support.instrumented import KINDS, Recorded
+from tests.support.instrumented import EVENT, Recorded
 from tests.support.provider_server import OPENAI_USAGE, ProviderServer
 from token_tracking import UsageTracker, instrument, make_idempotency_key, usage_context
 from token_tracking.integrations.langchain import TokenTrackingCallbackHandler
 
-EVENT = KINDS | {
-    "tenant_id": "acme",
-    "token_type": "llm",
-    "operation": "query",
-    "metadata": {},
-    "provider": "openai",
-    "model": "gpt-4o-2024-08-06",
-    "service_tier": "priority",
-    "cache_read_tokens": 60,
-    "cache_write_tokens": 10,
-    "reasoning_tokens": 12,
-}
 USAGE = {
     "input_tokens": 100,
     "output_tokens": 30,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.databases import Database
-from tests.support.instrumented import KINDS, Recorded
+from tests.support.instrumented import EVENT, KINDS, Recorded
 from tests.support.provider_server import OPENAI_USAGE, ProviderServer
 from tests.support.waiting import ended, until
 from token_tracking import (
@@ -33,18 +33,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince211"),
 ]
 
-EVENT = KINDS | {
-    "tenant_id": "acme",
-    "token_type": "llm",
-    "operation": "query",
-    "metadata": {},
-    "provider": "openai",
-    "model": "gpt-4o-2024-08-06",
-    "service_tier": "priority",
-    "cache_read_tokens": 60,
-    "cache_write_tokens": 10,
-    "reasoning_tokens": 12,
-}
 ASKS = {"stream": True, "stream_options": {"include_usage": True}}
 STARTED = "select occurred_at from token_tracking_raw.usage_events"
 

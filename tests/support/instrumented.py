@@ -19,6 +19,19 @@ _EVENTS = """
     order by tenant_id, tokens
 """
 KINDS = {"tokens": 130, "input_tokens": 100, "output_tokens": 30}
+# Of a chat completion of `provider_server`, with the arguments that most tests give.
+EVENT = KINDS | {
+    "tenant_id": "acme",
+    "token_type": "llm",
+    "operation": "query",
+    "metadata": {},
+    "provider": "openai",
+    "model": "gpt-4o-2024-08-06",
+    "service_tier": "priority",
+    "cache_read_tokens": 60,
+    "cache_write_tokens": 10,
+    "reasoning_tokens": 12,
+}
 
 
 @dataclass(frozen=True)

@@ -117,10 +117,10 @@ class TokenTrackingSpanProcessor(SpanProcessor):
         attributes = cast("Mapping[str, object]", span.attributes or {})
         if place is None or not is_model_call(attributes):
             return
-        has_usage = is_span(cast("Mapping[object, object]", attributes))
+        has_usage = is_span(attributes)
         if not has_usage and span.status.status_code is StatusCode.ERROR:
             return
-        told = reported(cast("Mapping[object, object]", attributes))
+        told = reported(attributes)
         trace_id, span_id = format_trace_id(place.trace_id), format_span_id(place.span_id)
         response_id = told.response_id if isinstance(told.response_id, str) else None
         resource = cast("Mapping[str, object]", span.resource.attributes)

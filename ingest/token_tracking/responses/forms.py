@@ -17,6 +17,7 @@ from . import (
 )
 from .counts import first, member
 from .providers import is_cached_reply
+from .spans import repeats_others
 
 if TYPE_CHECKING:
     from .counts import Reported
@@ -36,7 +37,7 @@ def reported_by(response: object) -> Reported | str:
         return _CACHED
     attributes = _attributes(response)
     if attributes is not None:
-        if opentelemetry.repeats_others(attributes):
+        if repeats_others(attributes):
             return "a span that is no call of a model repeats the usage of the calls below it"
         return opentelemetry.reported(attributes)
     return _of_response(response) or _of_event(response) or "no usage of a known form"
@@ -93,11 +94,11 @@ def _of_event(event: object) -> Reported | str | None:
     return None
 
 
-def _attributes(response: object) -> Mapping[object, object] | None:
+def _attributes(response: object) -> Mapping[str, object] | None:
     """Return the attributes of a span, or what is only these, if they have usage."""
     for held in (response, member(response, "attributes")):
         if isinstance(held, Mapping):
-            attributes = cast("Mapping[object, object]", held)
+            attributes = cast("Mapping[str, object]", held)
             if opentelemetry.is_span(attributes):
                 return attributes
     return None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from .counts import Counts, Reported, first
 from .providers import text_of_name
+from .spans import is_embedding
 from .tiers import unusual_tier
 
 if TYPE_CHECKING:
@@ -63,45 +64,22 @@ _MODEL: Final = (
     "embedding.model_name",
 )
 _TIER: Final = ("openai.response.service_tier", "gen_ai.openai.response.service_tier")
-_OPERATION: Final = "gen_ai.operation.name"
-_SPAN_KIND: Final = "openinference.span.kind"
-_EMBEDDINGS: Final = frozenset({"embedding", "embeddings"})
-_MODEL_CALLS: Final = _EMBEDDINGS | {
-    *("chat", "completion", "text_completion", "generate_content", "responses", "llm"),
-}
-_AGENT: Final = ("gen_ai.agent.name", "agent_name")
 _KNOWN: Final = frozenset((*_INPUT, *_OUTPUT, *_TOTAL))
 
 
-def is_span(attributes: Mapping[object, object]) -> bool:
+def is_span(attributes: Mapping[str, object]) -> bool:
     """Return whether the attributes have usage."""
     return not _KNOWN.isdisjoint(attributes)
 
 
-def repeats_others(attributes: Mapping[object, object]) -> bool:
-    """Return whether the span's usage can be the sum of the calls below it.
-
-    So have the spans of agents and workflows, which in older versions say no more than a name.
-    """
-    kinds = _kinds(attributes)
-    if not kinds:
-        return any(name in attributes for name in _AGENT)
-    return not kinds <= _MODEL_CALLS
-
-
-def _kinds(attributes: Mapping[object, object]) -> set[str]:
-    told = (attributes.get(_OPERATION), attributes.get(_SPAN_KIND))
-    return {kind.lower() for kind in told if isinstance(kind, str)}
-
-
-def reported(attributes: Mapping[object, object]) -> Reported:
+def reported(attributes: Mapping[str, object]) -> Reported:
     """Return what the span reports; input and output contain their parts."""
     counts = Counts()
 
     def value(names: tuple[str, ...]) -> object:
         return first(*[attributes.get(name) for name in names])
 
-    is_embedding = not _kinds(attributes).isdisjoint(_EMBEDDINGS)
+    embeds = is_embedding(attributes)
     output_tokens = counts.read(attributes, *_OUTPUT)
     return Reported(
         provider=text_of_name(value(_PROVIDER)),
@@ -110,10 +88,10 @@ def reported(attributes: Mapping[object, object]) -> Reported:
         faults=counts.faults,
         total=counts.read(attributes, *_TOTAL),
         input_tokens=counts.read(attributes, *_INPUT),
-        output_tokens=0 if is_embedding and output_tokens is None else output_tokens,
+        output_tokens=0 if embeds and output_tokens is None else output_tokens,
         cache_read_tokens=counts.read(attributes, *_CACHE_READ),
         cache_write_tokens=counts.read(attributes, *_CACHE_WRITE),
         reasoning_tokens=counts.read(attributes, *_REASONING),
         service_tier=unusual_tier(*[attributes.get(name) for name in _TIER]),
-        token_type="embedding" if is_embedding else "llm",
+        token_type="embedding" if embeds else "llm",
     )

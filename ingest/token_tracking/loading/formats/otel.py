@@ -52,7 +52,7 @@ def _event_of(record: Mapping[str, object]) -> dict[str, object] | LeftOut:
         raise OtherRecordError(reason)
     if not is_model_call(record):
         return LeftOut("spans of agents and tools" if is_of_agents(record) else "other spans")
-    if not is_span(cast("Mapping[object, object]", record)):
+    if not is_span(record):
         return LeftOut("model calls without usage")
     ids = span_ids(record["traceId"], record["spanId"])
     if ids is None:

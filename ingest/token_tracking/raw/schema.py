@@ -23,6 +23,10 @@ _TABLES = (
     "usage_event_rejections",
     "usage_voids",
     "agent_owners",
+    "model_prices",
+    "model_aliases",
+    "price_list_rules",
+    "tenant_price_lists",
 )
 # Visible rows that this cluster wrote have transaction numbers below the snapshot's xmax.
 _STAMPS = tuple(

@@ -26,6 +26,7 @@
         );
         own_rows constant text := $own_rows$
             {%- if 'tenant_id' in model.columns %} {{ is_tenant_of_current_user('tenant_id') }}
+            {%- if 'is_billed' in model.columns %} and is_billed {%- endif %}
             {%- else %} false {%- endif %} $own_rows$;
         mark constant text := 'row_policies() ' || md5(concat_ws(' ', readers_of_all, reader, own_rows));
         found constant bigint := (

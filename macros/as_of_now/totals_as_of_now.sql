@@ -1,12 +1,91 @@
 {% macro totals_as_of_now(mart, periods, inputs) -%}
+    {%- set grain = dict(periods, **{
+        'tenant_id': 'events.tenant_id',
+        'token_type': 'events.token_type',
+        'operation': 'events.operation',
+        'model': 'events.model',
+    }) -%}
+{{ usage_as_of_now(mart, grain, inputs, mart) }},
+
+final as (
+    select
+        {%- for column in grain %}
+        counted.{{ column }},
+        {%- endfor %}
+        {{ usage_sums('counted', 'counted.' ~ (grain | first)) }}
+    from counted
+    group by
+        {{ grain.keys() | join(',\n        ') }}
+    having sum(counted.event_count) <> 0
+)
+
+select * from final
+{%- endmacro %}
+
+
+{% macro costs_as_of_now(base, costs) -%}
+    {#- The hours as of now at the prices of now: a price that is new since the build may count for any of them.
+        So this reads the hours that the reader's conditions leave, and not the saved costs. -#}
+    {%- set grain = {} -%}
+    {%- for column in [
+        'usage_hour', 'usage_date', 'tenant_id', 'token_type', 'operation', 'provider', 'model', 'service_tier',
+    ] -%}
+        {%- do grain.update({column: 'events.' ~ column}) -%}
+    {%- endfor -%}
+    {%- do grain.update({'context_over': context_over('events.input_tokens')}) -%}
+{{ usage_as_of_now(base, grain, [], costs) }},
+
+hours as (
+    select
+        {%- for column in grain %}
+        counted.{{ column }},
+        {%- endfor %}
+        {{ usage_sums('counted', 'counted.usage_hour') }}
+    from counted
+    group by
+        {{ grain.keys() | join(',\n        ') }}
+),
+
+rated as (
+    {{ rated_usage('hours') }}
+),
+
+final as (
+    select
+        rated.usage_date,
+        {{ cost_columns('rated') }},
+        {{ cost_sums('rated', 'rated.usage_date') }}
+    from rated
+    where
+        (select reader.sees_all from reader)
+        or rated.is_billed
+    group by
+        usage_date,
+        tenant_id,
+        token_type,
+        operation,
+        provider,
+        model,
+        token_kind,
+        service_tier,
+        price_list,
+        is_billed,
+        currency
+    having sum(rated.tokens) <> 0
+)
+
+select * from final
+{%- endmacro %}
+
+
+{% macro usage_as_of_now(mart, grain, inputs, protected) -%}
     {#- One statement, so one snapshot: the mart's rows, and what the reader's snapshot sees and the mart's
         own one did not. The view has its owner's rights, for readers have none to the raw tables: so it
         holds the reader's condition itself. Where the next build would count everything, so does the
         view. -#}
     {%- set state = build_table('build_state', mart.schema) -%}
     {%- set table = mart.include(database=false) ~ "" -%}
-    {%- set grain = periods.keys() | list + ['tenant_id', 'token_type', 'operation', 'model'] -%}
-    {%- set names = grain + usage_numbers() -%}
+    {%- set names = grain.keys() | list + usage_numbers() -%}
     {%- set columns = names | join(', ') -%}
 with
 
@@ -33,7 +112,7 @@ saved as materialized (
 
 reader as materialized (
     select
-        {{ sees_all_rows(table) }} as sees_all,
+        {{ sees_all_rows(protected.include(database=false) ~ '') }} as sees_all,
         (
             select jsonb_object_agg(tenants.tenant_id, true)
             from unnest({{ tenants_of_current_user() }}) as tenants (tenant_id)
@@ -62,7 +141,7 @@ counted as (
 
     select {{ columns }}
     from {{ with_low_estimate(readable_usage(
-        attributed_events(events_since_build(), by_lookup=true), periods
+        attributed_events(events_since_build(), by_lookup=true), grain
     ), 1) }} as since_build
 
     union all
@@ -70,7 +149,7 @@ counted as (
     select {{ columns }}
     from {{ with_low_estimate(readable_usage(
         attributed_events('corrected', by_lookup=true, as_of='(select saved.snapshot from saved)'),
-        periods, sign='-'
+        grain, sign='-'
     ), 1) }} as counted_by_build
 
     union all
@@ -78,23 +157,9 @@ counted as (
     select {{ columns }}
     from {{ with_low_estimate(readable_usage(
         "select * from (" ~ attributed_events(ref('stg_usage__events')) ~ ") as attributed offset 0",
-        periods, only_if='not exists (select 1 from saved)'
+        grain, only_if='not exists (select 1 from saved)'
     ), 4) }} as everything
-),
-
-final as (
-    select
-        {%- for column in grain %}
-        counted.{{ column }},
-        {%- endfor %}
-        {{ usage_sums('counted', 'counted.' ~ grain[0]) }}
-    from counted
-    group by
-        {{ grain | join(',\n        ') }}
-    having sum(counted.event_count) <> 0
 )
-
-select * from final
 {%- endmacro %}
 
 
@@ -230,17 +295,13 @@ corrected as materialized (
 {%- endmacro %}
 
 
-{% macro readable_usage(events, periods, sign='', only_if='true') -%}
+{% macro readable_usage(events, grain, sign='', only_if='true') -%}
     {#- Rows of the mart's columns, one for each event of a payer whom the reader may see. -#}
     (
         select
-            {%- for column, period in periods.items() %}
-            {{ period }} as {{ column }},
+            {%- for column, expression in grain.items() %}
+            {{ expression }} as {{ column }},
             {%- endfor %}
-            events.tenant_id,
-            events.token_type,
-            events.operation,
-            events.model,
             {%- for number in usage_numbers() %}
             {{ sign }}{{ '1' if number == 'event_count' else 'events.' ~ number }} as {{ number }}
             {{- "," if not loop.last }}

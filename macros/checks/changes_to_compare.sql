@@ -17,15 +17,15 @@
     {#- A doubt is reported with the run that gave rise to it. A whole rebuild leaves no log of changes: it
         changed everything. -#}
     {% set is_whole = 'full' in config.get('tags', []) or known['is_rebuilt'] or not known['log_schema'] %}
+    {% set log = build_table(log_of_changes(rollups[-1]), known['log_schema']) %}
     {% if not is_whole and not is_doubt %}
-        {% set log = build_table('rollup_changes', known['log_schema']) %}
         {#- By their numbers, rows that moved are not new. -#}
         {% set is_whole = not known['proved_snapshot']
             or known['proved_run'] != known['run_no'] and not log_reaches(log, known['proved_run'])
             or keeps_totals and (known['moved_run'] or 0) > known['proved_run'] %}
     {% endif %}
     {% set changes = {'log': none} if is_whole else {
-        'log': build_table('rollup_changes', known['log_schema']),
+        'log': log,
         'hours': build_table('build_hours', known['log_schema']),
         'since': 'null' if is_doubt
             else '(' ~ saved_proof('run_no + 1') ~ ')' if keeps_totals else known['proved_run'] + 1,

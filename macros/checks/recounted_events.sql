@@ -116,6 +116,11 @@
             coalesce(recorded.model, 'unknown') as model,
             coalesce(recorded.provider, 'unknown') as provider,
             coalesce(recorded.service_tier, 'standard') as service_tier,
+            coalesce((
+                select max(bounds.bound)
+                from unnest(array{{ var('context_bounds') }}::bigint[]) as bounds (bound)
+                where bounds.bound < recorded.input_tokens
+            ), 0) as context_over,
             recorded.tokens,
             coalesce(recorded.input_tokens, 0) as input_tokens,
             coalesce(recorded.output_tokens, 0) as output_tokens,

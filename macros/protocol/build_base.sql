@@ -17,8 +17,7 @@
         {% do rebuild_rollup(relation, sql, prepared['is_new']) %}
         {% set moved_run = "null" %}
         {% set basis = "gen_random_uuid()" %}
-        {% set run_no = "1 + coalesce((select max(run_no) from "
-            ~ build_table('build_state', relation.schema) ~ "), 0)" %}
+        {% set run_no = next_run(relation) %}
     {% else %}
         {% set moved_run = count_what_is_new(relation, log, hours, saved) %}
         {% set basis = "'" ~ saved['basis'] ~ "'" %}

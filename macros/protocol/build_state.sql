@@ -11,7 +11,9 @@
             coalesce(log_schema, '{{ relation.schema }}') as log_schema,
             read_to::text as read_to,
             moved_run,
-            coalesce(pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()), true)
+            coalesce(usage_run, run_no) as usage_run,
+            price_snapshot::text as price_snapshot,
+            coalesce(pg_snapshot_xmax(coalesce(price_snapshot, snapshot)) <= pg_snapshot_xmax(pg_current_snapshot()), true)
                 as is_of_past,
             coalesce(
                 relation_oid = to_regclass('{{ name }}')

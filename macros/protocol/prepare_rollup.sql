@@ -114,7 +114,7 @@
         values of every tenant: so it keeps no statistics of numbers and names. No plan needs them. -#}
     {%- set columns = [] -%}
     {%- for column in model.columns.values()
-        if config.get('period') and column.data_type in ['bigint', 'text'] -%}
+        if config.get('period') and column.data_type in ['bigint', 'pg_catalog.numeric', 'text'] -%}
         {%- do columns.append("alter column " ~ column.name ~ " set statistics 0") -%}
     {%- endfor -%}
     {%- if columns -%}

@@ -109,7 +109,12 @@
                     'What the rows are a function of, besides the raw rows that the snapshot sees: see origin_of_totals().',
                 ],
                 'definition': ['text', 'Digest of the relation, by which a restored one is recognized.'],
-                'read_to': ['jsonb', 'The end of each raw table.'],
+                'read_to': ['jsonb', 'The end of each raw table, or of each table of prices.'],
+                'usage_run': [
+                    'bigint',
+                    "Of costs, which count runs of their own: the base's run that they follow.",
+                ],
+                'price_snapshot': ['pg_snapshot', 'What the newest build of costs saw of the tables of prices.'],
                 'moved_run': [
                     'bigint',
                     'The newest run in which rows counted that lay beyond that end under numbers of old.',
@@ -129,6 +134,16 @@
                 'usage_date': ['date', 'The day.'],
                 'tenant_id': ['text', 'The payer.'],
                 'run_no': ['bigint not null', 'The number of the newest such build.'],
+            },
+        },
+        'cost_changes': {
+            'meaning': 'One row per date and payer of whom a build of daily_token_cost changed a row.',
+            'key': ['usage_date', 'tenant_id'],
+            'index': 'run_no',
+            'columns': {
+                'usage_date': ['date', 'The day.'],
+                'tenant_id': ['text', 'The payer.'],
+                'run_no': ['bigint not null', 'The number of the newest such build of costs.'],
             },
         },
         'build_hours': {

@@ -4,12 +4,12 @@
 {% endmacro %}
 
 
-{% macro refuse_foreign_transactions() %}
+{% macro refuse_foreign_transactions(tables=raw_tables()) %}
     {#- By the index also where a table was never analyzed. -#}
     {% set query %}
         set local enable_seqscan = off;
         select
-            {%- for table in raw_tables() %}
+            {%- for table in tables %}
             {{ "or " if not loop.first }}exists (
                 select 1 from {{ source('token_tracking_raw', table) }}
                 where ingest_xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
@@ -43,13 +43,13 @@
 {%- endmacro %}
 
 
-{% macro ends_of_raw_tables(saved) %}
+{% macro ends_of_raw_tables(saved, tables=raw_tables()) %}
     {#- As JSON. The search starts at the saved ends: rows that came since lie before them only where
         they filled a hole. -#}
     {% set ends = fromjson(saved['read_to']) if saved is not none else {} %}
     {% set expression %}
         jsonb_build_object(
-            {%- for table in raw_tables() %}
+            {%- for table in tables %}
             {%- set end = "'" ~ ends.get(table, '(0,0)') ~ "'::tid" %}
             '{{ table }}',
             (

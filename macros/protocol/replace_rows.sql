@@ -73,14 +73,15 @@
 
 {% macro logged(statement, log, run_no) -%}
     {#- A payer, or a date, may lose all that it had: so the log has the deleted rows too. -#}
+    {%- set columns = build_tables()[log.split('.')[-1]]['key'] -%}
     with changed as (
         {{ statement }}
-        returning usage_hour, usage_date, tenant_id
+        returning {{ columns | join(', ') }}
     )
-    insert into {{ log }} (run_no, usage_hour, usage_date, tenant_id)
-    select distinct {{ run_no }}, changed.usage_hour, changed.usage_date, changed.tenant_id
+    insert into {{ log }} (run_no, {{ columns | join(', ') }})
+    select distinct {{ run_no }}, changed.{{ columns | join(', changed.') }}
     from changed
-    on conflict (usage_hour, usage_date, tenant_id) do update
+    on conflict ({{ columns | join(', ') }}) do update
     set run_no = excluded.run_no
 {%- endmacro %}
 
@@ -101,7 +102,7 @@
 
 {% macro summed_columns() %}
     {% set summed = [] %}
-    {% for column in model.columns.values() if column.data_type == 'bigint' %}
+    {% for column in model.columns.values() if column.data_type in ['bigint', 'pg_catalog.numeric'] %}
         {% do summed.append(column.name) %}
     {% endfor %}
     {{ return(summed) }}

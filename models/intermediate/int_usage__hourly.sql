@@ -3,6 +3,7 @@
         {
             'columns': [
                 'usage_hour', 'usage_date', 'attribution_rule', 'token_type', 'operation',
+                'context_over',
                 grain_digest([
                     'tenant_id', 'requester_tenant_id', 'agent_id', 'model', 'provider', 'service_tier',
                     'unmapped_token_type', 'unmapped_operation',
@@ -11,6 +12,7 @@
             'unique': true,
         },
         {'columns': ['usage_date', 'tenant_id', 'usage_hour']},
+        {'columns': ['provider', 'model', 'usage_hour']},
     ],
 ) }}
 
@@ -24,7 +26,7 @@ events as (
 ),
 
 -- one row per usage_hour, usage_date, payer, requester, agent, rule, labels, model,
--- provider and service tier
+-- provider, service tier and size of the request
 final as (
     select
         events.usage_hour,
@@ -38,6 +40,7 @@ final as (
         events.model,
         events.provider,
         events.service_tier,
+        {{ context_over('events.input_tokens') }} as context_over,
         case
             when events.token_type = 'unknown' then events.token_type_label
         end as unmapped_token_type,
@@ -58,6 +61,7 @@ final as (
         model,
         provider,
         service_tier,
+        context_over,
         unmapped_token_type,
         unmapped_operation
 )

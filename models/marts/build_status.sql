@@ -4,7 +4,7 @@
 select
     build_state.model,
     build_state.billing_timezone,
-    build_state.run_no as run_number,
+    coalesce(build_state.usage_run, build_state.run_no) as run_number,
     build_state.snapshot,
     build_state.as_of,
     build_state.aliases = {{ aliases_digest() }} as aliases_are_current

@@ -24,6 +24,7 @@ found as (
         model,
         provider,
         service_tier,
+        context_over,
         unmapped_token_type,
         unmapped_operation,
         sum(tokens) as tokens,
@@ -45,6 +46,7 @@ found as (
         model,
         provider,
         service_tier,
+        context_over,
         unmapped_token_type,
         unmapped_operation
 )
@@ -53,7 +55,7 @@ found as (
     [
         'usage_hour', 'usage_date', 'tenant_id', 'requester_tenant_id', 'agent_id',
         'attribution_rule', 'token_type', 'operation', 'model', 'provider', 'service_tier',
-        'unmapped_token_type', 'unmapped_operation',
+        'context_over', 'unmapped_token_type', 'unmapped_operation',
     ],
     usage_numbers() + ['repeated_rows'],
     unless_aliases_changed=model

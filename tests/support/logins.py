@@ -20,6 +20,10 @@ RAW_TABLES = (
     "agent_owner_calls",
     "tenant_readers",
     "schema_versions",
+    "model_prices",
+    "model_aliases",
+    "price_list_rules",
+    "tenant_price_lists",
 )
 
 DENIED = psycopg.errors.InsufficientPrivilege

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -138,6 +139,15 @@ class Warehouse:
                     for agent, instant, owner in owners
                 ],
             )
+
+    def record(self, procedure: str, *rows: dict[str, object]) -> None:
+        """Record prices, aliases, rules or assignments; each must be accepted."""
+        with closing(self.connect()) as connection:
+            [(rejected, problems)] = connection.execute(
+                f"select rejected, problems from token_tracking_raw.{procedure}(%s::json)",  # type: ignore[arg-type]
+                (json.dumps(rows, default=str),),
+            ).fetchall()
+        assert rejected == 0, problems
 
     def marts(self) -> Marts:
         """Read every existing mart, sorted, with instants in UTC."""

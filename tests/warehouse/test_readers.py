@@ -35,6 +35,11 @@ FOR_ALL = {
     "daily_token_usage_now",
     "monthly_token_usage_now",
     "daily_agent_token_usage",
+    "hourly_token_cost",
+    "daily_token_cost",
+    "daily_token_cost_now",
+    "monthly_token_cost",
+    "unpriced_usage",
     "unmapped_labels",
     "build_status",
 }
@@ -45,12 +50,15 @@ FOR_TENANTS = {
     "hourly_token_usage_now",
     "daily_token_usage_now",
     "monthly_token_usage_now",
+    "daily_token_cost",
+    "daily_token_cost_now",
+    "monthly_token_cost",
     "tenant_token_usage",
     "tenant_agent_token_usage",
 }
 # Other tenants' numbers and names, which acme must not find anywhere. Two of them used its agent:
 # acme sees what it pays for both as one number, and must not be able to split it.
-SECRETS = ("secret", "7919", "104729", "1299709", "15485863")
+SECRETS = ("secret", "7919", "104729", "1299709", "15485863", "324528")
 OTHERS = 1299709 + 15485863
 EVENTS = [
     Event("own", NOON, "acme", 10),
@@ -69,6 +77,12 @@ OWNERS = [
     ("acme-agent", datetime(2025, 1, 1, tzinfo=UTC), "acme"),
     ("secret-agent", datetime(2025, 1, 1, tzinfo=UTC), "secret-a"),
 ]
+PRICES = [
+    ("list", "gpt-4o", 32452843),  # acme pays by another one
+    ("secret-list", "gpt-4o", 32452867),
+    ("secret-list", "secret-model", 32452867),
+    ("acme-list", "gpt-4o", 2.5),
+]
 # The logins of docs/roles.md, and some others.
 GUIDE = (ROOT / "docs" / "roles.md").read_text("utf-8")
 LOGINS_SQL, BACKEND_SQL, ASK_SQL = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
@@ -86,7 +100,29 @@ def filled_database(servers: Iterator[Server]) -> Iterator[Database]:
     for server in servers:
         with managed_database(server, "marts", *logins) as database:
             execute(database, script, user="admin")
-            Warehouse(database).insert(EVENTS, owners=OWNERS)
+            warehouse = Warehouse(database)
+            warehouse.insert(EVENTS, owners=OWNERS)
+            since: dict[str, object] = {"valid_from": "2026-01-01T00:00Z"}
+            warehouse.record(
+                "record_model_prices",
+                *(
+                    {
+                        "price_list": name,
+                        "provider": "openai",
+                        "model": model,
+                        "token_kind": kind,
+                        "amount": amount,
+                        **since,
+                    }
+                    for name, model, amount in PRICES
+                    for kind in ("input", "output")
+                ),
+            )
+            warehouse.record(
+                "record_tenant_price_lists",
+                {"tenant_id": "secret-a", "price_list": "secret-list", **since},
+                {"tenant_id": "acme", "price_list": "acme-list", **since},
+            )
             yield database
 
 
@@ -210,7 +246,8 @@ def test_an_analyst_reads_the_marts_and_nothing_else(marts: Database):
     }
     assert readable(marts, "ana") == FOR_ALL | found_by_tests
     with closing(login(marts, "ana")) as connection:
-        for mart in FOR_ALL - {"agent_owner_periods", "build_status", "unmapped_labels"}:
+        without_tenants = {"agent_owner_periods", "build_status", "unmapped_labels", "unpriced_usage"}
+        for mart in FOR_ALL - without_tenants:
             tenants = connection.execute(f"select distinct tenant_id from token_tracking.{mart}")  # type: ignore[arg-type]
             assert {tenant for (tenant,) in tenants} >= {"acme", "secret-a"}
         for statement in (
@@ -236,6 +273,10 @@ def test_a_tenants_reader_reads_its_own_rows_and_nothing_else(marts: Database):
         sums = "select sum(tokens)::bigint from token_tracking.tenant_token_usage"
         own = 1010 + sum(1000 * day for day in range(1, 200))
         assert connection.execute(sums).fetchone() == (own + OTHERS,)
+        lists = "select distinct price_list, is_billed from token_tracking.{}"
+        for mart in ("daily_token_cost", "daily_token_cost_now", "monthly_token_cost"):
+            found = connection.execute(lists.format(mart)).fetchall()  # type: ignore[arg-type]
+            assert sorted(found) == [("acme-list", True), ("list", True)]
         agents = (
             "select requester_tenant_id, tokens, event_count"
             " from token_tracking.tenant_agent_token_usage order by tokens"
@@ -554,7 +595,7 @@ def test_the_views_are_barriers_after_each_build(marts: Database):
     assert dict(marts.rows(options)) == {
         "tenant_token_usage": ["security_invoker=true"],
         "tenant_agent_token_usage": ["security_barrier=true"],
-        **{f"{mart}_now": ["security_barrier=true"] for mart in NOW},
+        **{f"{mart}_now": ["security_barrier=true"] for mart in (*NOW, "daily_token_cost")},
     }
 
 

@@ -13,7 +13,7 @@ from tests.support import ROOT
 from token_tracking.event.labels import Operation, TokenType
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import psycopg
 
@@ -92,26 +92,16 @@ class Settings:
 def count(raw: Raw, settings: Settings) -> Marts:
     """Return the rows of every mart, sorted."""
     zone = ZoneInfo(settings.billing_timezone)
-    voided = {(void["tenant_id"], void["idempotency_key"]) for void in raw.voids}
-    owners = _owners(raw.owners)
     totals: dict[str, dict[tuple[object, ...], list[int]]] = defaultdict(
         lambda: defaultdict(lambda: [0] * 8)
     )
     days: dict[str, set[date]] = defaultdict(set)
     per_type: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
 
-    for event in raw.events:
-        if (event["tenant_id"], event["idempotency_key"]) in voided:
-            continue
+    for event, payer, rule, token_type, operation in attributed(raw, settings):
         requester, agent = str(event["tenant_id"]), event["agent_id"]
         occurred_at = event["occurred_at"]
         assert isinstance(occurred_at, datetime)
-        payer, rule = requester, "requester"
-        if agent is not None:
-            owner = _owner_at(owners.get(str(agent), []), occurred_at)
-            payer, rule = (requester, "unknown_agent") if owner is None else (owner, "agent_owner")
-        token_type = _label("token_type", str(event["token_type"]), settings.token_types, settings)
-        operation = _label("operation", str(event["operation"]), settings.operations, settings)
         model = "unknown" if event["model"] is None else event["model"]
         day = occurred_at.astimezone(zone).date()
         hour = occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
@@ -172,6 +162,27 @@ def count(raw: Raw, settings: Settings) -> Marts:
         key=repr,
     )
     return marts
+
+
+def attributed(
+    raw: Raw, settings: Settings
+) -> Iterator[tuple[dict[str, object], str, str, str, str]]:
+    """Return each event that counts, with payer, rule, token type and operation."""
+    voided = {(void["tenant_id"], void["idempotency_key"]) for void in raw.voids}
+    owners = _owners(raw.owners)
+    for event in raw.events:
+        if (event["tenant_id"], event["idempotency_key"]) in voided:
+            continue
+        requester, agent = str(event["tenant_id"]), event["agent_id"]
+        occurred_at = event["occurred_at"]
+        assert isinstance(occurred_at, datetime)
+        payer, rule = requester, "requester"
+        if agent is not None:
+            owner = _owner_at(owners.get(str(agent), []), occurred_at)
+            payer, rule = (requester, "unknown_agent") if owner is None else (owner, "agent_owner")
+        token_type = _label("token_type", str(event["token_type"]), settings.token_types, settings)
+        operation = _label("operation", str(event["operation"]), settings.operations, settings)
+        yield event, payer, rule, token_type, operation
 
 
 def _owners(rows: list[dict[str, object]]) -> dict[str, list[tuple[datetime, str | None]]]:

@@ -246,7 +246,12 @@ def test_an_analyst_reads_the_marts_and_nothing_else(marts: Database):
     }
     assert readable(marts, "ana") == FOR_ALL | found_by_tests
     with closing(login(marts, "ana")) as connection:
-        without_tenants = {"agent_owner_periods", "build_status", "unmapped_labels", "unpriced_usage"}
+        without_tenants = {
+            "agent_owner_periods",
+            "build_status",
+            "unmapped_labels",
+            "unpriced_usage",
+        }
         for mart in FOR_ALL - without_tenants:
             tenants = connection.execute(f"select distinct tenant_id from token_tracking.{mart}")  # type: ignore[arg-type]
             assert {tenant for (tenant,) in tenants} >= {"acme", "secret-a"}

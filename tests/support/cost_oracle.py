@@ -1,0 +1,153 @@
+"""What usage costs, computed without dbt or SQL: event by event, in plain loops over the raw rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from genai_prices.types import ModelPrice, Usage
+
+from tests.support.oracle import Raw, Settings, attributed
+
+if TYPE_CHECKING:
+    import psycopg
+
+Row = dict[str, object]
+COLUMNS = (
+    "usage_date, tenant_id, token_type::text, operation::text, provider, model, token_kind,"
+    " service_tier, price_list, is_billed, currency, tokens, cost, unpriced_tokens"
+)
+# How genai-prices names the price and the tokens of a kind.
+UNITS = {
+    "input": ("input_mtok", ("input_tokens",)),
+    "cache_read": ("cache_read_mtok", ("input_tokens", "cache_read_tokens")),
+    "cache_write": ("cache_write_mtok", ("input_tokens", "cache_write_tokens")),
+    "cache_write_long": ("cache_write_mtok", ("input_tokens", "cache_write_tokens")),
+    "output": ("output_mtok", ("output_tokens",)),
+    "reasoning": ("output_mtok", ("output_tokens",)),
+    "unsplit": ("input_mtok", ("input_tokens",)),
+}
+WHOLES = {"input_tokens": "input_mtok", "output_tokens": "output_mtok"}
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The committed rows of the tables of prices."""
+
+    prices: list[Row]
+    aliases: list[Row]
+    rules: list[Row]
+    assignments: list[Row]
+
+    @classmethod
+    def read(cls, connection: psycopg.Connection[tuple]) -> Prices:
+        """Read all four tables."""
+
+        def rows(table: str) -> list[Row]:
+            cursor = connection.execute(f"select * from token_tracking_raw.{table}")  # type: ignore[arg-type]
+            names = [column.name for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+        return cls(
+            rows("model_prices"),
+            rows("model_aliases"),
+            rows("price_list_rules"),
+            rows("tenant_price_lists"),
+        )
+
+
+def in_force(rows: list[Row], hour: datetime, **key: object) -> Row | None:
+    """Return the row of the newest instant by then, in its latest revision."""
+    found = [
+        row
+        for row in rows
+        if all(row[name] == value for name, value in key.items()) and row["valid_from"] <= hour  # type: ignore[operator]
+    ]
+    return max(found, key=lambda row: (row["valid_from"], row["revision"]), default=None)  # type: ignore[arg-type, return-value]
+
+
+def price_of(
+    prices: Prices, hour: datetime, price_list: str, name: tuple[str, str], of: Row
+) -> tuple[str, Decimal] | None:
+    """Return currency and amount of a kind of an event's tokens; None if no price is in force."""
+    source: object = price_list
+    factor = Decimal(1)
+    for _ in range(3):
+        for bound in sorted({row["context_over"] for row in prices.prices}, reverse=True):  # type: ignore[type-var]
+            if bound and of["input_tokens"] <= bound:  # type: ignore[operator]
+                continue
+            row = in_force(
+                prices.prices, hour, price_list=source, provider=name[0], model=name[1],
+                token_kind=of["kind"], service_tier=of["tier"], context_over=bound,
+            )  # fmt: skip
+            if row is not None and row["amount"] is not None:
+                return str(row["currency"]), row["amount"] * factor  # type: ignore[operator]
+        rule = in_force(prices.rules, hour, price_list=source)
+        if rule is None or rule["base_list"] is None:
+            return None
+        source, factor = rule["base_list"], factor * rule["factor"]  # type: ignore[operator]
+    return None
+
+
+def costs(
+    raw: Raw, prices: Prices, settings: Settings, lists: tuple[str, ...] = ("list",)
+) -> list[tuple[object, ...]]:
+    """Return the rows of daily_token_cost, sorted, by genai-prices' arithmetic for each event."""
+    zone = ZoneInfo(settings.billing_timezone)
+    totals: dict[tuple[object, ...], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 3)
+    for event, payer, _, token_type, operation in attributed(raw, settings):
+        occurred_at = event["occurred_at"]
+        assert isinstance(occurred_at, datetime)
+        day = occurred_at.astimezone(zone).date()
+        hour = occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        provider, model = str(event["provider"] or "unknown"), str(event["model"] or "unknown")
+        tier = event["service_tier"] or "standard"
+        alias = in_force(prices.aliases, hour, provider=provider, alias=model)
+        name = (provider, model)
+        if alias is not None and alias["priced_model"] is not None:
+            name = (str(alias["priced_provider"]), str(alias["priced_model"]))
+        assigned = in_force(prices.assignments, hour, tenant_id=payer)
+        billed = str((assigned and assigned["price_list"]) or "list")
+        part = {
+            field: int(event[field] or 0)  # type: ignore[call-overload]
+            for field in event
+            if field.endswith("tokens")
+        }
+        kinds = {
+            "input": part["input_tokens"] - part["cache_read_tokens"] - part["cache_write_tokens"],
+            "cache_read": part["cache_read_tokens"],
+            "cache_write": part["cache_write_tokens"] - part["cache_write_long_tokens"],
+            "cache_write_long": part["cache_write_long_tokens"],
+            "output": part["output_tokens"] - part["reasoning_tokens"],
+            "reasoning": part["reasoning_tokens"],
+            "unsplit": part["tokens"] - part["input_tokens"] - part["output_tokens"],
+        }
+        for price_list in {*lists, billed}:
+            for kind, tokens in kinds.items():
+                if not tokens:
+                    continue
+                of = {"kind": kind, "tier": tier, "input_tokens": part["input_tokens"]}
+                price = price_of(prices, hour, price_list, name, of)
+                row = totals[
+                    day, payer, token_type, operation, provider, model, kind, tier, price_list,
+                    price_list == billed, price and price[0],
+                ]  # fmt: skip
+                row[0] += tokens
+                if price is None:
+                    row[2] += tokens
+                else:
+                    unit, counts = UNITS[kind]
+                    usage = Usage(**dict.fromkeys(counts, tokens))
+                    # It wants a price of the whole, too, of which nothing is left here.
+                    of_unit = ModelPrice(**{WHOLES[counts[0]]: Decimal(1), unit: price[1]})
+                    row[1] += of_unit.calc_price(usage)["total_price"]
+    return sorted(((*key, *numbers) for key, numbers in totals.items()), key=repr_without_scale)
+
+
+def repr_without_scale(row: tuple[object, ...]) -> str:
+    """Return what rows are sorted by: numbers of equal value and other scale are equal."""
+    return repr([value.normalize() if isinstance(value, Decimal) else value for value in row])

@@ -1,0 +1,416 @@
+"""Costs: each token at the price in force at its time, whatever is recorded in whatever order."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import defaultdict
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.cost_oracle import COLUMNS, Prices, costs, repr_without_scale
+from tests.support.oracle import Raw, Snapshot
+from tests.support.warehouse import Event, Warehouse
+
+if TYPE_CHECKING:
+    from tests.support.databases import Database
+    from tests.support.project import DbtProject
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+KINDS = ("input", "cache_read", "cache_write", "cache_write_long", "output", "reasoning", "unsplit")
+Rows = list[tuple[object, ...]]
+
+
+@pytest.fixture
+def warehouse(prebuilt: Database) -> Warehouse:
+    return Warehouse(prebuilt)
+
+
+@pytest.fixture
+def database(prebuilt: Database) -> Database:
+    return prebuilt
+
+
+def rows(warehouse: Warehouse, mart: str = "daily_token_cost") -> Rows:
+    return sorted(
+        warehouse.rows(f"select {COLUMNS} from token_tracking.{mart}"), key=repr_without_scale
+    )
+
+
+def check(warehouse: Warehouse) -> None:
+    """Compare the costs, and those as of now, with the oracle."""
+    with closing(warehouse.connect()) as connection:
+        raw, prices = Raw.read(connection), Prices.read(connection)
+    _, snapshot = warehouse.status()["daily_token_cost"]
+    built = costs(raw.as_of(Snapshot.parse(snapshot)), prices, warehouse.settings)
+    assert rows(warehouse) == built
+    assert rows(warehouse, "daily_token_cost_now") == costs(raw, prices, warehouse.settings)
+    months = warehouse.rows(
+        "select sum(tokens), sum(cost), sum(unpriced_tokens) from token_tracking.monthly_token_cost"
+        " union all"
+        " select sum(tokens), sum(cost), sum(unpriced_tokens) from token_tracking.daily_token_cost"
+    )
+    assert months[0] == months[1]
+
+
+def at(hours: int) -> str:
+    return (START + hours * HOUR).isoformat()
+
+
+def price(
+    amount: object, kind: str = "input", model: str = "gpt-4o", hours: int = 0, **more: object
+) -> dict[str, object]:
+    return {
+        "provider": "openai", "model": model, "token_kind": kind, "amount": amount,
+        "valid_from": at(hours), **more,
+    }  # fmt: skip
+
+
+def of_input(amount: object, **more: object) -> list[dict[str, object]]:
+    """Return prices of all that an event's input may be."""
+    return [price(amount, kind, **more) for kind in KINDS[:4]]  # type: ignore[arg-type]
+
+
+def cost(warehouse: Warehouse, condition: str = "true") -> tuple[Decimal, int]:
+    """Return the cost and the tokens without a price of what is billed."""
+    [(total, unpriced)] = warehouse.rows(
+        "select coalesce(sum(cost), 0), coalesce(sum(unpriced_tokens), 0)::bigint"
+        f" from token_tracking.daily_token_cost where is_billed and {condition}"
+    )
+    return total, unpriced
+
+
+def asked(key: str, hours: int = 0, tokens: int = 1_000_000, **more: object) -> Event:
+    """Return an event whose tokens are all input, cached or not."""
+    return Event(
+        key, START + hours * HOUR, tokens=tokens, input_tokens=tokens, output_tokens=None, **more
+    )  # type: ignore[arg-type]
+
+
+def some_event(rng: random.Random, number: int) -> Event:
+    whole_input = rng.choice([9, 1000, 33_000, 272_000, 272_001])
+    output = rng.choice([None, 7, 4000])
+    return Event(
+        f"k{number}",
+        START + timedelta(minutes=rng.randrange(72 * 60)),
+        tenant=rng.choice("ab"),
+        tokens=whole_input + (output or 0) + rng.choice([0, 0, 5]),
+        input_tokens=whole_input,
+        output_tokens=output,
+        model=rng.choice(["gpt-4o", "alias", "x", None]),
+        provider=rng.choice(["openai", None]),
+        service_tier=rng.choice([None, None, "batch"]),
+        agent=rng.choice([None, None, "bot"]),
+    )
+
+
+def record_something(warehouse: Warehouse, rng: random.Random) -> None:
+    """Record prices, aliases, rules or assignments, of the past or the future."""
+    hours = rng.randrange(-5, 75)
+    what = rng.randrange(6)
+    amount = rng.choice([2.5, 0.08333333333333334, 0, None, 10])
+    if what < 3:
+        kinds = KINDS if rng.random() < 0.5 else (rng.choice(KINDS),)
+        more = {
+            "price_list": rng.choice(["list", "list", "c"]),
+            "context_over": rng.choice([0, 0, 272_000]),
+            "service_tier": rng.choice(["standard", "standard", "batch"]),
+            "currency": rng.choice(["USD", "USD", "EUR"]),
+        }
+        model = rng.choice(["gpt-4o", "x"])
+        warehouse.record(
+            "record_model_prices", *(price(amount, kind, model, hours, **more) for kind in kinds)
+        )
+    elif what == 3:
+        priced = rng.choice([("openai", "x"), ("openai", "gpt-4o"), (None, None)])
+        warehouse.record(
+            "record_model_aliases",
+            {
+                "provider": rng.choice(["openai", "unknown"]),
+                "alias": rng.choice(["alias", "gpt-4o", "unknown"]),
+                "valid_from": at(hours), "priced_provider": priced[0], "priced_model": priced[1],
+            },
+        )  # fmt: skip
+    elif what == 4:
+        base = rng.choice([("list", 1.2), ("list", 0), ("c", 0.8), (None, None)])
+        warehouse.record(
+            "record_price_list_rules",
+            {
+                "price_list": "d" if base[0] == "c" else rng.choice("cd"),
+                "valid_from": at(hours), "base_list": base[0], "factor": base[1],
+            },
+        )  # fmt: skip
+    else:
+        warehouse.record(
+            "record_tenant_price_lists",
+            {
+                "tenant_id": rng.choice("abo"),
+                "valid_from": at(hours), "price_list": rng.choice(["c", "d", "list", None]),
+            },
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("COST_HISTORIES", "3"))))
+def test_every_history_costs_what_each_event_costs(
+    warehouse: Warehouse, project: DbtProject, seed: int
+):
+    rng = random.Random(seed)
+    warehouse.record("record_model_prices", *(price(2.5, kind) for kind in KINDS))
+    number = 0
+    for _ in range(6):
+        for _ in range(rng.randrange(1, 5)):
+            action = rng.randrange(6)
+            if action == 0:
+                voided = (rng.choice("ab"), f"k{rng.randrange(number + 5)}")
+                warehouse.insert(voids=[voided])
+            elif action == 1:
+                owner = rng.choice(["a", "o", None])
+                warehouse.insert(owners=[("bot", START + rng.randrange(72) * HOUR, owner)])
+            elif action < 4:
+                events = [some_event(rng, number + place) for place in range(rng.randrange(1, 12))]
+                number += len(events)
+                warehouse.insert(events)
+            else:
+                record_something(warehouse, rng)
+        if rng.random() < 0.2:
+            project.must("run", "--select", "int_usage__hourly")
+        project.must("run")
+        check(warehouse)
+    found = rows(warehouse)
+    months = warehouse.rows(
+        "select * from token_tracking.monthly_token_cost order by 1, 2, 3, 6, 7"
+    )
+    project.must("build", "--exclude", "resource_type:unit_test")
+    project.must("run", "--full-refresh")
+    assert rows(warehouse) == found
+    assert sorted(map(repr, months)) == sorted(
+        map(repr, warehouse.rows("select * from token_tracking.monthly_token_cost"))
+    )
+    project.must("test", "--select", "tag:full")
+
+
+def test_a_backdated_price_changes_just_its_hours(warehouse: Warehouse, project: DbtProject):
+    """And rewrites no row of another day, model or payer."""
+    warehouse.record(
+        "record_model_prices", *of_input(2), *of_input(4, hours=72), *of_input(9, model="x")
+    )
+    warehouse.insert(
+        asked(f"{model}-{hours}", hours, model=model)
+        for model in ("gpt-4o", "x")
+        for hours in range(0, 120, 6)
+    )
+    project.must("run")
+    assert cost(warehouse, "model = 'gpt-4o'") == (12 * 2 + 8 * 4, 0)
+    places = "select ctid, xmin, usage_date, model, cost from token_tracking.daily_token_cost"
+    before = set(warehouse.rows(places))
+    warehouse.record("record_model_prices", *of_input(3, hours=30))  # from 06:00 of the second day
+    project.must("run")
+    check(warehouse)
+    changed: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    for _, _, day, model, total in set(warehouse.rows(places)) - before:
+        changed[str(day), model] += total
+    assert changed == {
+        ("2026-03-02", "gpt-4o"): 2 + 3 * 3,
+        ("2026-03-03", "gpt-4o"): 4 * 3,
+    }
+
+
+def test_a_price_of_the_future_changes_nothing_before_it(warehouse: Warehouse, project: DbtProject):
+    warehouse.record("record_model_prices", *of_input(2))
+    warehouse.insert([asked("1"), asked("2", 1)])
+    project.must("run")
+    run = warehouse.status()["daily_token_cost"]
+    state = "select run_no from token_tracking.build_state where model = 'daily_token_cost'"
+    before = warehouse.rows(state)
+    warehouse.record("record_model_prices", *of_input(100, hours=2), *of_input(None, hours=3))
+    project.must("run")
+    assert warehouse.rows(state) == before
+    assert warehouse.status()["daily_token_cost"][0] == run[0]
+    warehouse.insert([asked("3", 2), asked("4", 3)])
+    project.must("run")
+    assert cost(warehouse) == (2 + 2 + 100, 1_000_000)
+    check(warehouse)
+
+
+def test_what_was_never_priced_costs_nothing_and_is_counted(
+    warehouse: Warehouse, project: DbtProject
+):
+    """And a price that is added later rates the past."""
+    warehouse.insert([asked("1"), asked("2", 1, model="y"), Event("3", START, tokens=7)])
+    project.must("run")
+    assert cost(warehouse) == (0, 2_000_007)
+    [(unpriced,)] = warehouse.rows(
+        "select sum(unpriced_tokens)::bigint from token_tracking.unpriced_usage"
+    )
+    assert unpriced == 2_000_007
+    warehouse.record("record_model_prices", *of_input(2))
+    project.must("run")
+    assert cost(warehouse, "model = 'y'") == (0, 1_000_000)
+    assert cost(warehouse, "token_kind = 'input' and model = 'gpt-4o'")[1] == 0
+    check(warehouse)
+
+
+def test_free_is_a_price(warehouse: Warehouse, project: DbtProject):
+    warehouse.record("record_model_prices", *of_input(0))
+    warehouse.insert([asked("1")])
+    project.must("run")
+    assert cost(warehouse) == (0, 0)
+
+
+def test_a_request_above_the_bound_pays_the_higher_price_for_all_kinds(
+    warehouse: Warehouse, project: DbtProject
+):
+    """Cached input counts for the size; 272,000 tokens are not above 272,000."""
+    for kind, short, long in [("input", 2, 20), ("cache_read", 1, 10), ("output", 3, 30)]:
+        warehouse.record(
+            "record_model_prices", price(short, kind), price(long, kind, context_over=272_000)
+        )
+    with closing(warehouse.connect()) as connection:
+        for key, uncached in [("at", 264_064), ("above", 264_065)]:
+            connection.execute(
+                "select token_tracking_raw.track_token_usage_batch(json_build_array("
+                "json_build_object('tenant_id', %s::text, 'provider', 'openai', 'model', 'gpt-4o',"
+                " 'input_tokens', %s::int, 'cache_read_tokens', 7936, 'output_tokens', 100,"
+                " 'occurred_at', '2026-03-01T00:00Z')))",
+                (key, uncached + 7936),
+            )
+    project.must("run")
+    million = Decimal(1_000_000)
+    assert cost(warehouse, "tenant_id = 'at'")[0] == (264_064 * 2 + 7936 + 300) / million
+    assert cost(warehouse, "tenant_id = 'above'")[0] == (264_065 * 20 + 79_360 + 3000) / million
+
+
+def test_short_requests_pay_the_base_price_whatever_their_sum(
+    warehouse: Warehouse, project: DbtProject
+):
+    warehouse.record("record_model_prices", *of_input(2), *of_input(20, context_over=200_000))
+    warehouse.insert(asked(str(number), tokens=1000) for number in range(1000))
+    project.must("run")
+    assert cost(warehouse) == (2, 0)
+
+
+def test_the_instant_of_a_price_is_its_first(warehouse: Warehouse, project: DbtProject):
+    warehouse.record("record_model_prices", *of_input(5, hours=-24), *of_input(4))
+    last = START - timedelta(microseconds=1)
+    warehouse.insert(
+        [asked("1"), Event("2", last, tokens=10**6, input_tokens=10**6, output_tokens=None)]
+    )
+    project.must("run")
+    assert warehouse.rows(
+        "select usage_date::text, sum(cost) from token_tracking.daily_token_cost"
+        " group by 1 order by 1"
+    ) == [("2026-02-28", 5), ("2026-03-01", 4)]
+
+
+def test_twelve_digits_are_kept(warehouse: Warehouse, project: DbtProject):
+    warehouse.record("record_model_prices", *of_input(0.08333333333333334))
+    warehouse.insert([asked("1", tokens=7)])
+    project.must("run")
+    assert cost(warehouse) == (Decimal("0.00000058333333333333338"), 0)
+    warehouse.insert([asked("2", tokens=2**40)])
+    project.must("run")
+    assert cost(warehouse)[0] == (2**40 + 7) * Decimal("0.00000008333333333333334")
+
+
+def test_two_lists_at_once_and_a_backdated_factor(warehouse: Warehouse, project: DbtProject):
+    warehouse.record("record_model_prices", *of_input(2))
+    warehouse.record(
+        "record_price_list_rules",
+        {"price_list": "customer", "base_list": "list", "factor": 1.5, "valid_from": at(0)},
+    )
+    warehouse.record(
+        "record_tenant_price_lists",
+        {"tenant_id": "acme", "price_list": "customer", "valid_from": at(2)},
+    )
+    warehouse.insert([asked("1"), asked("2", 2), asked("3", 2, tenant="blue")])
+    project.must("run")
+    query = (
+        "select tenant_id, price_list, is_billed, sum(cost) from token_tracking.daily_token_cost"
+        " group by 1, 2, 3 order by 1, 2, 3"
+    )
+    expected = [
+        ("acme", "customer", True, 3),
+        ("acme", "list", False, 2),
+        ("acme", "list", True, 2),
+        ("blue", "list", True, 2),
+    ]
+    assert warehouse.rows(query) == expected
+    warehouse.record(
+        "record_price_list_rules",
+        {"price_list": "customer", "base_list": "list", "factor": 2, "valid_from": at(1)},
+    )
+    project.must("run")
+    assert warehouse.rows(query) == [("acme", "customer", True, 4), *expected[1:]]
+    check(warehouse)
+
+
+def test_owners_voids_and_late_events_move_costs_with_the_tokens(
+    warehouse: Warehouse, project: DbtProject
+):
+    warehouse.record("record_model_prices", *of_input(2))
+    warehouse.insert([asked("1", agent="bot"), asked("2"), asked("3")])
+    project.must("run")
+    assert cost(warehouse) == (6, 0)
+    warehouse.insert(
+        [asked("4", -1, tenant="late")],
+        voids=[("acme", "2")],
+        owners=[("bot", START - HOUR, "owner")],
+    )
+    project.must("run")
+    by_tenant = (
+        "select tenant_id, sum(cost), sum(unpriced_tokens)::bigint"
+        " from token_tracking.daily_token_cost group by 1 order by 1"
+    )
+    assert warehouse.rows(by_tenant) == [
+        ("acme", 2, 0),
+        ("late", 0, 1_000_000),  # before the first price
+        ("owner", 2, 0),
+    ]
+    check(warehouse)
+
+
+def test_currencies_are_never_added(warehouse: Warehouse, project: DbtProject):
+    warehouse.record("record_model_prices", *of_input(2), *of_input(3, hours=1, currency="EUR"))
+    warehouse.insert([asked("1"), asked("2", 1)])
+    project.must("run")
+    assert warehouse.rows(
+        "select currency, sum(cost) from token_tracking.daily_token_cost group by 1 order by 1"
+    ) == [("EUR", 3), ("USD", 2)]
+
+
+def test_an_accepted_name_is_priced_from_its_instant_on(warehouse: Warehouse, project: DbtProject):
+    warehouse.record("record_model_prices", *of_input(2))
+    warehouse.insert(
+        asked(str(hours), hours, model="deployment", provider=None) for hours in range(3)
+    )
+    warehouse.record(
+        "record_model_aliases",
+        {
+            "alias": "deployment", "priced_provider": "openai", "priced_model": "gpt-4o",
+            "valid_from": at(1),
+        },
+    )  # fmt: skip
+    project.must("run")
+    assert cost(warehouse) == (4, 1_000_000)
+    warehouse.record("record_model_prices", *of_input(5, hours=2))
+    project.must("run")
+    assert cost(warehouse) == (7, 1_000_000)
+    check(warehouse)
+
+
+def test_emptied_prices_rebuild_the_costs_alone(warehouse: Warehouse, project: DbtProject):
+    warehouse.record("record_model_prices", *of_input(2))
+    warehouse.insert([asked("1")])
+    project.must("run")
+    base = "select basis from token_tracking.build_state where model = 'int_usage__hourly'"
+    before = warehouse.rows(base)
+    with closing(warehouse.connect()) as connection:
+        connection.execute("truncate token_tracking_raw.model_prices")
+    project.must("run")
+    assert cost(warehouse) == (0, 1_000_000)
+    assert warehouse.rows(base) == before

@@ -4,6 +4,7 @@ with
 {%- set base_relation = ref('int_usage__hourly') %}
 {%- set rollups = [
     'hourly_token_usage', 'daily_token_usage', 'monthly_token_usage', 'daily_agent_token_usage',
+    'daily_token_cost', 'monthly_token_cost',
 ] %}
 {%- for rollup in rollups %}
 -- depends_on: {{ ref(rollup) }}
@@ -12,7 +13,7 @@ with
 build as (
     select
         model,
-        run_no
+        coalesce(usage_run, run_no) as run_no
     from {{ build_table('build_state') }}
 ),
 

@@ -150,7 +150,8 @@ def test_a_wrong_total_is_refused_by_the_table(project: DbtProject, warehouse: W
     warehouse.insert([Event("1", NOON, agent="bot")])
     project.must("run")
     for mart in ("int_usage__hourly", *ROLLUPS):
-        update = f"update token_tracking.{mart} set event_count = 0"
+        wrong = "unpriced_tokens = tokens + 1" if mart.endswith("_cost") else "event_count = 0"
+        update = f"update token_tracking.{mart} set {wrong}"
         with (
             closing(warehouse.connect()) as connection,
             pytest.raises(psycopg.errors.CheckViolation),

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,19 @@ def built(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         )
         warehouse.insert(
             [Event(f"past-{days}", NOON - days * DAY, tokens=200_000) for days in range(1, 31)]
+        )
+        warehouse.record(
+            "record_model_prices",
+            *(
+                {
+                    "provider": "openai",
+                    "model": "gpt-4o",
+                    "token_kind": kind,
+                    "amount": amount,
+                    "valid_from": "2026-01-01T00:00Z",
+                }
+                for kind, amount in [("input", 2.5), ("cache_read", 1.25), ("output", 10)]
+            ),
         )
         project.must("build", "--exclude-resource-type", "test")
         warehouse.insert(
@@ -364,6 +378,45 @@ def test_a_rollup_equals_the_sum_of_the_finer_one(checked: Checked, mart: str, t
             {"tenant_id": "blue", "found_rows": 0, "found_tokens": None, "expected_tokens": 1000}
         )
     checked.sees(test, *rows, at_night=[ghost])
+
+
+def test_a_cost_equals_the_hours_at_their_prices(checked: Checked) -> None:
+    """Wrong, missing and surplus costs; a price that no build has seen is no difference."""
+    table = "token_tracking.daily_token_cost"
+    seller = "tenant_id = 'seller' and token_kind = 'input'"
+    checked.execute(
+        f"update {table} set cost = cost + 0.000001 where {seller}",
+        f"delete from {table} where tenant_id = 'buyer' and token_kind = 'output'",
+        f"update {table} set tenant_id = 'ghost' where tenant_id = 'blue' and token_kind = 'input'",
+    )
+    checked.warehouse.record(
+        "record_model_prices",
+        {
+            "provider": "openai",
+            "model": "gpt-4o",
+            "token_kind": "output",
+            "amount": 20,
+            "valid_from": "2026-01-01T00:00Z",
+        },
+    )
+    [(right,)] = checked.warehouse.rows(f"select cost - 0.000001 from {table} where {seller}")
+    rows = [
+        {"tenant_id": "seller", "found_cost": right + Decimal("0.000001"), "expected_cost": right},
+        {"tenant_id": "buyer", "found_cost": None, "expected_cost": Decimal("0.00125")},
+        {"tenant_id": "blue", "found_cost": None, "expected_cost": 0},
+    ]
+    ghost = {"tenant_id": "ghost", "found_cost": 0, "expected_cost": None}
+    checked.sees("daily_cost_equals_recount", *rows, at_night=[ghost])
+    checked.sees("daily_cost_follows_prices", *rows)
+    months = [
+        {
+            "tenant_id": row["tenant_id"],
+            "found_cost": row["expected_cost"],
+            "expected_cost": row["found_cost"],
+        }
+        for row in (*rows, ghost)
+    ]
+    checked.sees("monthly_cost_equals_sum_of_daily", *months[:3], at_night=months[3:])
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,19 @@ class LoadError(TokenTrackingError):
         super().__init__(message)
 
 
+class PricesError(TokenTrackingError):
+    """Prices cannot be read or recorded."""
+
+
+class InvalidPriceError(PricesError):
+    """A row of a table of prices breaks a rule; `line` is its line in a file, from 1."""
+
+    def __init__(self, reason: str, *, line: int | None = None) -> None:
+        self.reason: str = reason
+        self.line: int | None = line
+        super().__init__(reason)
+
+
 class DemoError(TokenTrackingError):
     """The demo cannot continue."""
 

@@ -1,0 +1,1 @@
+"""What tokens cost: dated prices, where they come from, and which one is in force."""

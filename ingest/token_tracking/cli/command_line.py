@@ -17,6 +17,7 @@ from .db import db_app
 from .demo import demo_command
 from .load import load_command
 from .options import FAILED, INTERRUPTED
+from .prices import prices_app
 from .refresh import refresh_command
 from .report import report_command
 from .schema import schema_app
@@ -56,7 +57,7 @@ app = typer.Typer(
     name="token-tracking",
     help="Exact token metering: services record usage events, dbt computes all totals.\n\n"
     "The database is the one of libpq's variables (PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE "
-    "...); TOKEN_TRACKING_DSN overrides them for `load`, `schema` and `spool`. "
+    "...); TOKEN_TRACKING_DSN overrides them for `load`, `schema`, `spool` and `prices`. "
     "`token-tracking demo` needs none: it brings a server of its own.",
     no_args_is_help=True,
     add_completion=False,
@@ -67,6 +68,7 @@ app = typer.Typer(
 app.add_typer(schema_app, name="schema")
 app.command("load")(load_command)
 app.add_typer(spool_app, name="spool")
+app.add_typer(prices_app, name="prices")
 app.add_typer(db_app, name="db")
 app.command("demo")(demo_command)
 app.command("refresh")(refresh_command)

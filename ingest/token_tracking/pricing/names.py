@@ -154,7 +154,7 @@ def _suggestion(
             return Suggestion(unpriced, Proposal(*other, "spelling"))
     found = match(unpriced.provider, unpriced.model) if is_installed() else None
     if found == (unpriced.provider, unpriced.model):
-        says = f"in the bundled list: token-tracking prices import --providers {found[0]}"
+        says = f"in genai-prices: token-tracking prices import --providers {unpriced.provider}"
         return Suggestion(unpriced, says=says)
     if found is not None:
         says = "" if found in priced else f"{found[0]}/{found[1]} has no price here yet: import it"

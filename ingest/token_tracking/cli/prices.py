@@ -586,6 +586,9 @@ def _name(key: PriceKey) -> str:
 # A cell of the table of prices: its line, its kind, its text.
 _Line = tuple[str, str, str, str, str, str]
 _Cell = tuple[_Line, str, str]
+_HEADINGS = ("provider", "model", "list", "tier", "over", "from")
+_USUAL = (None, None, "list", "standard", "", None)
+_FROM = 5
 
 
 def _print(terminal: Terminal, output: TableFormat, changes: Sequence[Change]) -> None:
@@ -608,11 +611,19 @@ def _print_prices(terminal: Terminal, cells: Iterable[_Cell]) -> None:
     if not lines:
         return
     kinds = [kind for kind in TOKEN_KINDS if any(kind in texts for texts in lines.values())]
-    table = Table("provider", "model", "list", "tier", "over", "from")
+    # What is usual everywhere takes no room.
+    places = [
+        place
+        for place, usual in enumerate(_USUAL)
+        if usual is None or any(line[place] != usual for line in lines)
+    ]
+    table = Table()
+    for place in places:
+        table.add_column(_HEADINGS[place], overflow="fold", no_wrap=place == _FROM)
     for kind in kinds:
         table.add_column(kind.replace("_", " "), justify="right")
     for line, texts in list(lines.items())[:SHOWN]:
-        table.add_row(*line, *(texts.get(kind, "") for kind in kinds))
+        table.add_row(*(line[place] for place in places), *(texts.get(kind, "") for kind in kinds))
     terminal.table(table)
     if len(lines) > SHOWN:
         terminal.say(f"{len(lines) - SHOWN:,} more lines; --format json shows all")

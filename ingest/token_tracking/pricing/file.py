@@ -91,7 +91,7 @@ def amount_of(text: str) -> Decimal | None:
         amount = Decimal("NaN")
     if not amount.is_finite():
         shown = repr(text) if text else "empty"
-        reason = f"amount: {shown}; must be a number, 0 for free, or {NONE} to end the price"
+        reason = f"{shown}; must be a number, 0 for free, or {NONE} to end the price"
         raise InvalidPriceError(reason)
     return amount
 
@@ -137,7 +137,11 @@ def _from_cells(cells: Mapping[str | None, str | None]) -> object:
     given = cast("Mapping[str, str]", cells)
     row: dict[str, object] = {name: cell for name, cell in given.items() if cell}
     if "amount" in given:
-        row["amount"] = amount_of(given["amount"])
+        try:
+            row["amount"] = amount_of(given["amount"])
+        except InvalidPriceError as error:
+            reason = f"amount: {error.reason}"
+            raise InvalidPriceError(reason) from error
     if "context_over" in row:
         row["context_over"] = _whole_number(given["context_over"])
     return row

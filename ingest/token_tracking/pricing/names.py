@@ -35,8 +35,6 @@ _UNPRICED: Final = """
 _NO_MARTS: Final = (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedTable)
 _DATE: Final = re.compile(r"[-@]20[0-9]{2}-?[01][0-9]-?[0-3][0-9]$")
 _LATEST: Final = re.compile(r"[-:]latest$")
-# Bedrock's ids: region, provider, model, version.
-_BEDROCK: Final = re.compile(r"(?:[a-z-]{2,10}\.)?(?P<provider>[a-z0-9]+)\.(?P<model>[^/]+)")
 _VERSION: Final = re.compile(r"-v[0-9]+(:[0-9]+)?$")
 
 
@@ -147,17 +145,21 @@ def _suggestion(
     )
     if (provider, model) in priced:
         kinds, tiers = ", ".join(unpriced.kinds), ", ".join(unpriced.tiers)
-        says = f"{alias}has prices, but none at that time for {kinds} (tier {tiers})"
+        says = f"{alias}has prices, but the last build found none for {kinds} (tier {tiers})"
         return Suggestion(unpriced, says=says)
-    for other in spellings(unpriced.provider, unpriced.model):
-        if other in priced and other != (unpriced.provider, unpriced.model):
-            return Suggestion(unpriced, Proposal(*other, "spelling"))
-    found = match(unpriced.provider, unpriced.model) if is_installed() else None
-    if found == (unpriced.provider, unpriced.model):
+    own = (unpriced.provider, unpriced.model)
+    spelled = next((one for one in spellings(*own) if one in priced and one != own), None)
+    found = match(*own) if is_installed() else None
+    if found == own:
         says = f"in genai-prices: token-tracking prices import --providers {unpriced.provider}"
         return Suggestion(unpriced, says=says)
+    if found is not None and found in priced:
+        how = "spelling, genai-prices" if found == spelled else "genai-prices"
+        return Suggestion(unpriced, Proposal(*found, how))
+    if spelled is not None:
+        return Suggestion(unpriced, Proposal(*spelled, "spelling"))
     if found is not None:
-        says = "" if found in priced else f"{found[0]}/{found[1]} has no price here yet: import it"
+        says = f"no price of {found[0]}/{found[1]} is recorded yet: import it first"
         return Suggestion(unpriced, Proposal(*found, "genai-prices"), says)
     elsewhere = sorted(other for other in priced if other[1] == unpriced.model)
     if len(elsewhere) == 1:
@@ -188,9 +190,6 @@ def _without_prefix(provider: str, model: str) -> Iterator[tuple[str, str]]:
         for place in places:
             if place != UNKNOWN_PROVIDER:
                 yield place, rest
-    bedrock = _BEDROCK.fullmatch(rest)
-    if bedrock is not None:
-        yield text_of_name(bedrock["provider"]) or provider, bedrock["model"]
 
 
 def _without_suffix(model: str) -> Iterator[str]:

@@ -121,9 +121,16 @@ def _changes_of(
                     wants(period, start)
             continue
         first = min(after, default=None)
-        is_open = end is None or since < end
-        if is_open and (first is None or (since < first and after[first].amount == period.amount)):
+        was_priced = first is not None and first <= now_hour
+        # An earlier price without a date is known only if it is still the same one.
+        is_known = (
+            first is None
+            or not was_priced
+            or after[first].amount == period.amount
+            or (end is not None and first >= end)
+        )
+        if is_known and (first is None or since < first) and (end is None or since < end):
             wants(period, since)
-        if first is not None and (end is None or now_hour < end):
+        if was_priced and (end is None or now_hour < end):
             wants(period, now_hour)
     return changes

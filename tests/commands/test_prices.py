@@ -280,7 +280,8 @@ def test_a_list_that_changes_counts_from_the_next_hour(database: Database):
         "select * from token_tracking_raw.record_model_prices(%s::json)", (json.dumps(old),)
     )
     before = datetime.now(UTC)
-    assert prices(database, "import", "--since", "2026-03-01", "--apply").code == 0
+    words = ("import", "--providers", "openai", "--since", "2026-03-01", "--apply")
+    assert prices(database, *words).code == 0
     undated = [row[1:4] for row in recorded(database) if (row[0], row[4]) == ("input", "standard")]
     assert undated[0] == (datetime(2026, 3, 1, tzinfo=UTC), 1, Decimal(77))
     [(at, _, amount)] = undated[1:]
@@ -399,7 +400,7 @@ def test_set_says_until_when_the_price_counts(database: Database):
         (["input=1", "--from", "soon"], "'soon' is not a time; write it as 2026-12-01"),
         (["input=1", "--from", "1999-01-01"], "valid_from: a time out of range"),
         (["input=1", "--currency", "dollar"], "currency: another text; must be a code of ISO 4217"),
-        (["input=1", "--over", "-1"], "is not in the range x>=0"),
+        (["input=1", "--over", "-1"], "Invalid value for '--over'"),
         (["input=1", "--list", ""], "price_list: text of 0 characters"),
     ],
 )

@@ -524,6 +524,7 @@ def test_show_follows_aliases_lists_brackets_and_time(database: Database):
     assert "│ openai   │ gpt-4o │ list     │ 200,000 │ 2026-03-01 │     4 │" in people.out
     assert prices(database, "alias", "azure", "ours", "--end", "--from", "2026-07-01").code == 0
     assert shown("ours", "2026-07-01") == set()
+    assert shown("ours", "2026-06-30") == public | customer
 
 
 def test_assignments_and_rules_are_recorded_and_end(database: Database):

@@ -51,7 +51,7 @@ GOOD: dict[Subject, dict[str, object]] = {
 PRICE, ALIAS, RULE = "model_prices", "model_aliases", "price_list_rules"
 # What is changed in a good object (... removes a field), and the field that the reason names.
 BAD: dict[str, tuple[Subject, dict[str, object], str]] = {
-    "unknown field": (PRICE, {"price": 1, "cost": 2}, "cost"),
+    "unknown field": (PRICE, {"price": 1, "zero": 2}, "zero"),
     "unknown field with a forged name": (PRICE, {"a\nb": 1}, "a field"),
     "no provider": (PRICE, {"provider": ...}, "provider"),
     "null provider": (PRICE, {"provider": None}, "provider"),

@@ -92,6 +92,13 @@ COMMANDS: dict[str, list[str]] = {
     "load": ["load", f"{EVIL.replace('/', '')}.csv"],
     "load, a column": ["load", "columns.csv", "--columns", "tokens=other"],
     "no command": [EVIL],
+    "prices, a wrong amount": ["prices", "set", EVIL, EVIL, f"input={EVIL}"],
+    "prices, a wrong time": ["prices", "set", EVIL, EVIL, "input=1", "--from", EVIL],
+    "prices, a provider": ["prices", "import", "--providers", EVIL.replace(",", "")],
+    "prices, a model": ["prices", "show", EVIL],
+    "prices, names": ["prices", "suggest"],
+    "prices, a name": ["prices", "suggest", "--accept", EVIL],
+    "prices, set": ["prices", "set", EVIL[:60], EVIL, "input=1", "--note", EVIL],
     "refresh": ["refresh", "--once", "--vars", json.dumps({"billing_timezone": EVIL})],
     "refresh, for programs": [
         *("refresh", "--once", "--format", "json"),

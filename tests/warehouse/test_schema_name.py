@@ -65,6 +65,7 @@ def test_dbt_refuses_a_schema_that_it_cannot_name(tmp_path: Path):
     [
         ("validate",),
         ("compare", "--daily", "daily"),
+        ("prices", "suggest"),
         ("report", "--out", "x.html"),
         ("schema", "apply", "--roles"),
     ],

@@ -132,3 +132,10 @@
         coalesce(sum({{ relation }}.tokens) filter (where {{ relation }}.amount is null), 0)::bigint
             as unpriced_tokens
 {%- endmacro %}
+
+
+{% macro summed_costs(relation, period) -%}
+    {{ checked_total('sum(' ~ relation ~ '.tokens)', relation ~ '.tenant_id', period) }} as tokens,
+        trim_scale(sum({{ relation }}.cost)) as cost,
+        sum({{ relation }}.unpriced_tokens)::bigint as unpriced_tokens
+{%- endmacro %}

@@ -27,9 +27,7 @@ final as (
     select
         daily.usage_month,
         {{ cost_columns('daily') }},
-        {{ checked_total('sum(daily.tokens)', 'daily.tenant_id', 'daily.usage_month') }} as tokens,
-        trim_scale(sum(daily.cost)) as cost,
-        sum(daily.unpriced_tokens)::bigint as unpriced_tokens
+        {{ summed_costs('daily', 'daily.usage_month') }}
     from daily
     group by
         usage_month,

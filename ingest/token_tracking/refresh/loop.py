@@ -141,7 +141,9 @@ class Refresh:
         watch = self._watch = self._watch or Watch(self._dbt.schema, self._dbt.relations)
         before = watch.totals()
         # Also if nothing was ever built: this query fails if the raw schema is missing.
-        is_waiting = watch.is_waiting(before.snapshot or _BEFORE_ALL)
+        is_waiting = watch.is_waiting(
+            before.snapshot or _BEFORE_ALL, before.price_snapshot or _BEFORE_ALL
+        )
         if before.is_behind or before.inputs != self._inputs:
             self._due = True
         if not (self._due or is_waiting):

@@ -32,6 +32,7 @@ class Totals:
 
     snapshot: str | None
     run_number: int | None
+    price_snapshot: str | None
     is_behind: bool
     inputs: str
 
@@ -46,7 +47,7 @@ class Arrivals:
     lag: float | None
 
 
-NOTHING = Totals(None, None, is_behind=True, inputs="")
+NOTHING = Totals(None, None, None, is_behind=True, inputs="")
 
 
 class Watch:
@@ -61,12 +62,14 @@ class Watch:
         """Return the state that the saved totals were built from."""
         try:
             return self._one("totals", Totals, {"relations": self.relations})
-        except psycopg.errors.UndefinedTable:  # nothing was ever built
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn):
+            # Nothing was ever built, or not by this version.
             return NOTHING
 
-    def is_waiting(self, since: str) -> bool:
-        """Return whether a raw row has arrived since the snapshot."""
-        return self._one("is_waiting", _Waiting, {"since": since}).is_waiting
+    def is_waiting(self, since: str, prices_since: str) -> bool:
+        """Return whether a raw row has arrived since the snapshot, or a price since the other one."""
+        values = {"since": since, "prices_since": prices_since}
+        return self._one("is_waiting", _Waiting, values).is_waiting
 
     def arrivals(self, since: str, until: str | None = None) -> Arrivals:
         """Count rows that `until` (default: the current snapshot) sees and `since` does not."""

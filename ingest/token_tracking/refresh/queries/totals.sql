@@ -11,8 +11,9 @@ states as (
         relations.oid,
         build_state.model,
         build_state.fingerprint,
-        build_state.run_no,
-        build_state.snapshot
+        coalesce(build_state.usage_run, build_state.run_no) as run_no,
+        build_state.snapshot,
+        build_state.price_snapshot
     from relations
     left join build_state on relations.oid = build_state.relation_oid
 ),
@@ -28,6 +29,11 @@ base as (
 select
     (select base.snapshot::text from base) as snapshot,
     (select base.run_no from base) as run_number,
+    (
+        select states.price_snapshot::text
+        from states
+        where states.model = 'daily_token_cost'
+    ) as price_snapshot,
     -- a relation that is missing, was recreated, or lags behind
     exists(
         select
@@ -49,6 +55,10 @@ select
         pg_relation_filenode(to_regclass('token_tracking_raw.usage_events')),
         pg_relation_filenode(to_regclass('token_tracking_raw.usage_voids')),
         pg_relation_filenode(to_regclass('token_tracking_raw.agent_owners')),
+        pg_relation_filenode(to_regclass('token_tracking_raw.model_prices')),
+        pg_relation_filenode(to_regclass('token_tracking_raw.model_aliases')),
+        pg_relation_filenode(to_regclass('token_tracking_raw.price_list_rules')),
+        pg_relation_filenode(to_regclass('token_tracking_raw.tenant_price_lists')),
         (select string_agg(states.fingerprint, ' ' order by states.model) from states),
         (
             select string_agg(concat(rules.ev_class, ':', rules.xmin), ' ' order by rules.oid)

@@ -7,6 +7,7 @@ select
     coalesce(build_state.usage_run, build_state.run_no) as run_number,
     build_state.snapshot,
     build_state.as_of,
-    build_state.aliases = {{ aliases_digest() }} as aliases_are_current
+    build_state.aliases = {{ aliases_digest() }} as aliases_are_current,
+    build_state.price_snapshot
 from {{ build_table('build_state') }} as build_state
 where build_state.run_no is not null

@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from token_tracking.embedded.server import Server
 
 AZURE = ROOT.parent / "shared" / "data" / "AzureLLMInferenceTrace_conv.csv"
-MARTS = (
+USAGE_MARTS = (
     "hourly_token_usage",
     "daily_token_usage",
     "monthly_token_usage",
     "daily_agent_token_usage",
 )
+COST_MARTS = ("daily_token_cost", "monthly_token_cost")
+MARTS = (*USAGE_MARTS, *COST_MARTS)
 # 36 days; acme calls twice a day, once by the agent that globex owns from 10 March on.
 USAGE = """
     insert into token_tracking_raw.usage_events (tenant_id, idempotency_key, tokens, token_type,
@@ -66,6 +68,21 @@ USAGE = """
     values ('bot', '2026-03-10 00:00+00', 1, 'globex', 'test');
     insert into token_tracking_raw.usage_voids (tenant_id, idempotency_key, reason, voided_by)
     values ('globex', 'globex3', 'test', 'test');
+    -- Tokens that are neither input nor output have no price; globex pays half from 20 March on.
+    insert into token_tracking_raw.model_prices (price_list, provider, model, token_kind,
+        service_tier, context_over, valid_from, revision, currency, amount, recorded_by)
+    select 'list', 'openai', 'gpt-4o', prices.kind, 'standard', 0, '2026-01-01 00:00+00', 1, 'USD',
+        prices.amount, 'test'
+    from (
+        values ('input', 2.5), ('cache_read', 1.25), ('cache_write', 3.125),
+            ('cache_write_long', 5), ('output', 10), ('reasoning', 10)
+    ) as prices (kind, amount);
+    insert into token_tracking_raw.price_list_rules
+        (price_list, valid_from, revision, base_list, factor, recorded_by)
+    values ('half', '2026-01-01 00:00+00', 1, 'list', 0.5, 'test');
+    insert into token_tracking_raw.tenant_price_lists
+        (tenant_id, valid_from, revision, price_list, recorded_by)
+    values ('globex', '2026-03-20 00:00+00', 1, 'half', 'test');
 """
 SETTLED = "select count(*) from token_tracking.monthly_token_usage"
 
@@ -149,6 +166,26 @@ def raw(rule: str, change: str, found: object, key: dict[str, object] = KEY) -> 
     return Case(UNCONSTRAINED + EVENT.format(change), {f"raw_events.{rule}": row})
 
 
+def costs(rule: str, change: str, found: tuple[str, str], also: set[str]) -> Case:
+    """Break the same kind of tokens in both marts of costs."""
+    return Case(
+        "".join(
+            WITHOUT_CHECKS.format(mart=mart)
+            + f"update token_tracking.{mart} set {change} where tenant_id = 'initech'"
+            f" and token_kind = 'output' and {period};"
+            for mart, period in (
+                ("daily_token_cost", "usage_date = '2026-03-02'"),
+                ("monthly_token_cost", "usage_month = '2026-03-01'"),
+            )
+        ),
+        {
+            f"{mart}.{rule}": {"tenant_id": "initech", "token_kind": "output", "found": value}
+            for mart, value in zip(COST_MARTS, found, strict=True)
+        },
+        also,
+    )
+
+
 def marts(
     rule: str, sql: str, rows: dict[str, dict[str, object]], also: set[str] = frozenset()
 ) -> Case:  # type: ignore[assignment]
@@ -165,6 +202,7 @@ WITHOUT_CHECKS = """
     alter table token_tracking.{mart} drop constraint if exists counts_events;
     alter table token_tracking.{mart} drop constraint if exists starts_on_the_first;
     alter table token_tracking.{mart} drop constraint if exists only_with_an_agent;
+    alter table token_tracking.{mart} drop constraint if exists is_priced_or_unpriced;
     alter table token_tracking.{mart} drop constraint if exists {mart}_pkey;
 """
 FIRST = """
@@ -173,7 +211,11 @@ FIRST = """
         order by md5('{{mart}}' || mart::text) limit 1  -- always the same, of each mart another
     );
 """
-FROM_RAW = {f"raw_to_marts.{mart}_equals_raw_events" for mart in MARTS}
+FROM_RAW_USAGE = {f"raw_to_marts.{mart}_equals_raw_events" for mart in USAGE_MARTS}
+COSTS_FROM_RAW = "raw_to_marts.daily_token_cost_equals_raw_events"
+MONTHLY_COSTS = "raw_to_marts.monthly_cost_equals_sum_of_daily"
+BILLED_TOKENS = "raw_to_marts.billed_tokens_are_those_of_daily"
+COSTS = {COSTS_FROM_RAW, MONTHLY_COSTS, BILLED_TOKENS}
 BETWEEN = {"raw_to_marts.daily_equals_sum_of_hourly", "raw_to_marts.monthly_equals_sum_of_daily"}
 WITH_PARTS = MARTS[:3]
 
@@ -264,6 +306,20 @@ CASES: dict[str, Case] = {
             }
         },
     ),
+    "behind in prices": Case(
+        "update token_tracking.build_state set price_snapshot = '1:1:'"
+        " where model = 'monthly_token_cost';"
+        # and what is behind is not compared
+        "update token_tracking.monthly_token_cost set cost = 2 * cost;",
+        {
+            "raw_to_marts.every_total_is_of_one_build": {
+                "model": "monthly_token_cost",
+                "run_number": 1,
+                "newest_run_number": 1,
+                "prices_are_those_of_daily": False,
+            }
+        },
+    ),
     "other aliases": Case(
         "update token_tracking.label_aliases set label = 'batch' where alias = 'summarise';"
         # and what was not read with these aliases is not compared
@@ -327,7 +383,7 @@ CASES: dict[str, Case] = {
                 "difference": 8,
             },
         },
-        {"raw_to_marts.daily_equals_sum_of_hourly"},
+        {"raw_to_marts.daily_equals_sum_of_hourly", BILLED_TOKENS},
     ),
     "monthly of another payer": Case(
         "update token_tracking.monthly_token_usage set tenant_id = 'mallory'"
@@ -372,6 +428,7 @@ CASES: dict[str, Case] = {
             }
             for mart in WITH_PARTS
         },
+        {COSTS_FROM_RAW},
     ),
     "owner of the time": Case(
         "update token_tracking_raw.agent_owners set valid_from = valid_from + interval '1 day'",
@@ -385,7 +442,7 @@ CASES: dict[str, Case] = {
                 "difference": 40,
             }
         },
-        FROM_RAW,
+        {*FROM_RAW_USAGE, COSTS_FROM_RAW},
     ),
     "labels of all marts": Case(
         "".join(
@@ -409,6 +466,7 @@ CASES: dict[str, Case] = {
             }
             for mart in WITH_PARTS
         },
+        {BILLED_TOKENS},
     ),
     "hours moved": Case(
         "update token_tracking.hourly_token_usage set usage_hour = usage_hour - interval '9 hours'"
@@ -494,10 +552,10 @@ CASES: dict[str, Case] = {
         "alter table token_tracking.{mart} rename event_count to events;",
         {
             mart: {"column_name": "event_count", "found": "missing", "allowed": "bigint"}
-            for mart in MARTS
+            for mart in USAGE_MARTS
         },
         {
-            *FROM_RAW,
+            *FROM_RAW_USAGE,
             *BETWEEN,
             "raw_to_marts.tenant_token_usage_equals_sum_of_daily",
             *(
@@ -533,7 +591,7 @@ CASES: dict[str, Case] = {
             where tenant_id in ('acme', 'initech') order by 1, 2 limit 1;
         """,
         {mart: {"found": 2, "allowed": "1 row"} for mart in MARTS},
-        BETWEEN,
+        {*BETWEEN, *COSTS},
     ),
     "grain null": marts(
         "key_columns_are_there",
@@ -542,8 +600,9 @@ CASES: dict[str, Case] = {
         + FIRST.format("tenant_id = null"),
         {mart: {"tenant_id": None, "found": "1"} for mart in MARTS},
         {
-            *FROM_RAW,
+            *FROM_RAW_USAGE,
             *BETWEEN,
+            *COSTS,
             "raw_to_marts.tenant_token_usage_equals_sum_of_daily",
             "daily_agent_token_usage.who_pays_follows_the_rule",
         },
@@ -551,24 +610,29 @@ CASES: dict[str, Case] = {
     "no events": marts(
         "counts_events",
         WITHOUT_CHECKS + FIRST.format("event_count = 0"),
-        {mart: {"tenant_id": "acme", "found": "0"} for mart in MARTS},
+        {mart: {"tenant_id": "acme", "found": "0"} for mart in USAGE_MARTS},
         {
-            *FROM_RAW,
+            *FROM_RAW_USAGE,
             *BETWEEN,
-            *(f"{mart}.tokens_are_what_the_events_can_have" for mart in MARTS),
+            *(f"{mart}.tokens_are_what_the_events_can_have" for mart in USAGE_MARTS),
         },
     ),
     "negative tokens": marts(
         "tokens_are_what_the_events_can_have",
         WITHOUT_CHECKS + FIRST.format("tokens = -1"),
-        {mart: {"tenant_id": "acme", "found": "-1"} for mart in MARTS},
-        {*FROM_RAW, *BETWEEN, *(f"{mart}.parts_are_not_above_tokens" for mart in WITH_PARTS)},
+        {mart: {"tenant_id": "acme", "found": "-1"} for mart in USAGE_MARTS},
+        {
+            *FROM_RAW_USAGE,
+            *BETWEEN,
+            BILLED_TOKENS,
+            *(f"{mart}.parts_are_not_above_tokens" for mart in WITH_PARTS),
+        },
     ),
     "mart parts": marts(
         "parts_are_not_above_tokens",
         WITHOUT_CHECKS + FIRST.format("output_tokens = tokens - input_tokens + 1"),
         {mart: {"tenant_id": "acme", "allowed": "0 to tokens"} for mart in WITH_PARTS},
-        {*(FROM_RAW - {"raw_to_marts.daily_agent_token_usage_equals_raw_events"}), *BETWEEN},
+        {*(FROM_RAW_USAGE - {"raw_to_marts.daily_agent_token_usage_equals_raw_events"}), *BETWEEN},
     ),
     "mart kinds": marts(
         "kinds_are_not_above_their_wholes",
@@ -577,7 +641,7 @@ CASES: dict[str, Case] = {
             mart: {"tenant_id": "acme", "allowed": "0 to what they are parts of"}
             for mart in WITH_PARTS
         },
-        {*(FROM_RAW - {"raw_to_marts.daily_agent_token_usage_equals_raw_events"}), *BETWEEN},
+        {*(FROM_RAW_USAGE - {"raw_to_marts.daily_agent_token_usage_equals_raw_events"}), *BETWEEN},
     ),
     "half an hour": Case(
         "update token_tracking.hourly_token_usage set usage_hour = usage_hour + interval '30 min'"
@@ -643,6 +707,7 @@ CASES: dict[str, Case] = {
         {
             "raw_to_marts.daily_token_usage_equals_raw_events",
             *BETWEEN,
+            BILLED_TOKENS,
         },
     ),
     "unusually high day": Case(
@@ -659,6 +724,7 @@ CASES: dict[str, Case] = {
         {
             "raw_to_marts.daily_token_usage_equals_raw_events",
             *BETWEEN,
+            BILLED_TOKENS,
         },
     ),
     "unusually low day": Case(
@@ -674,6 +740,7 @@ CASES: dict[str, Case] = {
         {
             "raw_to_marts.daily_token_usage_equals_raw_events",
             *BETWEEN,
+            BILLED_TOKENS,
         },
     ),
     "month's middle": Case(
@@ -706,6 +773,143 @@ CASES: dict[str, Case] = {
             }
         },
         {"raw_to_marts.daily_agent_token_usage_equals_raw_events"},
+    ),
+    "costs of a day": Case(
+        "update token_tracking.daily_token_cost set cost = cost + 0.000000001"
+        " where tenant_id = 'initech' and token_kind = 'output' and usage_date = '2026-03-02'",
+        {
+            COSTS_FROM_RAW: {
+                "usage_date": "2026-03-02",
+                "tenant_id": "initech",
+                "provider": "openai",
+                "model": "gpt-4o",
+                "token_kind": "output",
+                "service_tier": "standard",
+                "price_list": "list",
+                "is_billed": True,
+                "currency": "USD",
+                "sum_of": "cost",
+                "mart_says": "0.000010001",
+                "raw_says": "0.00001",
+                "difference": "0.000000001",
+            }
+        },
+        {MONTHLY_COSTS},
+    ),
+    "price of another transaction": Case(
+        "update token_tracking_raw.model_prices set amount = 3 where token_kind = 'input'",
+        {
+            COSTS_FROM_RAW: {
+                "token_kind": "input",
+                "price_list": "list",
+                "sum_of": "cost",
+                "mart_says": "0.000045",
+                "raw_says": "0.000054",
+            }
+        },
+    ),
+    "tokens without price": Case(
+        "update token_tracking.daily_token_cost set currency = null, cost = 0,"
+        " unpriced_tokens = tokens where tenant_id = 'globex' and not is_billed"
+        " and token_kind = 'reasoning' and usage_date = '2026-03-30'",
+        {
+            COSTS_FROM_RAW: {
+                "usage_date": "2026-03-30",
+                "tenant_id": "globex",
+                "token_kind": "reasoning",
+                "is_billed": False,
+                "currency": None,
+                "sum_of": "unpriced_tokens",
+                "mart_says": 28,
+                "raw_says": None,
+            }
+        },
+        {MONTHLY_COSTS},
+    ),
+    "costs of a month": Case(
+        "delete from token_tracking.monthly_token_cost where tenant_id = 'initech'"
+        " and token_kind = 'unsplit' and usage_month = '2026-04-01'",
+        {
+            MONTHLY_COSTS: {
+                "usage_month": "2026-04-01",
+                "tenant_id": "initech",
+                "token_kind": "unsplit",
+                "currency": None,
+                "difference_in_tokens": -10,
+                "difference_in_unpriced_tokens": -10,
+                "difference": 0,
+            }
+        },
+    ),
+    "labels of costs": Case(
+        "".join(
+            f"update token_tracking.{mart} set operation = 'batch' where tenant_id = 'initech'"
+            f" and token_kind = 'output' and {period} >= '2026-04-01';"
+            for mart, period in zip(COST_MARTS, ("usage_date", "usage_month"), strict=True)
+        ),
+        {
+            BILLED_TOKENS: {
+                "usage_date": "2026-04-01",
+                "tenant_id": "initech",
+                "operation": "query",
+                "costs_say": 7,
+                "daily_says": 8,
+                "difference": -1,
+            }
+        },
+    ),
+    "no tokens": costs("counts_tokens", "tokens = 0", ("0", "0"), COSTS),
+    "negative cost": costs(
+        "cost_is_not_negative",
+        "cost = -cost",
+        ("-0.00001", "-0.00031"),
+        {COSTS_FROM_RAW, MONTHLY_COSTS},
+    ),
+    "half a price": costs(
+        "all_tokens_have_a_price_or_none_has",
+        "unpriced_tokens = 1",
+        (
+            "1 tokens, 1 unpriced, cost 0.00001, currency USD",
+            "31 tokens, 1 unpriced, cost 0.00031, currency USD",
+        ),
+        {COSTS_FROM_RAW},
+    ),
+    "month's middle of costs": Case(
+        WITHOUT_CHECKS.format(mart="monthly_token_cost")
+        + "update token_tracking.monthly_token_cost set usage_month = '2026-04-02'"
+        " where tenant_id = 'initech' and usage_month = '2026-04-01'",
+        {
+            "monthly_token_cost.usage_month_is_a_first_day": {
+                "usage_month": "2026-04-02",
+                "tenant_id": "initech",
+                "found": "2026-04-02",
+            }
+        },
+        {MONTHLY_COSTS},
+    ),
+    "cost types": Case(
+        "".join(
+            f"alter table token_tracking.{mart} rename unpriced_tokens to unknown_tokens;"
+            for mart in COST_MARTS
+        ),
+        {
+            f"{mart}.columns_have_the_contracts_types": {
+                "column_name": "unpriced_tokens",
+                "found": "missing",
+                "allowed": "bigint",
+            }
+            for mart in COST_MARTS
+        },
+        {
+            COSTS_FROM_RAW,
+            MONTHLY_COSTS,
+            *(
+                f"{suite.name}.{check.name}"
+                for suite in suites()[2:]
+                for check in suite.checks
+                if "one.unpriced_tokens" in check.query
+            ),
+        },
     ),
 }
 
@@ -897,7 +1101,7 @@ def test_the_table_names_what_fails_with_its_row(copy: Database, tmp_path: Path)
     assert "run dbt build --full-refresh" in ended.stdout
     [line] = [line for line in ended.stdout.splitlines() if re.search(r"15\W+8\W+7", line)]
     assert "initech" in line
-    assert "59 of 61 expectations hold, 2 fail, 0 warn" in ended.stdout
+    assert "75 of 77 expectations hold, 2 fail, 0 warn" in ended.stdout
 
 
 def test_nothing_to_check_is_not_green(database: Database, tmp_path: Path):
@@ -988,7 +1192,8 @@ def test_all_queries_see_one_moment(copy: Database, tmp_path: Path):
         if done == 1:
             with closing(copy.connect()) as connection:
                 for mart in MARTS:
-                    connection.execute(f"update token_tracking.{mart} set tokens = tokens + 1")
+                    wrong = "cost = 2 * cost" if mart in COST_MARTS else "tokens = tokens + 1"
+                    connection.execute(f"update token_tracking.{mart} set {wrong}")
                 connection.execute(
                     "update token_tracking.build_state set run_no = 0"
                     " where model = 'monthly_token_usage'"
@@ -1015,8 +1220,15 @@ def test_all_queries_see_one_moment(copy: Database, tmp_path: Path):
             "insert into token_tracking.label_aliases values ('operation', 'dance', 'chat')",
             "delete from token_tracking.label_aliases where alias = 'dance'",
         ),
+        (
+            "update token_tracking.build_state set price_snapshot = '1:1:'"
+            " where model = 'monthly_token_cost'",
+            "update token_tracking.build_state set price_snapshot = daily.price_snapshot"
+            " from token_tracking.build_state as daily where daily.model = 'daily_token_cost'"
+            " and build_state.model = 'monthly_token_cost'",
+        ),
     ],
-    ids=["rollups", "aliases"],
+    ids=["rollups", "aliases", "prices"],
 )
 def test_it_waits_for_the_end_of_a_build(copy: Database, tmp_path: Path, begun: str, ended: str):
     timers: list[threading.Timer] = []
@@ -1172,7 +1384,7 @@ def test_other_files_are_left_alone(copy: Database, tmp_path: Path):
     run(copy, tmp_path / "docs")
     once = len(list((tmp_path / "docs").rglob("*.html")))
     run(copy, tmp_path / "docs")
-    assert len(list((tmp_path / "docs").rglob("*.html"))) == once == 13
+    assert len(list((tmp_path / "docs").rglob("*.html"))) == once == 17
 
 
 @pytest.mark.parametrize(
@@ -1252,7 +1464,7 @@ def test_a_suite_that_only_warns_is_shown_so(copy: Database, tmp_path: Path):
                     "getComputedStyle(document.querySelector('.fas'), '::before').content"
                 )
                 (tmp_path / f"{damage} suite.png").write_bytes(page.screenshot())
-        assert others == 5
+        assert others == 7
         seen.append((shown, colour, on_page, "Succeeded, with warnings" in text))
     assert seen == [
         ('"! holds, with warnings"', "rgb(138, 90, 0)", '"! holds, with warnings"', True),

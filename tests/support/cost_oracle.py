@@ -1,4 +1,4 @@
-"""What usage costs, computed without dbt or SQL: event by event, in plain loops over the raw rows."""
+"""What usage costs, computed without dbt or SQL: event by event, in plain loops over raw."""
 
 from __future__ import annotations
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.support.databases import Database
 from token_tracking.validation.checkpoint import validate
 from token_tracking.validation.report import Finding, Report
+from token_tracking.validation.suites import suites
 
 
 def validated(database: Database, folder: Path, **options: object) -> Report:
@@ -20,3 +22,10 @@ def validated(database: Database, folder: Path, **options: object) -> Report:
 
 def unsuccessful(report: Report) -> dict[str, Finding]:
     return {f"{suite}.{finding.name}": finding for suite, finding in report.unsuccessful()}
+
+
+def rows_found(connection: psycopg.Connection[tuple], name: str) -> list[tuple[object, ...]]:
+    """Return what the expectation of that name finds, without Great Expectations."""
+    [query] = [check.query for suite in suites() for check in suite.checks if check.name == name]
+    connection.execute("set search_path = token_tracking")
+    return connection.execute(query).fetchall()

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.cost_oracle import COLUMNS, Prices, costs, repr_without_scale
 from tests.support.oracle import Raw, Snapshot
+from tests.support.validating import rows_found
 from tests.support.warehouse import Event, Warehouse
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 KINDS = ("input", "cache_read", "cache_write", "cache_write_long", "output", "reasoning", "unsplit")
+# The validation's.
+RECOUNTS = (
+    "daily_token_cost_equals_raw_events",
+    "monthly_cost_equals_sum_of_daily",
+    "billed_tokens_are_those_of_daily",
+)
 Rows = list[tuple[object, ...]]
 
 
@@ -56,6 +63,9 @@ def check(warehouse: Warehouse) -> None:
         " select sum(tokens), sum(cost), sum(unpriced_tokens) from token_tracking.daily_token_cost"
     )
     assert months[0] == months[1]
+    with closing(warehouse.connect()) as connection:
+        for name in RECOUNTS:
+            assert rows_found(connection, name) == [], name
 
 
 def at(hours: int) -> str:

@@ -14,6 +14,8 @@ select
     events.token_type,
     events.operation,
     events.model,
+    events.provider,
+    events.service_tier,
     events.tokens,
     events.input_tokens,
     events.output_tokens,

@@ -67,7 +67,7 @@ class Watch:
             return NOTHING
 
     def is_waiting(self, since: str, prices_since: str) -> bool:
-        """Return whether a raw row has arrived since the snapshot, or a price since the other one."""
+        """Return whether a raw row, or a price, has arrived since the snapshot that it is in."""
         values = {"since": since, "prices_since": prices_since}
         return self._one("is_waiting", _Waiting, values).is_waiting
 

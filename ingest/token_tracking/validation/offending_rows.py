@@ -137,7 +137,7 @@ def _cell(value: object) -> Cell:
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else str(value)
+        return int(value) if value == value.to_integral_value() else format(value, "f")
     if isinstance(value, datetime):
         return value.isoformat(" ")
     if isinstance(value, date):

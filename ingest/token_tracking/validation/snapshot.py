@@ -22,7 +22,10 @@ _READ: Final = (
     *(mart.name for mart in MARTS),
     *("build_status", "unmapped_labels", "tenant_token_usage", "label_aliases"),
 )
-_RAW_TABLES: Final = ("usage_events", "usage_voids", "agent_owners")
+_RAW_TABLES: Final = (
+    *("usage_events", "usage_voids", "agent_owners"),
+    *("model_prices", "model_aliases", "price_list_rules", "tenant_price_lists"),
+)
 _NO_EVENTS: Final = "nothing to check: no events are recorded; record some, then run dbt build"
 # During a build, the models' totals are of two different builds. After this many seconds, that is
 # taken for the result of a build with a partial selection.
@@ -41,7 +44,12 @@ _THERE: Final = """
         )
 """
 _BUILDS: Final = """
-    select builds.model, builds.run_number, builds.aliases_are_current, builds.as_of
+    select
+        builds.model,
+        builds.run_number,
+        builds.aliases_are_current,
+        builds.as_of,
+        builds.price_snapshot::text
     from {} as builds
     where builds.model = any(%s)
 """
@@ -201,13 +209,16 @@ class _Build(NamedTuple):
     run_number: int
     aliases_are_current: bool | None
     as_of: datetime
+    price_snapshot: str | None
 
 
 def _builds(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> dict[str, _Build]:
     """Return the newest build of each rollup."""
     query = sql.SQL(_BUILDS).format(sql.Identifier(schema, "build_status"))
     found = {
-        cast("str", model): _Build(*cast("tuple[int, bool | None, datetime]", tuple(build)))
+        cast("str", model): _Build(
+            *cast("tuple[int, bool | None, datetime, str | None]", tuple(build))
+        )
         for model, *build in connection.execute(query, (list(ROLLUPS),))
     }
     if missing := [model for model in ROLLUPS if model not in found]:
@@ -216,9 +227,12 @@ def _builds(connection: psycopg.Connection[tuple[object, ...]], schema: str) -> 
 
 
 def _is_one_build(builds: dict[str, _Build]) -> bool:
+    prices = {build.price_snapshot for build in builds.values() if build.price_snapshot}
     # A running build fills the aliases first.
-    return len({build.run_number for build in builds.values()}) == 1 and all(
-        build.aliases_are_current for build in builds.values()
+    return (
+        len({build.run_number for build in builds.values()}) == 1
+        and len(prices) == 1
+        and all(build.aliases_are_current for build in builds.values())
     )
 
 

@@ -360,10 +360,19 @@ def _raw_to_marts() -> Suite:
                     from_raw,
                     mart.name,
                 )
-                for mart in MARTS
+                for mart in USAGE_MARTS
+            ),
+            _found_by(
+                "daily_token_cost_equals_raw_events",
+                f"{_REBUILD} Both are as of the build's snapshots, of events and of prices. Or a "
+                "price is of requests above a size that the variable context_bounds does not list.",
+                order=_LARGEST_FIRST,
+                recounted_events=events,
             ),
             _found_by("daily_equals_sum_of_hourly", _REBUILD, order=_LARGEST_FIRST),
             _found_by("monthly_equals_sum_of_daily", _REBUILD, order=_LARGEST_FIRST),
+            _found_by("monthly_cost_equals_sum_of_daily", _REBUILD, order=_LARGEST_FIRST),
+            _found_by("billed_tokens_are_those_of_daily", _REBUILD, order=_LARGEST_FIRST),
             _found_by(
                 "tenant_token_usage_equals_sum_of_daily",
                 "The view was changed by something else than a build, or daily_token_usage was: "
@@ -394,9 +403,11 @@ class Mart:
 
     name: str
     grain: Mapping[str, str]
-    has_parts: bool = True
-    rules: tuple[RowRule, ...] = ()
+    sums: Mapping[str, str]
+    rules: tuple[RowRule, ...]
     checks: tuple[Check, ...] = ()
+    # columns of the grain that can be null
+    nullable: frozenset[str] = frozenset()
 
 
 def _listed(labels: Sequence[str]) -> str:
@@ -429,8 +440,93 @@ _LABELS: Final = {
     "operation": "operation_type",
     "model": "text",
 }
-MARTS: Final = (
-    Mart(
+
+
+def _of_usage(
+    name: str,
+    grain: Mapping[str, str],
+    *,
+    has_parts: bool = True,
+    rules: tuple[RowRule, ...] = (),
+    checks: tuple[Check, ...] = (),
+) -> Mart:
+    """Return a mart that counts events and their tokens."""
+    parts = PART_FIELDS if has_parts else ()
+    of_events = (
+        RowRule("counts_events", "one.event_count > 0", "one.event_count", "1 or more"),
+        RowRule(
+            "tokens_are_what_the_events_can_have",
+            f"one.tokens between 0 and one.event_count::numeric * {MAX_TOKENS}",
+            "one.tokens",
+            f"0 to event_count * {MAX_TOKENS}",
+        ),
+    )
+    of_parts = (
+        RowRule(
+            "parts_are_not_above_tokens",
+            "one.input_tokens >= 0 and one.output_tokens >= 0"
+            " and one.input_tokens::numeric + one.output_tokens <= one.tokens",
+            _PARTS,
+            "0 to tokens",
+        ),
+        RowRule(
+            "kinds_are_not_above_their_wholes",
+            f"least({', '.join(f'one.{kind}' for kind in _KINDS)}) >= 0"
+            " and one.cache_read_tokens + one.cache_write_tokens <= one.input_tokens"
+            " and one.cache_write_long_tokens <= one.cache_write_tokens"
+            " and one.reasoning_tokens <= one.output_tokens",
+            _KINDS_SHOWN,
+            "0 to what they are parts of",
+        ),
+    )
+    sums = dict.fromkeys(("tokens", *parts, "event_count"), "bigint")
+    return Mart(name, grain, sums, (*of_events, *(of_parts if has_parts else ()), *rules), checks)
+
+
+def _of_costs(name: str, grain: Mapping[str, str], *rules: RowRule) -> Mart:
+    """Return a mart that says what tokens cost."""
+    of_costs = (
+        RowRule("counts_tokens", "one.tokens > 0", "one.tokens", "1 or more"),
+        RowRule("cost_is_not_negative", "one.cost >= 0", "one.cost", "0 or more"),
+        RowRule(
+            "all_tokens_have_a_price_or_none_has",
+            "one.unpriced_tokens = case when one.currency is null then one.tokens else 0 end"
+            " and (one.currency is not null or one.cost = 0)",
+            "format('%s tokens, %s unpriced, cost %s, currency %s', one.tokens,"
+            " one.unpriced_tokens, one.cost, coalesce(one.currency, 'none'))",
+            "a currency, or all tokens unpriced and cost 0",
+        ),
+    )
+    sums = {"tokens": "bigint", "cost": "numeric", "unpriced_tokens": "bigint"}
+    return Mart(
+        name,
+        {**grain, **_PRICED},
+        sums,
+        (*of_costs, *rules),
+        nullable=frozenset({"currency"}),
+    )
+
+
+_PRICED: Final = {
+    "tenant_id": "text",
+    "token_type": "token_type",
+    "operation": "operation_type",
+    "provider": "text",
+    "model": "text",
+    "token_kind": "text",
+    "service_tier": "text",
+    "price_list": "text",
+    "is_billed": "boolean",
+    "currency": "text",
+}
+_IS_FIRST_OF_MONTH: Final = RowRule(
+    "usage_month_is_a_first_day",
+    "extract(day from one.usage_month) = 1",
+    "one.usage_month",
+    "the first of a month",
+)
+USAGE_MARTS: Final = (
+    _of_usage(
         "hourly_token_usage",
         {"usage_hour": "timestamp with time zone", "usage_date": "date", **_LABELS},
         rules=(
@@ -452,7 +548,7 @@ MARTS: Final = (
             _labels_check("operation", "operation_type", [*Operation, "unknown"]),
         ),
     ),
-    Mart(
+    _of_usage(
         "daily_token_usage",
         {"usage_date": "date", **_LABELS},
         checks=(
@@ -471,19 +567,12 @@ MARTS: Final = (
             ),
         ),
     ),
-    Mart(
+    _of_usage(
         "monthly_token_usage",
         {"usage_month": "date", **_LABELS},
-        rules=(
-            RowRule(
-                "usage_month_is_a_first_day",
-                "extract(day from one.usage_month) = 1",
-                "one.usage_month",
-                "the first of a month",
-            ),
-        ),
+        rules=(_IS_FIRST_OF_MONTH,),
     ),
-    Mart(
+    _of_usage(
         "daily_agent_token_usage",
         {
             "usage_date": "date",
@@ -504,6 +593,11 @@ MARTS: Final = (
         ),
     ),
 )
+COST_MARTS: Final = (
+    _of_costs("daily_token_cost", {"usage_date": "date"}),
+    _of_costs("monthly_token_cost", {"usage_month": "date"}, _IS_FIRST_OF_MONTH),
+)
+MARTS: Final = (*USAGE_MARTS, *COST_MARTS)
 
 
 # All rollups of the project, the one first that the others are computed from.
@@ -511,46 +605,9 @@ ROLLUPS: Final = ("int_usage__hourly", *(mart.name for mart in MARTS))
 
 
 def _mart(mart: Mart) -> Suite:
-    parts: tuple[str, ...] = PART_FIELDS if mart.has_parts else ()
-    sums = ["tokens", *parts, "event_count"]
     key = tuple(mart.grain)
-    rules = (
-        RowRule(
-            "key_columns_are_there",
-            f"num_nulls({', '.join(f'one.{column}' for column in key)}) = 0",
-            f"num_nulls({', '.join(f'one.{column}' for column in key)})",
-            "no null",
-        ),
-        RowRule("counts_events", "one.event_count > 0", "one.event_count", "1 or more"),
-        RowRule(
-            "tokens_are_what_the_events_can_have",
-            f"one.tokens between 0 and one.event_count::numeric * {MAX_TOKENS}",
-            "one.tokens",
-            f"0 to event_count * {MAX_TOKENS}",
-        ),
-        *(
-            [
-                RowRule(
-                    "parts_are_not_above_tokens",
-                    "one.input_tokens >= 0 and one.output_tokens >= 0"
-                    " and one.input_tokens::numeric + one.output_tokens <= one.tokens",
-                    _PARTS,
-                    "0 to tokens",
-                ),
-                RowRule(
-                    "kinds_are_not_above_their_wholes",
-                    f"least({', '.join(f'one.{kind}' for kind in _KINDS)}) >= 0"
-                    " and one.cache_read_tokens + one.cache_write_tokens <= one.input_tokens"
-                    " and one.cache_write_long_tokens <= one.cache_write_tokens"
-                    " and one.reasoning_tokens <= one.output_tokens",
-                    _KINDS_SHOWN,
-                    "0 to what they are parts of",
-                ),
-            ]
-            if mart.has_parts
-            else []
-        ),
-        *mart.rules,
+    nulls = (
+        f"num_nulls({', '.join(f'one.{column}' for column in key if column not in mart.nullable)})"
     )
     return Suite(
         mart.name,
@@ -558,11 +615,16 @@ def _mart(mart: Mart) -> Suite:
         (
             _type_check(
                 mart.name,
-                {**mart.grain, **dict.fromkeys(sums, "bigint")},
+                {**mart.grain, **mart.sums},
                 "Something else than a build altered the mart: run dbt build --full-refresh.",
             ),
             _unique_check(mart.name, key, "one_row_per_grain", _REBUILD),
-            *_row_checks(mart.name, key, rules, _REBUILD),
+            *_row_checks(
+                mart.name,
+                key,
+                (RowRule("key_columns_are_there", f"{nulls} = 0", nulls, "no null"), *mart.rules),
+                _REBUILD,
+            ),
             *mart.checks,
         ),
     )

@@ -112,16 +112,31 @@ def some_event(rng: random.Random, number: int) -> Event:
         tokens=whole_input + (output or 0) + rng.choice([0, 0, 5]),
         input_tokens=whole_input,
         output_tokens=output,
-        model=rng.choice(["gpt-4o", "alias", "x", None]),
-        provider=rng.choice(["openai", None]),
+        model=rng.choice(["gpt-4o", "gpt-4o", "alias", "x", None]),
+        provider=rng.choice(["openai", "openai", None]),
         service_tier=rng.choice([None, None, "batch"]),
         agent=rng.choice([None, None, "bot"]),
     )
 
 
+def alias(
+    name: str, priced: tuple[str | None, str | None], hours: int = 0, provider: str = "openai"
+):
+    return {
+        "provider": provider, "alias": name, "valid_from": at(hours),
+        "priced_provider": priced[0], "priced_model": priced[1],
+    }  # fmt: skip
+
+
+def rule(price_list: str, base: str | None, factor: float | None, hours: int = 0):
+    return {
+        "price_list": price_list, "base_list": base, "factor": factor, "valid_from": at(hours),
+    }  # fmt: skip
+
+
 def record_something(warehouse: Warehouse, rng: random.Random) -> None:
     """Record prices, aliases, rules or assignments, of the past or the future."""
-    hours = rng.randrange(-5, 75)
+    hours = rng.choice([-5, 0, 0, 9, 30, 50])  # few, so that they are corrected, too
     what = rng.randrange(6)
     amount = rng.choice([2.5, 0.08333333333333334, 0, None, 10])
     if what < 3:
@@ -138,23 +153,13 @@ def record_something(warehouse: Warehouse, rng: random.Random) -> None:
         )
     elif what == 3:
         priced = rng.choice([("openai", "x"), ("openai", "gpt-4o"), (None, None)])
-        warehouse.record(
-            "record_model_aliases",
-            {
-                "provider": rng.choice(["openai", "unknown"]),
-                "alias": rng.choice(["alias", "gpt-4o", "unknown"]),
-                "valid_from": at(hours), "priced_provider": priced[0], "priced_model": priced[1],
-            },
-        )  # fmt: skip
+        name = rng.choice(["alias", "alias", "gpt-4o", "unknown"])
+        provider = rng.choice(["openai", "unknown"])
+        warehouse.record("record_model_aliases", alias(name, priced, hours, provider))
     elif what == 4:
         base = rng.choice([("list", 1.2), ("list", 0), ("c", 0.8), (None, None)])
-        warehouse.record(
-            "record_price_list_rules",
-            {
-                "price_list": "d" if base[0] == "c" else rng.choice("cd"),
-                "valid_from": at(hours), "base_list": base[0], "factor": base[1],
-            },
-        )  # fmt: skip
+        price_list = "d" if base[0] == "c" else rng.choice("cd")
+        warehouse.record("record_price_list_rules", rule(price_list, *base, hours))
     else:
         warehouse.record(
             "record_tenant_price_lists",
@@ -170,7 +175,23 @@ def test_every_history_costs_what_each_event_costs(
     warehouse: Warehouse, project: DbtProject, seed: int
 ):
     rng = random.Random(seed)
-    warehouse.record("record_model_prices", *(price(2.5, kind) for kind in KINDS))
+    warehouse.record(
+        "record_model_prices",
+        *(price(place + 2.5, kind, hours=-5) for place, kind in enumerate(KINDS)),
+        *(price(place + 20, kind, "x", hours=-5) for place, kind in enumerate(KINDS[:3])),
+        *(price(place + 50, kind, context_over=272_000) for place, kind in enumerate(KINDS[:4])),
+        *(
+            price(place + 100, kind, price_list="c", hours=9)
+            for place, kind in enumerate(KINDS[2:])
+        ),
+    )
+    warehouse.record("record_model_aliases", alias("alias", ("openai", "gpt-4o")))
+    warehouse.record("record_price_list_rules", rule("c", "list", 0.7), rule("d", "c", 3))
+    warehouse.record(
+        "record_tenant_price_lists",
+        {"tenant_id": "a", "valid_from": at(30), "price_list": "d"},
+        {"tenant_id": "o", "valid_from": at(-5), "price_list": "c"},
+    )
     number = 0
     for _ in range(6):
         for _ in range(rng.randrange(1, 5)):

@@ -660,7 +660,7 @@ def test_a_role_without_rights_and_an_older_schema_are_told(database: Database):
         for words in (("import",), ("set", "openai", "gpt-4o", "input=1"), ("show", "gpt-4o")):
             done = prices(database, *words, PGUSER=user)
             assert done.code == 1
-            assert "Prices are kept by the role that owns the schema" in done.err
+            assert "Prices are kept by members of the role token_tracking_biller" in done.err
     finally:
         with closing(database.connect()) as connection:
             connection.execute(f"drop role {user}")

@@ -38,6 +38,8 @@ PROCEDURES = {
     "void_recorded_usage(json,bigint[],text,boolean)",
     "void_token_usage(text,text,text)",
 }
+PRICES = ("model_prices", "model_aliases", "price_list_rules", "tenant_price_lists")
+FIRST = "first_usage_hour"
 BATCH = "select * from token_tracking_raw.track_token_usage_batch(%s::pg_catalog.json)"
 
 servers = {"embedded 18": "cluster", "Debian 15": "cluster_15"}
@@ -126,6 +128,40 @@ def test_a_writer_can_do_nothing_else(raw: Database):
         ]:
             with pytest.raises(DENIED):
                 connection.execute(statement)  # type: ignore[arg-type]
+
+
+def test_a_biller_keeps_prices_and_sees_no_event(raw: Database):
+    execute(raw, "create role bill login in role token_tracking_biller", user="admin")
+    try:
+        may_call = raw.rows(
+            "select proname from pg_proc where pronamespace = 'token_tracking_raw'::regnamespace"
+            " and has_function_privilege('bill', oid, 'execute')"
+        )
+        assert {name for (name,) in may_call} == {*(f"record_{name}" for name in PRICES), FIRST}
+        with closing(login(raw, "bill")) as connection:
+            price = {
+                "provider": "openai", "model": "gpt-4o", "token_kind": "input", "amount": 2.5,
+                "valid_from": "2026-03-01T00:00Z",
+            }  # fmt: skip
+            query = "select recorded, rejected from token_tracking_raw.record_model_prices(%s)"
+            assert connection.execute(query, (json.dumps([price]),)).fetchone() == (1, 0)
+            assert connection.execute(
+                "select recorded_by from token_tracking_raw.model_prices"
+            ).fetchone() == ("bill",)
+            connection.execute(f"select token_tracking_raw.{FIRST}()")
+            for table in RAW_TABLES:
+                for statement in ("select from {}", "insert into {} default values", "truncate {}"):
+                    if table in PRICES and statement.startswith("select"):
+                        connection.execute(f"select from token_tracking_raw.{table}")  # type: ignore[arg-type]
+                        continue
+                    with pytest.raises(DENIED):
+                        connection.execute(statement.format(f"token_tracking_raw.{table}"))  # type: ignore[arg-type]
+            with pytest.raises(DENIED):
+                connection.execute(
+                    "select token_tracking_raw.record_price_rows('model_prices', '[]')"
+                )
+    finally:
+        execute(raw, "drop role bill")
 
 
 def test_a_writer_cannot_set_what_the_server_sets(raw: Database):

@@ -77,6 +77,7 @@ OWNERS = [
     ("acme-agent", datetime(2025, 1, 1, tzinfo=UTC), "acme"),
     ("secret-agent", datetime(2025, 1, 1, tzinfo=UTC), "secret-a"),
 ]
+TABLES_OF_PRICES = {"model_prices", "model_aliases", "price_list_rules", "tenant_price_lists"}
 PRICES = [
     ("list", "gpt-4o", 32452843),  # acme pays by another one
     ("secret-list", "gpt-4o", 32452867),
@@ -245,6 +246,7 @@ def test_an_analyst_reads_the_marts_and_nothing_else(marts: Database):
         if schema == "token_tracking_dbt_test__audit"
     }
     assert readable(marts, "ana") == FOR_ALL | found_by_tests
+    assert readable(marts, "bill") == FOR_ALL | TABLES_OF_PRICES
     with closing(login(marts, "ana")) as connection:
         without_tenants = {
             "agent_owner_periods",

@@ -21,8 +21,8 @@ def schema_apply(
         str,
         typer.Option(
             envvar="TOKEN_TRACKING_ROLE_PREFIX",
-            help="Prefix of the names of the roles owner, writer, transformer, analyst and "
-            "tenant_reader. dbt reads the variable.",
+            help="Prefix of the names of the roles owner, writer, transformer, analyst, "
+            "biller and tenant_reader. dbt reads the variable.",
         ),
     ] = "token_tracking_",
     warehouse: Annotated[

@@ -47,9 +47,7 @@ _RULES: Final = """
     from token_tracking_raw.price_list_rules
     order by price_list, valid_from, revision desc
 """
-_FIRST_HOUR: Final = """
-    select date_trunc('hour', min(occurred_at), 'UTC') from token_tracking_raw.usage_events
-"""
+_FIRST_HOUR: Final = "select token_tracking_raw.first_usage_hour()"
 _PROCEDURES: Final[dict[Subject, str]] = {
     "model_prices": "record_model_prices",
     "model_aliases": "record_model_aliases",
@@ -174,8 +172,8 @@ def fields_of(price: Price) -> dict[str, object]:
 def _explained(target: Target, error: psycopg.Error) -> str:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return (
-            f"{target} refused: {error.diag.message_primary}. Prices are kept by the role that "
-            "owns the schema token_tracking_raw, and its members: see docs/roles.md"
+            f"{target} refused: {error.diag.message_primary}. Prices are kept by members of the "
+            "role token_tracking_biller, or of the schema's owner: see docs/roles.md"
         )
     if isinstance(error, _NO_SCHEMA):
         return (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PREFIX = "token_tracking_"
 WAREHOUSE = "token_tracking"
-_KINDS = ("owner", "writer", "transformer", "analyst", "tenant_reader")
+_KINDS = ("owner", "writer", "transformer", "analyst", "biller", "tenant_reader")
 _LONGEST_NAME = 63  # bytes; PostgreSQL truncates longer names
 # CASCADE also revokes what the grantees granted to others.
 _REVOKES: Final = tuple(
@@ -36,7 +36,7 @@ class RolesChange:
 
 @dataclass(frozen=True)
 class Roles:
-    """The five group roles, which share a prefix, and the schema that dbt builds in."""
+    """The six group roles, which share a prefix, and the schema that dbt builds in."""
 
     prefix: str = PREFIX
     warehouse: str = WAREHOUSE

@@ -14,7 +14,7 @@ declare
     end;
 begin
     foreach wanted in array array[
-        {owner_text}, {writer_text}, {transformer_text}, {analyst_text}, {tenant_reader_text}
+        {owner_text}, {writer_text}, {transformer_text}, {analyst_text}, {biller_text}, {tenant_reader_text}
     ] loop
         if not exists (select from pg_roles where rolname = wanted) then
             begin
@@ -127,6 +127,22 @@ grant select on all tables in schema token_tracking_raw to {transformer};
 alter default privileges for role {owner} in schema token_tracking_raw
 grant select on tables to {transformer};
 
+-- The prices, and when the first usage was, from which prices count.
+grant usage on schema token_tracking_raw to {biller};
+grant select on
+    token_tracking_raw.model_prices,
+    token_tracking_raw.model_aliases,
+    token_tracking_raw.price_list_rules,
+    token_tracking_raw.tenant_price_lists
+to {biller};
+grant execute on function
+    token_tracking_raw.record_model_prices(json),
+    token_tracking_raw.record_model_aliases(json),
+    token_tracking_raw.record_price_list_rules(json),
+    token_tracking_raw.record_tenant_price_lists(json),
+    token_tracking_raw.first_usage_hour()
+to {biller};
+
 -- Each build grants the marts themselves.
-grant usage on schema {warehouse} to {analyst}, {tenant_reader};
+grant usage on schema {warehouse} to {analyst}, {biller}, {tenant_reader};
 grant select on token_tracking_raw.tenant_readers to {tenant_reader};

@@ -357,3 +357,15 @@ set search_path = pg_catalog, pg_temp
 as $$
     select * from token_tracking_raw.record_price_rows('tenant_price_lists', assignments)
 $$;
+
+-- Returns the hour of the first recorded event, from which a price without a date counts.
+create or replace function token_tracking_raw.first_usage_hour()
+returns timestamptz
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select date_trunc('hour', min(events.occurred_at), 'UTC')
+    from token_tracking_raw.usage_events as events
+$$;

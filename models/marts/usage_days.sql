@@ -11,11 +11,11 @@ daily as (
 
 -- one row per usage_date
 final as (
-    select days.starts_at::date as usage_date
+    select dates.midnight::date as usage_date
     from daily
     cross join lateral generate_series(
         daily.first_date::timestamp, daily.last_date::timestamp, interval '1 day'
-    ) as days (starts_at)
+    ) as dates (midnight)
 )
 
 select * from final

@@ -273,6 +273,14 @@ def test_the_guides_first_query_prints_what_the_marts_have(mf: MetricFlow):
     assert found == marts
 
 
+def test_the_guides_commands_run(mf: MetricFlow):
+    commands = re.findall(r"^    (mf .*)$", GUIDE.replace("\\\n", ""), re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        code, said = mf.run(*shlex.split(command)[1:])
+        assert code == 0, said
+
+
 def test_currencies_are_never_added(mf: MetricFlow):
     [both] = mf.ask("cost,cost_per_million_tokens,currencies")
     assert both == {"cost": None, "cost_per_million_tokens": None, "currencies": 2}

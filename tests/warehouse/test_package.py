@@ -73,6 +73,22 @@ models:
     "seeds/prices.csv": "model,price\ngpt-4o,3\n",
 }
 
+METRICS = """
+models:
+  - name: spine
+    time_spine: {standard_granularity_column: billed_on}
+    columns: [{name: billed_on, granularity: day}]
+semantic_models:
+  - name: bills
+    model: ref('spine')
+    primary_entity: bill
+    defaults: {agg_time_dimension: billed_on}
+    dimensions: [{name: billed_on, type: time, type_params: {time_granularity: day}}]
+    measures: [{name: bills, agg: count, expr: "1"}]
+metrics:
+  - {name: cost, label: Bills, type: simple, type_params: {measure: bills}}
+"""
+
 
 @dataclass(frozen=True)
 class RootProject:
@@ -164,3 +180,15 @@ def test_another_project_builds_the_marts(project: RootProject, warehouse: Wareh
     # The checks continue from what they have proved.
     proofs = "select count(*) > 8, bool_and(run_no = 2) from token_tracking.build_proofs"
     assert warehouse.rows(proofs) == [(True, True)]
+
+
+def test_its_metrics_give_way_to_others(project: RootProject) -> None:
+    project.write("models/spine.sql", "select current_date as billed_on")
+    project.write("models/metrics.yml", METRICS)
+    project.dbt("deps")
+    refused = project.dbt("parse", fails=True)
+    assert "Can't use name `cost`" in refused
+
+    settings = of_the_guide("yaml", "usage_days")
+    project.write("dbt_project.yml", FILES["dbt_project.yml"] + settings)
+    assert "time spine" not in project.dbt("parse")

@@ -42,6 +42,7 @@ FOR_ALL = {
     "unpriced_usage",
     "unmapped_labels",
     "build_status",
+    "usage_days",
 }
 FOR_TENANTS = {
     "hourly_token_usage",
@@ -253,6 +254,7 @@ def test_an_analyst_reads_the_marts_and_nothing_else(marts: Database):
             "build_status",
             "unmapped_labels",
             "unpriced_usage",
+            "usage_days",
         }
         for mart in FOR_ALL - without_tenants:
             tenants = connection.execute(f"select distinct tenant_id from token_tracking.{mart}")  # type: ignore[arg-type]

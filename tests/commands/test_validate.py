@@ -215,6 +215,7 @@ FROM_RAW_USAGE = {f"raw_to_marts.{mart}_equals_raw_events" for mart in USAGE_MAR
 COSTS_FROM_RAW = "raw_to_marts.daily_token_cost_equals_raw_events"
 MONTHLY_COSTS = "raw_to_marts.monthly_cost_equals_sum_of_daily"
 BILLED_TOKENS = "raw_to_marts.billed_tokens_are_those_of_daily"
+FROM_RAW = {*FROM_RAW_USAGE, COSTS_FROM_RAW}
 COSTS = {COSTS_FROM_RAW, MONTHLY_COSTS, BILLED_TOKENS}
 BETWEEN = {"raw_to_marts.daily_equals_sum_of_hourly", "raw_to_marts.monthly_equals_sum_of_daily"}
 WITH_PARTS = MARTS[:3]
@@ -555,7 +556,7 @@ CASES: dict[str, Case] = {
             for mart in USAGE_MARTS
         },
         {
-            *FROM_RAW_USAGE,
+            *FROM_RAW,
             *BETWEEN,
             "raw_to_marts.tenant_token_usage_equals_sum_of_daily",
             *(
@@ -901,7 +902,7 @@ CASES: dict[str, Case] = {
             for mart in COST_MARTS
         },
         {
-            COSTS_FROM_RAW,
+            *FROM_RAW,
             MONTHLY_COSTS,
             *(
                 f"{suite.name}.{check.name}"

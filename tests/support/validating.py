@@ -26,6 +26,7 @@ def unsuccessful(report: Report) -> dict[str, Finding]:
 
 def rows_found(connection: psycopg.Connection[tuple], name: str) -> list[tuple[object, ...]]:
     """Return what the expectation of that name finds, without Great Expectations."""
-    [query] = [check.query for suite in suites() for check in suite.checks if check.name == name]
+    [wanted] = [check for suite in suites() for check in suite.checks if check.name == name]
     connection.execute("set search_path = token_tracking")
-    return connection.execute(query).fetchall()
+    found = connection.execute(wanted.query).fetchall()
+    return [row for row in found if row[0] == wanted.rule]

@@ -362,12 +362,12 @@ def _raw_to_marts() -> Suite:
                 )
                 for mart in USAGE_MARTS
             ),
-            _found_by(
+            Check(
                 "daily_token_cost_equals_raw_events",
                 f"{_REBUILD} Both are as of the build's snapshots, of events and of prices. Or a "
                 "price is of requests above a size that the variable context_bounds does not list.",
-                order=_LARGEST_FIRST,
-                recounted_events=events,
+                from_raw,
+                "daily_token_cost",
             ),
             _found_by("daily_equals_sum_of_hourly", _REBUILD, order=_LARGEST_FIRST),
             _found_by("monthly_equals_sum_of_daily", _REBUILD, order=_LARGEST_FIRST),

@@ -4,9 +4,9 @@ select
     token_type,
     operation,
     model,
-    costs.tokens as costs_say,
+    billed.tokens as costs_say,
     daily.tokens as daily_says,
-    coalesce(costs.tokens, 0) - coalesce(daily.tokens, 0) as difference
+    coalesce(billed.tokens, 0) - coalesce(daily.tokens, 0) as difference
 from (
     select
         cost_rows.usage_date,
@@ -23,12 +23,12 @@ from (
         cost_rows.token_type,
         cost_rows.operation,
         cost_rows.model
-) as costs
+) as billed
 full outer join daily_token_usage as daily
     using (usage_date, tenant_id, token_type, operation, model)
 where
     -- usage of no tokens costs nothing, and has no row
-    coalesce(costs.tokens, 0) <> coalesce(daily.tokens, 0)
+    coalesce(billed.tokens, 0) <> coalesce(daily.tokens, 0)
     and (
         select count(distinct build_status.run_number) = 1
         from build_status

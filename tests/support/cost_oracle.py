@@ -123,7 +123,10 @@ def _billable(raw: Raw, prices: Prices, settings: Settings) -> Iterator[_Billabl
         assert isinstance(occurred_at, datetime)
         day = occurred_at.astimezone(zone).date()
         hour = occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-        provider, model = str(event["provider"] or "unknown"), str(event["model"] or "unknown")
+        provider, model = (
+            "unknown" if event[label] is None else str(event[label])
+            for label in ("provider", "model")
+        )
         tier = event["service_tier"] or "standard"
         alias = in_force(prices.aliases, hour, provider=provider, alias=model)
         name = (provider, model)

@@ -26,12 +26,15 @@ from tests.support.oracle import Raw, Settings
 from tests.support.project import DbtProject
 from tests.support.warehouse import Event, Warehouse
 from token_tracking import cli
-from token_tracking.report.costs import Cost, exact_sum
-from token_tracking.report.figures import Period, builds_of, read_figures
+from token_tracking.report import charts, tables
+from token_tracking.report.charts import cost_series, series_of
+from token_tracking.report.costs import Cost, CostOfDay, exact_sum
+from token_tracking.report.figures import Day, Part, Period, builds_of, read_figures
 from token_tracking.report.page import page_of
 from token_tracking.report.reading import Reading
 from token_tracking.report.tables import (
     AGENT_USES_SHOWN,
+    SERIES_SHOWN,
     TENANTS_SHOWN,
     UNPRICED_SHOWN,
     Money,
@@ -596,6 +599,27 @@ def test_what_caches_saved_and_where_that_is_not_known(built: Built):
     text = " ".join(page.text.split())
     assert f"not known for {unknown:,} of {cached:,} cached tokens" in text
     assert f"What {unknown:,} tokens read from a cache saved is not known" in text
+
+
+def test_models_beyond_the_series_are_one_of_the_chart_of_costs():
+    """With the colours that the models have in the chart of tokens."""
+    day = Day(day=MARCH)
+    names = [f"model-{n}" for n in range(9)]
+    cells = [CostOfDay(MARCH, name, "USD", Decimal(9 - n)) for n, name in enumerate(names)]
+    top = top_of(names, SERIES_SHOWN)
+    table = tables.cost_by_day("Costs", "USD", top, cells, [day])
+    assert [column.title for column in table.columns][-2:] == ["3 others", "Total"]
+    assert table.rows[0][-2:] == [Money(Decimal(3 + 2 + 1), "USD"), Money(Decimal(45), "USD")]
+    by_tokens = [Part(name, 9, 1, 0) for name in reversed(names)]
+    series = cost_series(top, by_tokens)
+    assert len({one.colour for one in series}) == len(series) == SERIES_SHOWN + 1
+    known = {one.name: one.colour for one in series_of(by_tokens)}
+    shared = [one for one in series if one.name in known and "others" not in one.name]
+    assert len(shared) == 3
+    assert all(one.colour == known[one.name] for one in shared)
+    spec = charts.cost_by_day("Costs", "USD", series, top, cells, [day])
+    told = [(bar["name"], bar["told"]) for bar in spec["data"]["values"]]  # type: ignore[index]
+    assert told[-1] == ("3 others", "6 USD")
 
 
 def test_digits_are_kept_beyond_those_of_the_default_context():

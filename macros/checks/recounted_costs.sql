@@ -39,7 +39,20 @@
             coalesce(model_aliases.priced_provider, usage.provider) as priced_provider,
             coalesce(model_aliases.priced_model, usage.model) as priced_model,
             coalesce(tenant_price_lists.price_list, 'list') as billed_list
-        from {{ usage }} as usage
+        from (
+            select
+                usage_hour, usage_date, tenant_id, token_type, operation, provider, model, service_tier,
+                context_over,
+                sum(tokens) as tokens,
+                sum(input_tokens) as input_tokens,
+                sum(output_tokens) as output_tokens,
+                sum(cache_read_tokens) as cache_read_tokens,
+                sum(cache_write_tokens) as cache_write_tokens,
+                sum(cache_write_long_tokens) as cache_write_long_tokens,
+                sum(reasoning_tokens) as reasoning_tokens
+            from {{ usage }} as one
+            group by 1, 2, 3, 4, 5, 6, 7, 8, 9
+        ) as usage
         left join model_aliases
             on
                 usage.provider = model_aliases.provider

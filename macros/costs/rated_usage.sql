@@ -2,7 +2,6 @@
     {#- One row for each row of usage, kind of its tokens and price list: an hour's tokens of a kind have one
         price. Look-ups by key and not joins of periods, so that who reads one payer's day pays for that.
         Of an instant the highest revision counts, also where it says that there is no price. -#}
-    {%- set lists = text_array(var('price_lists')) -%}
     {%- set kinds = kinds or token_kinds('usage') -%}
     select
         usage.usage_hour,
@@ -21,6 +20,117 @@
         kinds.tokens,
         price.amount
     from {{ usage }} as usage
+    {{ lists_of_usage() }}
+    {{ priced_name() }}
+    cross join lateral (
+        values
+        {%- for kind, tokens in kinds.items() %}
+        ('{{ kind }}', {{ tokens }}){{ "," if not loop.last }}
+        {%- endfor %}
+    ) as kinds (token_kind, tokens)
+    {{ price_of_kind() }}
+    where kinds.tokens <> 0
+{%- endmacro %}
+
+
+{% macro rated_hours(usage) -%}
+    {#- The same as rated_usage(), for many rows at once: each price is looked up once, not for each payer. Who
+        reads one payer's rows of a view would pay for the prices of all. -#}
+    with
+
+    -- whoever asked, and with which agent: the price is the same
+    usage as (
+        {%- set grain = [
+            'usage_hour', 'usage_date', 'tenant_id', 'token_type', 'operation', 'provider', 'model',
+            'service_tier', 'context_over',
+        ] %}
+        select
+            {%- for column in grain %}
+            base.{{ column }},
+            {%- endfor %}
+            {%- for number in ['tokens'] + token_parts() %}
+            sum(base.{{ number }}) as {{ number }}{{ "," if not loop.last }}
+            {%- endfor %}
+        from {{ usage }} as base
+        group by {{ grain | join(', ') }}
+    ),
+
+    listed as materialized (
+        select
+            usage.*,
+            lists.price_list,
+            lists.is_billed
+        from usage
+        {{ lists_of_usage() }}
+    ),
+
+    prices as materialized (
+        select
+            lists.*,
+            kinds.token_kind,
+            price.currency,
+            price.amount
+        from (
+            select distinct
+                listed.usage_hour,
+                listed.provider,
+                listed.model,
+                listed.service_tier,
+                listed.context_over,
+                listed.price_list
+            from listed
+        ) as lists
+        cross join lateral (
+            select
+                lists.usage_hour,
+                lists.provider,
+                lists.model,
+                lists.service_tier,
+                lists.context_over
+        ) as usage
+        {{ priced_name() }}
+        cross join unnest({{ text_array(token_kinds('usage').keys() | list) }}) as kinds (token_kind)
+        {{ price_of_kind() }}
+    )
+
+    select
+        listed.usage_hour,
+        listed.usage_date,
+        listed.tenant_id,
+        listed.token_type,
+        listed.operation,
+        listed.provider,
+        listed.model,
+        listed.service_tier,
+        listed.context_over,
+        kinds.token_kind,
+        listed.price_list,
+        listed.is_billed,
+        prices.currency,
+        kinds.tokens,
+        prices.amount
+    from listed
+    cross join lateral (
+        values
+        {%- for kind, tokens in token_kinds('listed').items() %}
+        ('{{ kind }}', {{ tokens }}){{ "," if not loop.last }}
+        {%- endfor %}
+    ) as kinds (token_kind, tokens)
+    left join prices
+        on
+            listed.usage_hour = prices.usage_hour
+            and listed.provider = prices.provider
+            and listed.model = prices.model
+            and listed.service_tier = prices.service_tier
+            and listed.context_over = prices.context_over
+            and listed.price_list = prices.price_list
+            and kinds.token_kind = prices.token_kind
+    where kinds.tokens <> 0
+{%- endmacro %}
+
+
+{% macro lists_of_usage() -%}
+    {%- set lists = text_array(var('price_lists')) -%}
     left join lateral (
         select assigned.price_list
         from {{ ref('stg_usage__tenant_price_lists') }} as assigned
@@ -41,6 +151,10 @@
             true
         where coalesce(assigned.price_list, 'list') <> all ({{ lists }})
     ) as lists
+{%- endmacro %}
+
+
+{% macro priced_name() -%}
     left join lateral (
         {{ rule_of_list('lists.price_list') }}
     ) as rule on true
@@ -59,12 +173,10 @@
         order by aliases.valid_from desc, aliases.revision desc
         limit 1
     ) as named on true
-    cross join lateral (
-        values
-        {%- for kind, tokens in kinds.items() %}
-        ('{{ kind }}', {{ tokens }}){{ "," if not loop.last }}
-        {%- endfor %}
-    ) as kinds (token_kind, tokens)
+{%- endmacro %}
+
+
+{% macro price_of_kind() -%}
     left join lateral (
         select
             found.currency,
@@ -95,7 +207,6 @@
         order by sources.place, found.context_over desc
         limit 1
     ) as price on true
-    where kinds.tokens <> 0
 {%- endmacro %}
 
 

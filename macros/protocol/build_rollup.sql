@@ -79,6 +79,10 @@
     {% set run_no = saved['run_no'] + 1 %}
     {% set create_changed_groups %}
         set local enable_seqscan = off;
+        {%- if own_log %}
+        -- Prices are joined with many more rows than the planner expects of groups.
+        set local enable_nestloop = off;
+        {%- endif %}
         create temporary table changed_groups on commit drop as
         {{ changed | join(' union ') }};
         analyze changed_groups

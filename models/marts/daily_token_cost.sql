@@ -18,7 +18,7 @@ with
 
 rated as (
     {% set hourly = mark_partial_read(ref('int_usage__hourly')) -%}
-    {{ rated_usage(hourly) }}
+    {{ rated_hours(hourly) }}
 ),
 
 -- one row per usage_date, payer, labels, provider, model, kind, tier, price list and

@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.demo  ## The whole story on an embedded server, from calls to monthly totals
+demo: $(VENV)/.demo  ## The whole story on an embedded server, from calls to monthly totals and costs
 	@token-tracking demo
 
 test: $(VENV)/.dev  ## Every test (PYTEST='-k name' for some)
@@ -86,7 +86,7 @@ $(VENV)/bin/python:
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo 'Installing what the demo needs into $(VENV): once, about a minute.'
 	@python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[cli,warehouse,embedded]'
+		--editable '.[cli,warehouse,embedded,prices]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python

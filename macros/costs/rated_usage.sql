@@ -1,8 +1,9 @@
-{% macro rated_usage(usage) -%}
+{% macro rated_usage(usage, kinds=none) -%}
     {#- One row for each row of usage, kind of its tokens and price list: an hour's tokens of a kind have one
         price. Look-ups by key and not joins of periods, so that who reads one payer's day pays for that.
         Of an instant the highest revision counts, also where it says that there is no price. -#}
     {%- set lists = text_array(var('price_lists')) -%}
+    {%- set kinds = kinds or token_kinds('usage') -%}
     select
         usage.usage_hour,
         usage.usage_date,
@@ -12,6 +13,7 @@
         usage.provider,
         usage.model,
         usage.service_tier,
+        usage.context_over,
         kinds.token_kind,
         lists.price_list,
         lists.is_billed,
@@ -59,7 +61,7 @@
     ) as named on true
     cross join lateral (
         values
-        {%- for kind, tokens in token_kinds('usage').items() %}
+        {%- for kind, tokens in kinds.items() %}
         ('{{ kind }}', {{ tokens }}){{ "," if not loop.last }}
         {%- endfor %}
     ) as kinds (token_kind, tokens)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+from genai_prices import Usage, calc_price
 
 from tests.client.test_spool import until
 from tests.support.commands import COMMAND, run
 from token_tracking.demo import tables as demo_tables
 from token_tracking.demo.demo import Demo
+from token_tracking.demo.prices import change_of_price, prices_of_usage
 from token_tracking.demo.usage import DAYS, TENANTS, days_of_usage, ownerships
 from token_tracking.embedded.databases import forget_other_databases
 from token_tracking.errors import WarehouseError
@@ -108,7 +114,10 @@ def test_a_broken_off_run_is_completed_by_the_next_one(server, tmp_path, databas
     calls = [event for day in expected for event in day.calls]
     assert database.value(events) == len(calls) == before + sent.recorded
     assert demo.prepare().is_sent
+    assert demo.price(story)
+    assert demo.price(story) is None
     for table, rows in (
+        ("model_aliases", 1),
         ("usage_event_conflicts", sum(len(day.contradictions) for day in expected)),
         ("usage_event_rejections", sum(len(day.mistakes) for day in expected)),
         ("usage_voids", 40),
@@ -119,6 +128,62 @@ def test_a_broken_off_run_is_completed_by_the_next_one(server, tmp_path, databas
     assert database.value("select sum(tokens) from token_tracking_raw.usage_events") == tokens
 
 
+def costs_of(days: list[Day], change_date: date) -> dict[str, Decimal | None]:
+    """Return what each model's calls cost by genai-prices itself; None where it has no price."""
+    voided = {(one.tenant_id, one.idempotency_key) for day in days for one in day.voided}
+    found: dict[str, Decimal | None] = {}
+    for event in (event for day in days for event in day.calls):
+        if (event["tenant_id"], event["idempotency_key"]) in voided:
+            continue
+        usage = Usage(
+            input_tokens=event["input_tokens"],
+            cache_read_tokens=event.get("cache_read_tokens"),
+            output_tokens=event.get("output_tokens"),
+        )
+        model, at = event["model"], event["occurred_at"]
+        try:
+            price = calc_price(
+                usage,
+                model_ref=model,
+                provider_id=event["provider"],
+                genai_request_timestamp=at,
+            ).total_price
+        except LookupError:
+            found[model] = None
+            continue
+        factor = Decimal("0.5") if model == "gpt-4o" and at.date() >= change_date else 1
+        found[model] = (found.get(model) or Decimal(0)) + price * factor
+    return found
+
+
+def test_a_price_changes_in_the_middle_of_a_month():
+    """With at least a week after it."""
+    assert change_of_price(date(2026, 3, 22)) == date(2026, 3, 15)
+    assert change_of_price(date(2026, 3, 21)) == date(2026, 2, 15)
+    assert change_of_price(date(2026, 1, 3)) == date(2025, 12, 15)
+    prices = prices_of_usage(END).prices
+    by_time = Counter(price.valid_from for price in prices if price.model == "gpt-4o")
+    assert by_time == dict.fromkeys(
+        [datetime(2025, 11, 30, tzinfo=UTC), datetime(2026, 2, 15, tzinfo=UTC)], 6
+    )
+    assert {price.model for price in prices} == {
+        *("gpt-4o", "gpt-4o-mini", "claude-sonnet-4-0"),
+        *("text-embedding-3-small", "text-embedding-3-large"),
+    }
+
+
+def test_small_amounts_are_not_shown_as_0():
+    week: dict[str, object] = {"week_before": Decimal(0), "week_after": Decimal("0.006")}
+    rows = [
+        {"model": "m", "tokens": 9, "unpriced_tokens": 0, "amount": Decimal("0.004"), **week},
+        {"model": "n", "tokens": 7, "unpriced_tokens": 7, "amount": Decimal(0), **week},
+    ]
+    table = demo_tables.costs(rows, "m", END)
+    cells = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert cells[0] == ("m", "9", "0", "<0.01", "0.00", "<0.01")
+    assert cells[1] == ("n", "7", "7", "", "", "")
+
+
 def test_the_whole_demo_and_a_second_run(open_folder: Path):
     words = ("demo", "--folder", open_folder / "tt", "--size", "0.02")
     env = {"COLUMNS": "140", "PGHOST": "/nowhere", "TOKEN_TRACKING_ENABLED": "0"}
@@ -126,6 +191,16 @@ def test_the_whole_demo_and_a_second_run(open_folder: Path):
         first = run(*words, env=env)
         second = run(*words, env={"COLUMNS": "140"})
         url = run("db", "url", "--folder", open_folder / "tt", "--database", "demo").out
+        with closing(psycopg.connect(url.strip())) as connection:
+            found = {
+                model: sums
+                for model, *sums in connection.execute(
+                    "select model, sum(cost), sum(unpriced_tokens)"
+                    " from token_tracking.daily_token_cost where is_billed group by model"
+                )
+            }
+            state = "select end_date, seed, size from token_tracking_demo.state"
+            [(end, seed, size)] = connection.execute(state).fetchall()
     finally:
         run("db", "stop", "--folder", open_folder / "tt")
     assert first.code == 0, first.err
@@ -143,6 +218,18 @@ def test_the_whole_demo_and_a_second_run(open_folder: Path):
         "a negative number",
     ):
         assert said in first.out, said
+    costs = costs_of(list(days_of_usage(end, seed=seed, size=size)), change_of_price(end))
+    [tuned] = [model for model, cost in costs.items() if cost is None]
+    assert {model: cost for model, (cost, _) in found.items() if model != tuned} == {
+        model: cost for model, cost in costs.items() if cost is not None
+    }
+    assert {model for model, (_, unpriced) in found.items() if unpriced} == {tuned}
+    for model in ("gpt-4o", "claude-sonnet-4"):
+        assert re.search(rf" {model} .* {costs[model]:,.2f} ", first.out), model
+    assert re.search(rf" {tuned} +([\d,]+) +\1 +\n", first.out)
+    assert f"gpt-4o at half the price from {change_of_price(end)} on" in first.out
+    assert "gpt-4o costs half of that" in first.err
+    assert "gpt-4o costs half of that" not in second.err
     assert f'psql "{url.strip()}"' in first.out
     assert (second.code, second.out) == (0, first.out)
     assert "nothing is added" in second.err

@@ -11,6 +11,7 @@ from collections import defaultdict
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from html.parser import HTMLParser
 from io import StringIO
 from typing import TYPE_CHECKING, Any
@@ -19,15 +20,25 @@ from unittest.mock import patch
 import pytest
 
 from tests.support.chromium import PROGRAM, chromium
+from tests.support.cost_oracle import Prices, costs, savings
 from tests.support.databases import fresh_database
-from tests.support.oracle import Settings
+from tests.support.oracle import Raw, Settings
 from tests.support.project import DbtProject
 from tests.support.warehouse import Event, Warehouse
 from token_tracking import cli
-from token_tracking.report.figures import Period, builds_of, read_figures
+from token_tracking.report import charts, tables
+from token_tracking.report.charts import cost_series, series_of
+from token_tracking.report.costs import Cost, CostOfDay, exact_sum
+from token_tracking.report.figures import Day, Part, Period, builds_of, read_figures
 from token_tracking.report.page import page_of
 from token_tracking.report.reading import Reading
-from token_tracking.report.tables import AGENT_USES_SHOWN, TENANTS_SHOWN
+from token_tracking.report.tables import (
+    AGENT_USES_SHOWN,
+    SERIES_SHOWN,
+    TENANTS_SHOWN,
+    UNPRICED_SHOWN,
+    Money,
+)
 from token_tracking.report.top import top_of
 from token_tracking.report.trust import checks
 
@@ -75,6 +86,16 @@ class Table:
     head: list[str] = field(default_factory=list)
     body: list[list[str]] = field(default_factory=list)
     foot: list[list[str]] = field(default_factory=list)
+    titles: list[list[str]] = field(default_factory=list)  # of the cells of body and foot
+
+    def amounts(self, column: str) -> dict[str, Decimal]:
+        """Return a column's exact amounts, which its titles have, where there are any."""
+        place = self.head.index(column)
+        return {
+            row[0]: Decimal(titles[place].split()[0])
+            for row, titles in zip([*self.body, *self.foot], self.titles, strict=True)
+            if titles[place]
+        }
 
     def numbers(self, column: str) -> dict[str, int]:
         """Return a column by the text of the first one."""
@@ -105,8 +126,11 @@ class Tables(HTMLParser):
                 self._part = tag
             case "tr" if self._part != "thead":
                 (table.body if self._part == "tbody" else table.foot).append([])
+                table.titles.append([])
             case "th" | "td" | "caption":
                 self._cell = []
+                if tag != "caption" and self._part != "thead":
+                    table.titles[-1].append(dict(attrs).get("title") or "")
             case "script" | "style":
                 self._hidden = True
             case _:
@@ -212,6 +236,37 @@ def many_tenants() -> tuple[list[Event], list[tuple[str, datetime, str | None]]]
     return events, owners
 
 
+def many_prices() -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Return prices of half of the models, in two currencies, and who pays in the other one."""
+    kinds = ("input", "cache_read", "cache_write", "cache_write_long", "output", "reasoning")
+    long_ago, amid = "2025-01-01T00:00Z", "2026-03-15T06:00Z"
+    prices = [
+        (f"model-{n}", kind, price_list, currency, long_ago, amount)
+        for n, amounts in enumerate(
+            [
+                (2.5, 0.123456789012, 3.75, 6, 10, 12),
+                (0.15, 0.075, None, None, 0.6, 0.6),
+                (0.000001,) * 6,
+                (None, 0.3, None, None, 15, 15),
+                (0,) * 6,
+            ]
+        )
+        for kind, amount in zip(kinds, amounts, strict=True)
+        for price_list, currency in (("list", "USD"), *([("euros", "EUR")] if n < 2 else []))
+        if amount is not None
+    ]
+    prices.append(("model-1", "input", "list", "USD", amid, 1.5))
+    names = ("model", "token_kind", "price_list", "currency", "valid_from", "amount")
+    assigned = [*(f"tenant-{n:03}" for n in range(100)), LONG]
+    return (
+        [{"provider": "openai", **dict(zip(names, price, strict=True))} for price in prices],
+        [
+            {"tenant_id": tenant, "price_list": "euros", "valid_from": "2026-02-10T00:00Z"}
+            for tenant in assigned
+        ],
+    )
+
+
 @pytest.fixture(scope="module")
 def built(server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     folder = tmp_path_factory.mktemp("report")
@@ -230,6 +285,9 @@ def built(server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
         build("one")
         events, owners = many_tenants()
         warehouse.insert(events, owners=owners)
+        prices, assigned = many_prices()
+        warehouse.record("record_model_prices", *prices)
+        warehouse.record("record_tenant_price_lists", *assigned)
         with closing(warehouse.connect()) as connection:
             # As if they had arrived at once, except a few.
             connection.execute(
@@ -278,6 +336,41 @@ def sums(rows: list[tuple[Any, ...]], name: int, month: date = MARCH) -> dict[st
         if row[0].replace(day=1) == month:
             found[str(row[name])] += row[5]
     return dict(found)
+
+
+@dataclass
+class Expected:
+    """What billed tokens cost, by the oracle."""
+
+    tokens: int = 0
+    unpriced: int = 0
+    amounts: dict[str, Decimal] = field(default_factory=lambda: defaultdict(Decimal))
+
+
+Billed = list[tuple[Any, ...]]
+COST_PLACES = {"usage_date": 0, "tenant_id": 1, "operation": 3, "model": 5, "token_kind": 6}
+
+
+@pytest.fixture(scope="module")
+def billed(built: Built) -> Billed:
+    """The oracle's costs of March, by the list that each payer pays by."""
+    with closing(built.warehouse.connect()) as connection:
+        raw, prices = Raw.read(connection), Prices.read(connection)
+    rows = costs(raw, prices, built.warehouse.settings)
+    return [row for row in rows if row[9] and row[0].replace(day=1) == MARCH]  # type: ignore[attr-defined]
+
+
+def expected_costs(billed: Billed, by: str | None = None) -> dict[str, Expected]:
+    """Sum up the oracle's costs by a column, or all of them."""
+    found: dict[str, Expected] = defaultdict(Expected)
+    for row in billed:
+        sums = found["Total" if by is None else str(row[COST_PLACES[by]])]
+        currency, tokens, cost, unpriced = row[10:]
+        sums.tokens += int(tokens)
+        sums.unpriced += int(unpriced)
+        if currency is not None:
+            sums.amounts[currency] += cost
+    return found
 
 
 def greatest_first(found: dict[str, int]) -> list[tuple[str, int]]:
@@ -374,6 +467,166 @@ def test_month_against_month(built: Built):
     change = months["2026-03"] / months["2026-02"] - 1
     assert table.body[0][-1] == f"{change:+,.1%}".replace("-", "\N{MINUS SIGN}")
     assert [row[-1] for row in table.body if row[0] == "2025-12"] == [""]
+
+
+def test_costs_equal_an_independent_count(built: Built, billed: Billed):
+    """By day, operation, model, tenant and kind, to the last digit, in each currency."""
+    page = Tables(built.file("many").read_text("utf-8"))
+    whole = expected_costs(billed)["Total"]
+    assert set(whole.amounts) == {"EUR", "USD"}
+    assert 0 < whole.unpriced < whole.tokens
+    for caption, by in (
+        ("Day by day", "usage_date"),
+        ("Tokens by operation", "operation"),
+        ("Tokens by model", "model"),
+        ("Tokens by who pays", "tenant_id"),
+        ("Cost by kind of token", "token_kind"),
+    ):
+        table, found = page[caption], expected_costs(billed, by)
+        names = dict(zip(table.numbers("Tokens"), [row[0] for row in table.body], strict=False))
+        for currency in ("EUR", "USD"):
+            for label, amount in table.amounts(f"Cost, {currency}").items():
+                if label.endswith(" others"):
+                    first = {row[0] for row in table.body}
+                    others = [sums for name, sums in found.items() if name not in first]
+                    assert amount == sum(sums.amounts[currency] for sums in others)
+                elif label == "Total":
+                    assert amount == whole.amounts[currency], caption
+                else:
+                    assert amount == found[key_of(label)].amounts[currency], (caption, label)
+            assert len(table.amounts(f"Cost, {currency}")) > 2, caption
+        for label, tokens in table.numbers("Without price").items():
+            if label in names and label != "Total":
+                assert tokens == found[key_of(label)].unpriced, (caption, label)
+        assert table.numbers("Without price")["Total"] == whole.unpriced
+    for currency in ("EUR", "USD"):
+        by_day = page[f"Cost by day and model, {currency}"]
+        assert by_day.amounts("Total")["Total"] == whole.amounts[currency]
+        models = expected_costs(billed, "model")
+        for model in by_day.head[1:-1]:
+            assert by_day.amounts(model)["Total"] == models[key_of(model)].amounts[currency]
+        # By the day of the change of a price, too.
+        assert {day: amount for day, amount in by_day.amounts("Total").items() if amount} == {
+            day: sums.amounts[currency]
+            for day, sums in [
+                *expected_costs(billed, "usage_date").items(),
+                ("Total", whole),
+            ]
+            if sums.amounts[currency]
+        }
+
+
+def key_of(label: str) -> str:
+    """Return the key in the mart of a row's heading."""
+    kinds = {
+        "Input, not cached": "input",
+        "Read from cache": "cache_read",
+        "Written to cache": "cache_write",
+        "Written to cache, long": "cache_write_long",
+        "Output": "output",
+        "Reasoning": "reasoning",
+        "Neither input nor output": "unsplit",
+        "(empty)": "",
+    }
+    is_day = re.fullmatch(r"\d{4}-\d\d-\d\d \w{3}", label)
+    return label[:10] if is_day else kinds.get(label, label)
+
+
+def test_months_have_their_costs(built: Built, billed: Billed):
+    table = Tables(built.file("many").read_text("utf-8"))["Month against month"]
+    whole = expected_costs(billed)["Total"]
+    for currency in ("EUR", "USD"):
+        amounts = table.amounts(f"Cost, {currency}")
+        assert amounts["2026-03"] == whole.amounts[currency]
+        assert set(amounts) == {"2026-03", "2026-02"}
+    unpriced = table.numbers("Without price")
+    assert unpriced["2026-03"] == whole.unpriced
+    # Nothing of it has a price: the cell is empty, and the tokens stand beside it.
+    assert unpriced["2025-10"] == table.numbers("Tokens")["2025-10"] == 9_000_001
+
+
+def test_a_free_model_costs_0_and_one_without_price_nothing(built: Built):
+    table = Tables(built.file("many").read_text("utf-8"))["Tokens by model"]
+    shown = {row[0]: row[table.head.index("Cost, USD")] for row in table.body}
+    assert shown["model-4"] == "0.00"
+    assert shown["model-2"] == "<0.01"
+    assert 0 < table.amounts("Cost, USD")["model-2"] < Decimal("0.001")
+    assert shown["model-5"] == shown["gpt-4o"] == ""
+    assert table.numbers("Without price")["model-5"] == table.numbers("Tokens")["model-5"]
+
+
+def test_tokens_without_a_price_stand_beside_the_cost(built: Built, billed: Billed):
+    page = Tables(built.file("many").read_text("utf-8"))
+    whole = expected_costs(billed)["Total"]
+    assert f"{whole.unpriced:,} of {whole.tokens:,} tokens have no price" in page.text
+    assert "token-tracking prices suggest" in page.text
+    headline = " ".join(page.text.split("Tokens without a price")[1].split())
+    assert headline.startswith(f"{whole.unpriced:,} in no amount: which")
+    lacking: dict[tuple[str, ...], int] = defaultdict(int)
+    for row in billed:
+        if row[10] is None:
+            lacking[row[5] or "(empty)", row[4], row[6], row[7]] += row[11]
+    table = page["Tokens without a price"]
+    assert len(lacking) > len(table.body) == UNPRICED_SHOWN
+    for *names, tokens in table.body:
+        assert int(tokens.replace(",", "")) == lacking[tuple(names)]
+    assert table.numbers("Tokens")["Total"] == whole.unpriced
+
+    none = Tables(built.file("one").read_text("utf-8"))
+    said = " ".join(none.text.split())
+    assert "Cost Not known no token has a price Tokens without a price 1,000" in said
+    assert "Saved by caches Not known" in said
+    assert "token-tracking prices import --apply records public prices" in said
+    assert none["Day by day"].head[:4] == ["Day", "Tokens", "Without price", "Input"]
+    assert none["Tokens without a price"].numbers("Tokens")["Total"] == 1000
+
+
+def test_what_caches_saved_and_where_that_is_not_known(built: Built):
+    page = Tables(built.file("many").read_text("utf-8"))
+    with closing(built.warehouse.connect()) as connection:
+        raw, prices = Raw.read(connection), Prices.read(connection)
+    saved: dict[str | None, list[Any]] = defaultdict(lambda: [0, Decimal(0)])
+    for row in savings(raw, prices, built.warehouse.settings):
+        if row[8] and row[0].replace(day=1) == MARCH:  # type: ignore[attr-defined]
+            saved[row[9]][0] += row[10]  # type: ignore[index]
+            saved[row[9]][1] += row[11]  # type: ignore[index]
+    assert set(saved) == {"EUR", "USD", None}
+    titles = {value for name, value in page.attributes if name == "title"}
+    for currency in ("EUR", "USD"):
+        assert f"{saved[currency][1].normalize():f} {currency}" in titles
+    cached = sum(int(tokens) for tokens, _ in saved.values())
+    unknown = int(saved[None][0])
+    text = " ".join(page.text.split())
+    assert f"not known for {unknown:,} of {cached:,} cached tokens" in text
+    assert f"What {unknown:,} tokens read from a cache saved is not known" in text
+
+
+def test_models_beyond_the_series_are_one_of_the_chart_of_costs():
+    """With the colours that the models have in the chart of tokens."""
+    day = Day(day=MARCH)
+    names = [f"model-{n}" for n in range(9)]
+    cells = [CostOfDay(MARCH, name, "USD", Decimal(9 - n)) for n, name in enumerate(names)]
+    top = top_of(names, SERIES_SHOWN)
+    table = tables.cost_by_day("Costs", "USD", top, cells, [day])
+    assert [column.title for column in table.columns][-2:] == ["3 others", "Total"]
+    assert table.rows[0][-2:] == [Money(Decimal(3 + 2 + 1), "USD"), Money(Decimal(45), "USD")]
+    by_tokens = [Part(name, 9, 1, 0) for name in reversed(names)]
+    series = cost_series(top, by_tokens)
+    assert len({one.colour for one in series}) == len(series) == SERIES_SHOWN + 1
+    known = {one.name: one.colour for one in series_of(by_tokens)}
+    shared = [one for one in series if one.name in known and "others" not in one.name]
+    assert len(shared) == 3
+    assert all(one.colour == known[one.name] for one in shared)
+    spec = charts.cost_by_day("Costs", "USD", series, top, cells, [day])
+    told = [(bar["name"], bar["told"]) for bar in spec["data"]["values"]]  # type: ignore[index]
+    assert told[-1] == ("3 others", "6 USD")
+
+
+def test_digits_are_kept_beyond_those_of_the_default_context():
+    amounts = [Decimal("123456789.000000000000000000000001"), Decimal("0.000000000000000000000001")]
+    total = Cost.sum_of(Cost(1, 0, {"USD": amount}) for amount in amounts).amounts["USD"]
+    assert Money(total, "USD").exact == "123456789.000000000000000000000002 USD"
+    assert exact_sum(amounts) == total
 
 
 def test_what_does_not_count_is_told(built: Built):
@@ -571,6 +824,97 @@ def test_a_tenants_report_names_nobody_else(built: Built):
     assert f"{total:,}" not in text
 
 
+def test_a_tenants_report_has_its_own_costs(built: Built, billed: Billed):
+    page = built.page("--tenant", LONG, "--month", "2026-03")
+    mine = expected_costs(billed, "tenant_id")[LONG]
+    assert set(mine.amounts) == {"EUR"}
+    table = page["Day by day"]
+    assert table.head[2:4] == ["Cost, EUR", "Without price"]
+    assert table.amounts("Cost, EUR")["Total"] == mine.amounts["EUR"]
+    assert table.numbers("Without price")["Total"] == mine.unpriced
+    assert page["Month against month"].amounts("Cost, EUR")["2026-03"] == mine.amounts["EUR"]
+    assert page["Cost by kind of token"].numbers("Tokens")["Total"] == mine.tokens
+    assert page["Tokens without a price"].numbers("Tokens")["Total"] == mine.unpriced
+    text = (built.folder / "other.html").read_text("utf-8")
+    assert "Cost by day and model, USD" not in text
+    every = expected_costs(billed)["Total"]
+    for number in (every.tokens, every.unpriced):
+        assert f"{number:,}" not in text
+
+
+def test_costs_of_other_tokens_are_found(built: Built):
+    said = re.compile(r"The costs are of the same tokens\s+(\S \w+)")
+    before = built.page("--month", "2026-03")
+    found = said.search(before.text)
+    assert found is not None
+    assert found[1] == "✓ in"
+    more = (
+        "update token_tracking.daily_token_cost set tokens = tokens {0} 1,"
+        " unpriced_tokens = unpriced_tokens {0} 1"
+        " where is_billed and currency is null and usage_date = '2026-03-09'"
+    )
+    prices, _ = many_prices()
+    try:
+        change(built, more.format("+"))
+        page = built.page("--month", "2026-03")
+        assert re.search(r"The costs are of the same tokens\s+✗ wrong", page.text)
+        assert "1 day differs. Both are of the same build" in page.text
+    finally:
+        change(built, more.format("-"))
+    try:
+        built.warehouse.record("record_model_prices", {**prices[0], "amount": 77})
+        page = built.page("--month", "2026-03")
+        assert re.search(r"The costs are of the same tokens\s+i to know", page.text)
+        assert "1 row of prices, aliases, rules and assignments" in " ".join(page.text.split())
+        assert page["Day by day"] == before["Day by day"]
+        mine = built.page("--month", "2026-03", "--tenant", LONG)
+        assert "row of prices" not in mine.text
+    finally:
+        change(built, "delete from token_tracking_raw.model_prices where amount = 77")
+
+
+def test_a_warehouse_without_costs_says_how_to_get_them(built: Built):
+    """As one that a version before costs has built."""
+    whole = Tables(built.file("many").read_text("utf-8"))
+    marts = "model in ('daily_token_cost', 'monthly_token_cost', 'daily_cache_savings')"
+    state = "token_tracking.build_state"
+    change(
+        built,
+        f"create table public.kept as select * from {state} where {marts}",
+        f"delete from {state} where {marts}",
+        "alter table token_tracking.daily_token_cost rename to no_costs",
+    )
+    try:
+        page = built.page("--month", "2026-03")
+    finally:
+        change(
+            built,
+            "alter table token_tracking.no_costs rename to daily_token_cost",
+            f"insert into {state} select * from public.kept",
+            "drop table public.kept",
+        )
+    assert "built by a version that knew no costs" in " ".join(page.text.split())
+    assert "`token-tracking prices import --apply`" in page.text
+    assert "Saved by caches" not in page.text
+    assert "The costs are of the same tokens" not in page.text
+    days = page["Day by day"]
+    assert days.head[:3] == ["Day", "Tokens", "Input"]
+    assert days.numbers("Tokens") == whole["Day by day"].numbers("Tokens")
+    assert page["Tokens by who pays"].numbers("Calls") == whole["Tokens by who pays"].numbers(
+        "Calls"
+    )
+
+
+def test_a_role_that_may_not_read_costs_gets_the_rest(built: Built, role: str):
+    out = built.folder / "no_costs.html"
+    change(built, f"revoke select on token_tracking.daily_token_cost from {role}")
+    ended = report({**built.env, "PGUSER": role}, "--out", out, "--month", "2026-03")
+    assert ended.code == 0, ended.err
+    page = Tables(out.read_text("utf-8"))
+    assert f"The role {role} may not read what tokens cost." in page.text
+    assert page["Tokens by who pays"].head[2] == "Share"
+
+
 def test_the_latest_month_with_usage_is_the_default(built: Built):
     assert "April 2026" in built.page().text
     assert "March 2026" in built.page("--tenant", "acme").text
@@ -656,16 +1000,20 @@ def test_a_role_that_may_not_read_raw_gets_its_report(built: Built, role: str):
     assert "All tenants." in page.text
 
 
-def test_a_role_that_sees_a_part_is_told_so(built: Built, role: str):
+def saved_by_caches(page: Tables) -> str:
+    return " ".join(page.text.split("Saved by caches")[1].split("cached tokens")[0].split())
+
+
+def test_a_role_that_sees_a_part_is_told_so(built: Built, billed: Billed, role: str):
+    marts = [f"{period}_token_{of}" for period in ("daily", "monthly") for of in ("usage", "cost")]
     change(
         built,
-        "alter table token_tracking.daily_token_usage enable row level security",
-        "alter table token_tracking.monthly_token_usage enable row level security",
+        *(f"alter table token_tracking.{mart} enable row level security" for mart in marts),
         *(
-            f"create policy mine on token_tracking.{mart}_token_usage to {role}"
-            " using (tenant_id = 'acme')"
-            for mart in ("daily", "monthly")
+            f"create policy mine on token_tracking.{mart} to {role} using (tenant_id = '{LONG}')"
+            for mart in marts
         ),
+        f"insert into token_tracking_raw.tenant_readers values ('{role}', '{LONG}')",
         f"grant usage on schema token_tracking_raw to {role}",
         f"grant select on all tables in schema token_tracking_raw to {role}",
     )
@@ -676,24 +1024,36 @@ def test_a_role_that_sees_a_part_is_told_so(built: Built, role: str):
         page = Tables(out.read_text("utf-8"))
         change(
             built,
-            f"create policy all_rows on token_tracking.daily_token_usage to {role} using (true)",
+            *(
+                f"create policy all_rows on token_tracking.{mart} to {role} using (true)"
+                for mart in marts
+            ),
         )
+        own = built.page("--tenant", LONG, "--month", "2026-03")
         all_rows = report({**built.env, "PGUSER": role}, *words)
         whole = Tables(out.read_text("utf-8"))
     finally:
         change(
             built,
             *(
-                f"drop policy if exists {policy} on token_tracking.{mart}_token_usage"
-                for mart in ("daily", "monthly")
+                f"drop policy if exists {policy} on token_tracking.{mart}"
+                for mart in marts
                 for policy in ("mine", "all_rows")
             ),
-            "alter table token_tracking.daily_token_usage disable row level security",
-            "alter table token_tracking.monthly_token_usage disable row level security",
+            *(f"alter table token_tracking.{mart} disable row level security" for mart in marts),
+            "delete from token_tracking_raw.tenant_readers",
         )
     assert (part.code, all_rows.code) == (0, 0), part.err + all_rows.err
     assert "What the role report_reader may see." in " ".join(page.text.split())
-    assert [row[0] for row in page["Tokens by who pays"].body] == ["acme"]
+    tenants = page["Tokens by who pays"]
+    mine = expected_costs(billed, "tenant_id")[LONG]
+    assert [row[0] for row in tenants.body] == [LONG]
+    assert tenants.amounts("Cost, EUR") == dict.fromkeys((LONG, "Total"), mine.amounts["EUR"])
+    assert tenants.numbers("Without price")["Total"] == mine.unpriced
+    # In February LONG still paid by the public list.
+    assert [head for head in tenants.head if head.startswith("Cost")] == ["Cost, EUR"]
+    assert saved_by_caches(page) == saved_by_caches(own)
+    assert " EUR " in saved_by_caches(page)
     assert re.search(r"Equal to the raw events\?\s+\? Not known", page.text)
     assert "All tenants." in whole.text
     assert re.search(r"Equal to the raw events\?\s+✓ Yes", whole.text)
@@ -795,7 +1155,8 @@ def test_the_page_opens(built: Built, browser: Browser, name: str, width: int):
         assert page.requests() == [built.file(name).as_uri()]
         assert page.run("document.documentElement.scrollWidth") == width
         charts = page.run("document.querySelectorAll('.chart svg').length")
-        assert charts == (0 if name == "empty" else 4)
+        # One of costs for each currency.
+        assert charts == {"empty": 0, "one": 4, "many": 6}[name]
         if name == "empty":
             assert "There is nothing yet" in page.run("document.body.innerText")
             return
@@ -862,15 +1223,22 @@ def test_tables_sort_by_click_and_by_key(built: Built, browser: Browser):
     )
     states = f"[...document.querySelectorAll('{table} thead th')].map(head => head.ariaSort)"
     with browser.page(built.file("many")) as page:
-        assert page.run(states) == ["none", "descending", "none", "none", "none", "none"]
+        assert page.run(states) == ["none", "descending", *["none"] * 7]
         foot = page.run(f"document.querySelector('{table}').tFoot.innerText")
-        page.point_at(f"{table} th:nth-child(4) button", click=True)
-        calls = [int(text) for text in page.run(column.format(3))]
+        page.point_at(f"{table} th:nth-child(7) button", click=True)
+        calls = [int(text) for text in page.run(column.format(6))]
         assert calls == sorted(calls, reverse=True)
         assert len(set(calls)) > 2
-        assert page.run(states) == ["none", "none", "none", "descending", "none", "none"]
+        assert page.run(states) == [*["none"] * 6, "descending", "none", "none"]
+        page.point_at(f"{table} th:nth-child(7) button", click=True)
+        assert [int(text) for text in page.run(column.format(6))] == calls[::-1]
+
+        # Costs by their exact amounts, of which the text may be the same.
         page.point_at(f"{table} th:nth-child(4) button", click=True)
-        assert [int(text) for text in page.run(column.format(3))] == calls[::-1]
+        titles = column.format(3).replace("innerText.replaceAll(',', '')", "title")
+        costs = [title.split()[0] for title in page.run(titles) if title]
+        assert costs == sorted(costs, key=Decimal, reverse=True)
+        assert len(set(costs)) > 10
 
         page.run(f"document.querySelector('{table} th:nth-child(1) button').focus()")
         page.press("Enter")
@@ -883,10 +1251,10 @@ def test_tables_sort_by_click_and_by_key(built: Built, browser: Browser):
         assert page.run(states)[0] == "descending"
         assert page.run(column.format(0)) == names[::-1]
 
-        page.point_at(f"{table} th:nth-child(6) button", click=True)
+        page.point_at(f"{table} th:nth-child(9) button", click=True)
         changes = [
             float(text.replace("\N{MINUS SIGN}", "-").rstrip("%"))
-            for text in page.run(column.format(5))
+            for text in page.run(column.format(8))
             if text != "new"
         ]
         assert changes == sorted(changes, reverse=True)

@@ -165,6 +165,7 @@ def built_in(database: Database, server: Server, folder: Path, size: float = SIZ
     demo = Demo(server, folder, database=database.env["PGDATABASE"])
     story = replace(demo.prepare(size=size), end_date=END)
     demo.send(story, lambda done, days: None)
+    demo.price(story)
     project = DbtProject(database.env, folder / "dbt")
     project.must("seed")
     project.must("run")

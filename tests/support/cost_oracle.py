@@ -14,12 +14,18 @@ from genai_prices.types import ModelPrice, Usage
 from tests.support.oracle import Raw, Settings, attributed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import psycopg
 
 Row = dict[str, object]
 COLUMNS = (
     "usage_date, tenant_id, token_type::text, operation::text, provider, model, token_kind,"
     " service_tier, price_list, is_billed, currency, tokens, cost, unpriced_tokens"
+)
+SAVINGS = (
+    "usage_date, tenant_id, token_type::text, operation::text, provider, model, service_tier,"
+    " price_list, is_billed, currency, tokens, saved"
 )
 # How genai-prices names the price and the tokens of a kind.
 UNITS = {
@@ -93,18 +99,34 @@ def price_of(
     return None
 
 
-def costs(
-    raw: Raw, prices: Prices, settings: Settings, lists: tuple[str, ...] = ("list",)
-) -> list[tuple[object, ...]]:
-    """Return the rows of daily_token_cost, sorted, by genai-prices' arithmetic for each event."""
+@dataclass(frozen=True)
+class _Billable:
+    """An event with its payer's list, and the name under which it is priced."""
+
+    labels: tuple[object, ...]  # from usage_date to model
+    tier: str
+    billed: str
+    hour: datetime
+    name: tuple[str, str]
+    input_tokens: int
+    kinds: dict[str, int]
+
+    def price(self, prices: Prices, price_list: str, kind: str) -> tuple[str, Decimal] | None:
+        of: Row = {"kind": kind, "tier": self.tier, "input_tokens": self.input_tokens}
+        return price_of(prices, self.hour, price_list, self.name, of)
+
+
+def _billable(raw: Raw, prices: Prices, settings: Settings) -> Iterator[_Billable]:
     zone = ZoneInfo(settings.billing_timezone)
-    totals: dict[tuple[object, ...], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 3)
     for event, payer, _, token_type, operation in attributed(raw, settings):
         occurred_at = event["occurred_at"]
         assert isinstance(occurred_at, datetime)
         day = occurred_at.astimezone(zone).date()
         hour = occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-        provider, model = str(event["provider"] or "unknown"), str(event["model"] or "unknown")
+        provider, model = (
+            "unknown" if event[label] is None else str(event[label])
+            for label in ("provider", "model")
+        )
         tier = event["service_tier"] or "standard"
         alias = in_force(prices.aliases, hour, provider=provider, alias=model)
         name = (provider, model)
@@ -126,15 +148,26 @@ def costs(
             "reasoning": part["reasoning_tokens"],
             "unsplit": part["tokens"] - part["input_tokens"] - part["output_tokens"],
         }
-        for price_list in {*lists, billed}:
-            for kind, tokens in kinds.items():
+        yield _Billable(
+            (day, payer, token_type, operation, provider, model),
+            str(tier), billed, hour, name, part["input_tokens"], kinds,
+        )  # fmt: skip
+
+
+def costs(
+    raw: Raw, prices: Prices, settings: Settings, lists: tuple[str, ...] = ("list",)
+) -> list[tuple[object, ...]]:
+    """Return the rows of daily_token_cost, sorted, by genai-prices' arithmetic for each event."""
+    totals: dict[tuple[object, ...], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 3)
+    for event in _billable(raw, prices, settings):
+        for price_list in {*lists, event.billed}:
+            for kind, tokens in event.kinds.items():
                 if not tokens:
                     continue
-                of = {"kind": kind, "tier": tier, "input_tokens": part["input_tokens"]}
-                price = price_of(prices, hour, price_list, name, of)
+                price = event.price(prices, price_list, kind)
                 row = totals[
-                    day, payer, token_type, operation, provider, model, kind, tier, price_list,
-                    price_list == billed, price and price[0],
+                    *event.labels, kind, event.tier, price_list, price_list == event.billed,
+                    price and price[0],
                 ]  # fmt: skip
                 row[0] += tokens
                 if price is None:
@@ -145,6 +178,26 @@ def costs(
                     # It wants a price of the whole, too, of which nothing is left here.
                     of_unit = ModelPrice(**{WHOLES[counts[0]]: Decimal(1), unit: price[1]})
                     row[1] += of_unit.calc_price(usage)["total_price"]
+    return sorted(((*key, *numbers) for key, numbers in totals.items()), key=repr_without_scale)
+
+
+def savings(
+    raw: Raw, prices: Prices, settings: Settings, lists: tuple[str, ...] = ("list",)
+) -> list[tuple[object, ...]]:
+    """Return the rows of daily_cache_savings, sorted: what cached input would have cost more."""
+    totals: dict[tuple[object, ...], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 2)
+    for event in _billable(raw, prices, settings):
+        tokens = event.kinds["cache_read"]
+        for price_list in {*lists, event.billed} if tokens else ():
+            own, other = (event.price(prices, price_list, kind) for kind in ("cache_read", "input"))
+            known = own is not None and other is not None and own[0] == other[0]
+            row = totals[
+                *event.labels, event.tier, price_list, price_list == event.billed,
+                own[0] if known else None,  # type: ignore[index]
+            ]  # fmt: skip
+            row[0] += tokens
+            if known:
+                row[1] += tokens * (other[1] - own[1]) / 1_000_000  # type: ignore[index]
     return sorted(((*key, *numbers) for key, numbers in totals.items()), key=repr_without_scale)
 
 

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.cost_oracle import COLUMNS, Prices, costs, repr_without_scale
+from tests.support.cost_oracle import (
+    COLUMNS,
+    SAVINGS,
+    Prices,
+    costs,
+    repr_without_scale,
+    savings,
+)
 from tests.support.oracle import Raw, Snapshot
 from tests.support.validating import rows_found
 from tests.support.warehouse import Event, Warehouse
@@ -43,19 +50,22 @@ def database(prebuilt: Database) -> Database:
     return prebuilt
 
 
-def rows(warehouse: Warehouse, mart: str = "daily_token_cost") -> Rows:
+def rows(warehouse: Warehouse, mart: str = "daily_token_cost", columns: str = COLUMNS) -> Rows:
     return sorted(
-        warehouse.rows(f"select {COLUMNS} from token_tracking.{mart}"), key=repr_without_scale
+        warehouse.rows(f"select {columns} from token_tracking.{mart}"), key=repr_without_scale
     )
 
 
 def check(warehouse: Warehouse) -> None:
-    """Compare the costs, and those as of now, with the oracle."""
+    """Compare the costs, those as of now, and what caches saved, with the oracle."""
     with closing(warehouse.connect()) as connection:
         raw, prices = Raw.read(connection), Prices.read(connection)
     _, snapshot = warehouse.status()["daily_token_cost"]
-    built = costs(raw.as_of(Snapshot.parse(snapshot)), prices, warehouse.settings)
-    assert rows(warehouse) == built
+    seen = raw.as_of(Snapshot.parse(snapshot))
+    assert rows(warehouse) == costs(seen, prices, warehouse.settings)
+    assert rows(warehouse, "daily_cache_savings", SAVINGS) == savings(
+        seen, prices, warehouse.settings
+    )
     assert rows(warehouse, "daily_token_cost_now") == costs(raw, prices, warehouse.settings)
     months = warehouse.rows(
         "select sum(tokens), sum(cost), sum(unpriced_tokens) from token_tracking.monthly_token_cost"
@@ -293,6 +303,33 @@ def test_free_is_a_price(warehouse: Warehouse, project: DbtProject):
     warehouse.insert([asked("1")])
     project.must("run")
     assert cost(warehouse) == (0, 0)
+
+
+def test_what_the_cache_saved_is_of_the_prices_of_its_hour(
+    warehouse: Warehouse, project: DbtProject
+):
+    """Where one of the two has no price, or another currency, it is not known, and not 0."""
+    warehouse.record(
+        "record_model_prices",
+        price(2, "input"), price(0.5, "cache_read"),
+        price(4, "input", hours=1),
+        price(40, "input", hours=1, context_over=32_000),
+        price(None, "input", hours=2), price(None, "input", hours=2, context_over=32_000),
+        price(3, "input", hours=3, currency="EUR"),
+    )  # fmt: skip
+    warehouse.insert(
+        asked(str(place), hours, tokens)
+        for place, (hours, tokens) in enumerate(
+            [(0, 20_000), (1, 32_000), (1, 32_002), (2, 600), (3, 800)]
+        )
+    )
+    project.must("run")
+    # Half of an event's input is cached.
+    saved = (10_000 * Decimal("1.5") + 16_000 * Decimal("3.5") + 16_001 * Decimal("39.5")) / 10**6
+    assert warehouse.rows(
+        "select currency, tokens, saved from token_tracking.daily_cache_savings order by 1"
+    ) == [("USD", 42_001, saved), (None, 700, 0)]
+    check(warehouse)
 
 
 def test_a_request_above_the_bound_pays_the_higher_price_for_all_kinds(

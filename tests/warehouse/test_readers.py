@@ -39,6 +39,7 @@ FOR_ALL = {
     "daily_token_cost",
     "daily_token_cost_now",
     "monthly_token_cost",
+    "daily_cache_savings",
     "unpriced_usage",
     "unmapped_labels",
     "build_status",
@@ -54,6 +55,7 @@ FOR_TENANTS = {
     "daily_token_cost",
     "daily_token_cost_now",
     "monthly_token_cost",
+    "daily_cache_savings",
     "tenant_token_usage",
     "tenant_agent_token_usage",
 }
@@ -599,11 +601,12 @@ def test_a_dearer_policy_would_tell(rebuilt: Database, own_rows: str):
 def test_the_views_are_barriers_after_each_build(marts: Database):
     options = (
         "select relname, reloptions from pg_class"
-        " where relname ~ '^tenant.*token_usage$' or relname ~ '_now$'"
+        " where relname ~ '^tenant.*token_usage$' or relname ~ '(_now|_savings)$'"
     )
     assert dict(marts.rows(options)) == {
         "tenant_token_usage": ["security_invoker=true"],
         "tenant_agent_token_usage": ["security_barrier=true"],
+        "daily_cache_savings": ["security_barrier=true"],
         **{f"{mart}_now": ["security_barrier=true"] for mart in (*NOW, "daily_token_cost")},
     }
 

@@ -20,10 +20,11 @@ def demo_command(
     folder: FolderOption = FOLDER,
     size: Annotated[float, typer.Option(hidden=True, min=0.001, max=100)] = 1.0,
 ) -> None:
-    """Run a complete demonstration on an embedded server: from calls to daily and monthly totals.
+    """Run a complete demonstration on an embedded server: from calls to totals and costs.
 
-    The first run sends ninety days of usage of a fictitious platform and builds the totals. Later
-    runs only show them. It needs no database of yours, and does not touch any.
+    The first run sends ninety days of usage of a fictitious platform, records what its models cost
+    (public prices, and an invented change of one in mid-month), and builds the totals. Later runs
+    only show them. It needs no database of yours, and does not touch any.
     """
     import time
 
@@ -43,6 +44,7 @@ def demo_command(
             warehouse = demo.warehouse()
             story = demo.prepare(size=size)
         _send_usage(demo, story, terminal)
+        _price_usage(demo, story, terminal)
         _build_totals(demo, warehouse, terminal)
         _show_totals(demo, story, terminal)
     except KeyboardInterrupt:
@@ -85,6 +87,17 @@ def _send_usage(demo: Demo, story: Story, terminal: Terminal) -> None:
     )
 
 
+def _price_usage(demo: Demo, story: Story, terminal: Terminal) -> None:
+    from ..demo.prices import CHEAPER, change_of_price
+
+    source = demo.price(story)
+    if source is not None:
+        terminal.say(
+            f"Prices of {source} recorded; as an example, {CHEAPER} costs half of that from "
+            f"{change_of_price(story.end_date)} on."
+        )
+
+
 def _build_totals(demo: Demo, warehouse: Warehouse, terminal: Terminal) -> None:
     with terminal.steps() as progress:
         task = progress.add_task("dbt build", total=None)
@@ -104,9 +117,13 @@ def _build_totals(demo: Demo, warehouse: Warehouse, terminal: Terminal) -> None:
 
 def _show_totals(demo: Demo, story: Story, terminal: Terminal) -> None:
     from ..demo import tables as demo_tables
+    from ..demo.prices import CHEAPER, change_of_price
 
     terminal.table(demo_tables.last_week(demo.rows("last_week", {"end_date": story.end_date})))
     terminal.table(demo_tables.months(demo.rows("months")))
+    change_date = change_of_price(story.end_date)
+    rows = demo.rows("costs", {"change_date": change_date})
+    terminal.table(demo_tables.costs(rows, CHEAPER, change_date))
     terminal.table(demo_tables.shared_agents(demo.rows("shared_agents")))
     terminal.table(demo_tables.doubtful(demo.rows("doubtful")))
     terminal.result(demo_tables.proof(demo.rows("proof")))
@@ -125,11 +142,13 @@ def _show_way_on(demo: Demo, warehouse: Warehouse, folder: Path, terminal: Termi
         f'  {embedded_bin_dir() / "psql"} "{demo.url}"',
         "",
         "    select * from token_tracking.monthly_token_usage order by usage_month, tokens desc;",
+        "    select * from token_tracking.monthly_token_cost order by usage_month, cost desc;",
         "    select * from token_tracking.usage_events where agent_id = 'support-triage' limit 10;",
         "    select * from token_tracking_raw.usage_event_rejections;",
         "",
         f'  eval "$({ours} db url --env --database {demo.database}{option})"',
         f"  {dbt} build --project-dir {project} --profiles-dir {project}",
+        f"  {ours} prices suggest",
         "",
         f"  {ours} db stop{option}",
     )

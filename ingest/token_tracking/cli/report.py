@@ -35,10 +35,11 @@ def report_command(
         ),
     ] = None,
 ) -> None:
-    """Write the usage of a month to one HTML file that needs no network: charts, tables, proof.
+    """Write a month's usage and cost to one HTML file that needs no network: charts, tables, proof.
 
     The figures come from the marts in the database of libpq's variables, all in one snapshot. Days
-    and months are those of the billing time zone. A role that may read the marts is sufficient; the
+    and months are those of the billing time zone. Costs are by the list that each payer pays by;
+    tokens without a price stand beside them. A role that may read the marts is sufficient; the
     report says which raw data the role may not read.
 
     token-tracking report --out usage.html --month 2026-03

@@ -1,4 +1,4 @@
-"""The demo: sends ninety days of usage through the API to an embedded server, then runs dbt."""
+"""The demo: sends ninety days of usage to an embedded server, prices them, then runs dbt."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Final, LiteralString, cast
 import psycopg
 from psycopg.rows import dict_row
 
+from ..client.connection import Connection
 from ..embedded.databases import create_database
 from ..errors import DemoError
+from ..pricing.book import PriceBook, fields_of
 from ..raw.schema import apply_schema
 from ..refresh.project import Warehouse
 from ..tracker import UsageTracker
+from .prices import prices_of_usage
 from .usage import DAYS, days_of_usage, ownerships
 
 if TYPE_CHECKING:
@@ -47,6 +50,11 @@ select
     (select count(*) from token_tracking_raw.usage_events),
     (select count(*) from token_tracking_raw.usage_voids),
     (select count(*) from token_tracking_raw.agent_owners)
+"""
+_PRICES: Final = """
+select
+    (select count(*) from token_tracking_raw.model_prices),
+    (select count(*) from token_tracking_raw.model_aliases)
 """
 _TOTALS: Final = "select to_regclass('token_tracking.monthly_token_usage')::oid::bigint"
 
@@ -172,6 +180,22 @@ class Demo:
         told.rows[2] = len(owners)
         return told
 
+    def price(self, story: Story) -> str | None:
+        """Record what the models cost, and return the source; None if it is recorded already.
+
+        Raises:
+            PricesError: genai-prices is not installed.
+
+        """
+        with Connection.open(self.url) as database, database.transaction():
+            if all(cast("tuple[int, int]", database.execute(_PRICES).fetchone())):
+                return None
+            found = prices_of_usage(story.end_date)
+            book = PriceBook(database)
+            book.record("model_prices", [fields_of(price) for price in found.prices])
+            book.record("model_aliases", [vars(found.alias)])
+        return found.source
+
     def _counts(self) -> tuple[int, int, int]:
         """Return how many events, voids and ownerships are recorded."""
         with psycopg.connect(self.url) as connection:
@@ -187,7 +211,7 @@ class Demo:
         return Warehouse.find(self.server.environment(self.database), self.folder / "dbt")
 
     def build(self, warehouse: Warehouse, on_progress: Callable[[int, int], object]) -> bool:
-        """Run `dbt build` if usage or project changed since the last one; return whether it ran.
+        """Run `dbt build` if data or project changed since the last one; return whether it ran.
 
         Raises:
             WarehouseError: it failed.
@@ -207,7 +231,8 @@ class Demo:
     def _state_of(self, warehouse: Warehouse) -> str:
         with psycopg.connect(self.url) as connection:
             totals = connection.execute(_TOTALS).fetchone()
-        return f"{self._counts()} {totals} {warehouse.fingerprint()}"
+            prices = connection.execute(_PRICES).fetchone()
+        return f"{self._counts()} {prices} {totals} {warehouse.fingerprint()}"
 
     def rows(
         self, query: str, parameters: Mapping[str, object] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final, cast
 
 from rich import box
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     Rows = Sequence[Mapping[str, object]]
 
 _BAR: Final = 24  # characters
+_HUNDREDTH: Final = Decimal("0.01")
 _WHAT_COUNTS: Final = {
     "refused": "not counted; kept with its reason",
     "contradiction": "the first payload counts; the other one is kept",
@@ -28,13 +30,15 @@ def last_week(rows: Rows) -> Table:
     """Return the daily totals."""
     table = _table("Tokens a day, the last week")
     table.add_column("day")
-    _add_numbers(table, "llm", "embedding", "all tokens", "calls")
+    _add_numbers(table, "llm", "embedding", "all tokens", "USD", "no price", "calls")
     table.add_column("")
     most = max((_int(row, "tokens") for row in rows), default=0)
     for row in rows:
         table.add_row(
             f"{cast('date', row['usage_date']):%a %Y-%m-%d}",
             *(_number(row, name) for name in ("llm_tokens", "embedding_tokens", "tokens")),
+            _amount(row, "amount"),
+            _number(row, "unpriced_tokens"),
             _number(row, "event_count"),
             _bar(_int(row, "tokens"), most),
         )
@@ -46,7 +50,7 @@ def months(rows: Rows) -> Table:
     table = _table("Tokens a month, by who pays")
     table.add_column("month")
     table.add_column("tenant")
-    _add_numbers(table, "input", "from cache", "output", "all tokens", "calls")
+    _add_numbers(table, "input", "from cache", "output", "all tokens", "USD", "no price", "calls")
     table.add_column("")
     most = max((_int(row, "tokens") for row in rows), default=0)
     before: object = None
@@ -61,10 +65,41 @@ def months(rows: Rows) -> Table:
                 _number(row, name)
                 for name in ("input_tokens", "cache_read_tokens", "output_tokens", "tokens")
             ),
+            _amount(row, "amount"),
+            _number(row, "unpriced_tokens"),
             _number(row, "event_count"),
             _bar(_int(row, "tokens"), most),
         )
         before = month
+    return table
+
+
+def costs(rows: Rows, cheaper: str, change_date: date) -> Table:
+    """Return what each model cost, and in the weeks before and after the change of a price."""
+    table = _table(f"What it cost in US dollars: {cheaper} at half the price from {change_date} on")
+    table.add_column("model")
+    _add_numbers(table, "all tokens", "no price", "USD", "the week before", "the week after")
+    for row in rows:
+        is_priced = _int(row, "unpriced_tokens") < _int(row, "tokens")
+        table.add_row(
+            str(row["model"]),
+            _number(row, "tokens"),
+            _number(row, "unpriced_tokens"),
+            # What has no price does not cost 0.
+            *(
+                _amount(row, name) if is_priced else ""
+                for name in ("amount", "week_before", "week_after")
+            ),
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        *(f"{sum(_int(row, name) for row in rows):,}" for name in ("tokens", "unpriced_tokens")),
+        *(
+            f"{sum(cast('Decimal', row[name]) for row in rows):,.2f}"
+            for name in ("amount", "week_before", "week_after")
+        ),
+    )
     return table
 
 
@@ -126,6 +161,11 @@ def _add_numbers(table: Table, *names: str) -> None:
 
 def _number(row: Mapping[str, object], name: str) -> str:
     return f"{_int(row, name):,}"
+
+
+def _amount(row: Mapping[str, object], name: str) -> str:
+    amount = cast("Decimal", row[name] or 0)
+    return "<0.01" if 0 < amount < _HUNDREDTH else f"{amount:,.2f}"
 
 
 def _int(row: Mapping[str, object], name: str) -> int:

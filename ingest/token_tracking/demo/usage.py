@@ -160,6 +160,9 @@ SERVICES: Final = (
 )
 _INGESTION: Final = Service("ingest", 0, "batch", ("text-embedding-3-large",), 7400, None, 0.35)
 _TUNING: Final = Service("tune", 0, "internal", ("gpt-4o-mini-tuned",), 1_800_000, None, 0.3)
+MODELS: Final = frozenset(
+    model for service in (*SERVICES, _INGESTION, _TUNING) for model in service.models
+)
 
 
 @dataclass(frozen=True)

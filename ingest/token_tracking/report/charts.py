@@ -6,17 +6,22 @@ readers: the chart's description refers them to its table.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final, cast
 
 import altair as alt
 
-from .tables import SERIES_SHOWN
+from .costs import exact_sum
+from .tables import SERIES_SHOWN, Money
 from .top import top_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .costs import CostOfDay
     from .figures import Day, Figures, Part, PartOfDay
+    from .top import Top
 
     Spec = Mapping[str, object]
 
@@ -29,7 +34,42 @@ OTHERS: Final = "#595959"
 _INK: Final = "#1a1a1a"
 _MUTED: Final = "#595959"
 _GRID: Final = "#e3e3e3"
-_SHORT_NUMBER: Final = "replace(format(datum.value, '.3~s'), 'G', 'B')"
+# Below 1,000 without a prefix: 500m would not be read as half a dollar.
+_SHORT_NUMBER: Final = (
+    "datum.value < 1000 ? format(datum.value, '.3~r')"
+    " : replace(format(datum.value, '.3~s'), 'G', 'B')"
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of a chart, and its line in the legend."""
+
+    name: str
+    colour: str
+
+
+def series_of(items: Sequence[Part]) -> list[Series]:
+    """Return a series for each of the greatest operations or models, and one for the others."""
+    top = top_of(items, SERIES_SHOWN)
+    return _with_others([part.name for part in top.first], PALETTE, len(top.others))
+
+
+def cost_series(top: Top[str], items: Sequence[Part]) -> list[Series]:
+    """Return the series of models by cost, in the colours that `items` have by tokens."""
+    by_tokens = top_of(items, SERIES_SHOWN).first
+    known = {part.name: colour for part, colour in zip(by_tokens, PALETTE, strict=False)}
+    used = {known[name] for name in top.first if name in known}
+    free = iter([colour for colour in PALETTE if colour not in used])
+    colours = [known[name] if name in known else next(free) for name in top.first]
+    return _with_others(top.first, colours, len(top.others))
+
+
+def _with_others(names: Sequence[str], colours: Sequence[str], others: int) -> list[Series]:
+    series = [
+        Series(name or "(empty)", colour) for name, colour in zip(names, colours, strict=False)
+    ]
+    return [*series, *([Series(f"{others:,} others", OTHERS)] if others else [])]
 
 
 def by_day(
@@ -38,18 +78,43 @@ def by_day(
     """Return a stacked bar for each day, with the greatest series at the bottom."""
     top = top_of(items, SERIES_SHOWN)
     places = {part.name: place for place, part in enumerate(top.first)}
-    others = len(top.first)
     sums: dict[tuple[int, int], int] = {}
     for cell in cells:
-        key = (cell.day.day, places.get(cell.name, others))
+        key = (cell.day.day, places.get(cell.name, len(top.first)))
         sums[key] = sums.get(key, 0) + cell.tokens
-    names = [*(part.name or "(empty)" for part in top.first), f"{len(top.others):,} others"]
+    bars = {key: (tokens, f"{tokens:,}") for key, tokens in sums.items()}
+    return _stacked(description, series_of(items), bars, all_days, "Tokens")
+
+
+def cost_by_day(
+    description: str,
+    currency: str,
+    series: Sequence[Series],
+    top: Top[str],
+    cells: Sequence[CostOfDay],
+    all_days: Sequence[Day],
+) -> Spec:
+    """Return the same for costs in one currency."""
+    places = {name: place for place, name in enumerate(top.first)}
+    sums: dict[tuple[int, int], Decimal] = {}
+    for cell in cells:
+        key = (cell.day.day, places.get(cell.name, len(top.first)))
+        sums[key] = exact_sum([sums.get(key, Decimal(0)), cell.amount])
+    bars = {key: (float(cost), Money(cost, currency).exact) for key, cost in sums.items()}
+    return _stacked(description, series, bars, all_days, f"Cost, {currency}")
+
+
+def _stacked(
+    description: str,
+    series: Sequence[Series],
+    bars: Mapping[tuple[int, int], tuple[float, str]],
+    all_days: Sequence[Day],
+    title: str,
+) -> Spec:
     values = [
-        {"day": day, "series": place, "name": names[place], "tokens": tokens, **_told(tokens)}
-        for (day, place), tokens in sums.items()
+        {"day": day, "series": place, "name": series[place].name, "amount": amount, "told": told}
+        for (day, place), (amount, told) in bars.items()
     ]
-    series = [*range(others), *([others] if top.others else [])]
-    colours = [*PALETTE[:others], *([OTHERS] if top.others else [])]
     return _spec(
         alt.Chart(alt.Data(values=values), description=description, height=240, width="container")
         .mark_bar(stroke="#ffffff", strokeWidth=0.6, aria=False)
@@ -57,13 +122,15 @@ def by_day(
             x=alt.X("day:O")
             .scale(domain=[day.day.day for day in all_days], paddingInner=0.15)
             .axis(title="Day of the month", labelAngle=0, labelOverlap="greedy", ticks=False),
-            y=_tokens_axis(),
-            color=alt.Color("series:O").scale(domain=series, range=colours).legend(None),
+            y=_amount_axis("amount", title),
+            color=alt.Color("series:O")
+            .scale(domain=[*range(len(series))], range=[one.colour for one in series])
+            .legend(None),
             order=alt.Order("series:O", sort="ascending"),
             tooltip=[
                 alt.Tooltip("day:O", title="Day"),
                 alt.Tooltip("name:N", title="Of"),
-                alt.Tooltip("told:N", title="Tokens"),
+                alt.Tooltip("told:N", title=title),
             ],
         )
     )
@@ -99,7 +166,7 @@ def by_month(description: str, figures: Figures) -> Spec:
                 labelExpr="split(datum.label, ' ')",
                 ticks=False,
             ),
-            y=_tokens_axis(),
+            y=_amount_axis("tokens", "Tokens"),
             color=alt.condition("datum.chosen", alt.value(PALETTE[0]), alt.value("#8fa3ad")),
             tooltip=[
                 alt.Tooltip("month:N", title="Month"),
@@ -150,8 +217,8 @@ def by_tenant(description: str, tenants: Sequence[Part]) -> Spec:
     )
 
 
-def _tokens_axis() -> alt.Y:
-    return alt.Y("tokens:Q").axis(title="Tokens", tickCount=5, labelExpr=_SHORT_NUMBER)
+def _amount_axis(field: str, title: str) -> alt.Y:
+    return alt.Y(f"{field}:Q").axis(title=title, tickCount=5, labelExpr=_SHORT_NUMBER)
 
 
 def _told(tokens: int) -> dict[str, str]:

@@ -11,10 +11,12 @@ import psycopg
 
 from ..errors import ReportError
 from ..marts.reader import WHO_READS_ALL, Reader
+from .costs import read_costs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .costs import Costs, NoCosts
     from .reading import Reading
 
 MONTHS_SHOWN: Final = 13
@@ -158,6 +160,7 @@ class Figures:
     operation_days: Sequence[PartOfDay]
     model_days: Sequence[PartOfDay]
     agents: Sequence[AgentUse]
+    costs: Costs | NoCosts
 
     @property
     def total(self) -> Amount:
@@ -259,6 +262,7 @@ def read_figures(
         operation_days=reading.rows("days_by", PartOfDay, values, dimension="operation"),
         model_days=reading.rows("days_by", PartOfDay, values, dimension="model"),
         agents=reading.rows("agents", AgentUse, values),
+        costs=read_costs(reading, scope),
     )
 
 

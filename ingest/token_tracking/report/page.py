@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from hashlib import sha256
 from importlib import resources
@@ -14,20 +15,23 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from . import charts, tables
-from .tables import Change, Name, Share
+from .costs import Costs, NoCosts
+from .tables import Change, CostColumns, Money, Name, Share, WithoutPrice
 from .top import top_of
 from .trust import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from .charts import Spec
-    from .figures import Build, Figures, Part
+    from .charts import Series, Spec
+    from .costs import Cost
+    from .figures import Build, Figures
     from .tables import Table, Value
     from .trust import Check
 
 _VEGA_LITE: Final = "6.4"
 _MINUS: Final = "\N{MINUS SIGN}"
+_HUNDREDTH: Final = Decimal("0.01")
 _SYMBOLS: Final = {
     Verdict.HOLDS: "✓",
     Verdict.NOTE: "i",
@@ -37,22 +41,25 @@ _SYMBOLS: Final = {
 
 
 @dataclass(frozen=True)
-class Key:
-    """One line of a chart's legend."""
-
-    name: str
-    colour: str
-
-
-@dataclass(frozen=True)
 class Breakdown:
     """One way to look at the days of the month: a chart with its legend, and its tables."""
 
     id: str
     title: str
     chart: Spec
-    keys: Sequence[Key]
+    keys: Sequence[Series]
     parts: Table
+    by_day: Table
+
+
+@dataclass(frozen=True)
+class CostBreakdown:
+    """The costs of the days in one currency: a chart with its legend, and its table."""
+
+    id: str
+    title: str
+    chart: Spec
+    keys: Sequence[Series]
     by_day: Table
 
 
@@ -67,6 +74,7 @@ def page_of(figures: Figures, checks: Sequence[Check]) -> str:
         else f"the first {_days(period.before_until.toordinal() - period.before.toordinal())} of "
         f"{period.before:%B %Y}"
     )
+    costs = figures.costs if isinstance(figures.costs, Costs) else None
     breakdowns = [
         Breakdown(
             word,
@@ -77,13 +85,24 @@ def page_of(figures: Figures, checks: Sequence[Check]) -> str:
                 cells,
                 figures.days,
             ),
-            _keys(items),
-            tables.parts(f"Tokens by {word}", word.capitalize(), items, tables.MODELS_SHOWN),
+            charts.series_of(items),
+            tables.parts(
+                f"Tokens by {word}",
+                word.capitalize(),
+                items,
+                _beside(costs, found),
+                tables.MODELS_SHOWN,
+            ),
             tables.series_by_day(f"Tokens by day and {word}", items, cells, figures.days),
         )
-        for word, items, cells in (
-            ("operation", figures.operations, figures.operation_days),
-            ("model", figures.models, figures.model_days),
+        for word, items, cells, found in (
+            (
+                "operation",
+                figures.operations,
+                figures.operation_days,
+                costs.operations if costs else None,
+            ),
+            ("model", figures.models, figures.model_days, costs.models if costs else None),
         )
     ]
     return _rendered(
@@ -108,12 +127,57 @@ def page_of(figures: Figures, checks: Sequence[Check]) -> str:
             "Tokens by who pays",
             "Tenant",
             figures.tenants,
+            _beside(costs, costs.tenants if costs else None),
             tables.TENANTS_SHOWN,
             in_chart=False,
         ),
         agents=tables.agents(figures),
         checks=checks,
+        costs=costs,
+        no_costs=figures.costs.reason if isinstance(figures.costs, NoCosts) else "",
+        amounts=_amounts(costs.total.amounts) if costs else [],
+        saved=[Money(saving.saved, saving.currency) for saving in costs.savings] if costs else [],
+        priced=Share(costs.total.tokens - costs.total.unpriced_tokens, costs.total.tokens)
+        if costs
+        else None,
+        cost_breakdowns=_cost_breakdowns(figures, costs, month) if costs else [],
+        kinds=tables.kinds(costs) if costs else None,
+        unpriced=tables.unpriced(costs) if costs else None,
     )
+
+
+def _beside(costs: Costs | None, found: Mapping[str, Cost] | None) -> CostColumns:
+    return CostColumns(found, costs.currencies if costs else ())
+
+
+def _amounts(amounts: Mapping[str, Decimal]) -> list[Money]:
+    return [Money(amounts[currency], currency) for currency in sorted(amounts)]
+
+
+def _cost_breakdowns(figures: Figures, costs: Costs, month: str) -> list[CostBreakdown]:
+    found: list[CostBreakdown] = []
+    for currency in costs.currencies:
+        top = top_of(costs.models_in(currency), tables.SERIES_SHOWN)
+        series = charts.cost_series(top, figures.models)
+        cells = [cell for cell in costs.model_days if cell.currency == currency]
+        title = f"Cost by day and model, {currency}"
+        found.append(
+            CostBreakdown(
+                f"cost-{currency}",
+                title,
+                charts.cost_by_day(
+                    f"{currency} a day of {month}, by model; the table below has the numbers.",
+                    currency,
+                    series,
+                    top,
+                    cells,
+                    figures.days,
+                ),
+                series,
+                tables.cost_by_day(title, currency, top, cells, figures.days),
+            )
+        )
+    return found
 
 
 def empty_page_of(build: Build) -> str:
@@ -174,17 +238,6 @@ def _hash(script: str) -> str:
     return f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'"
 
 
-def _keys(items: Sequence[Part]) -> list[Key]:
-    top = top_of(items, tables.SERIES_SHOWN)
-    keys = [
-        Key(part.name or "(empty)", colour)
-        for part, colour in zip(top.first, charts.PALETTE, strict=False)
-    ]
-    if top.others:
-        keys.append(Key(f"{len(top.others):,} others", charts.OTHERS))
-    return keys
-
-
 def _shown(value: Value) -> str:
     """Return a cell's text."""
     match value:
@@ -194,6 +247,10 @@ def _shown(value: Value) -> str:
             return value.text or "(empty)"
         case int():
             return f"{value:,}"
+        case Money():
+            return _rounded(value.amount)
+        case WithoutPrice():
+            return f"{value.unpriced_tokens:,}"
         case Share():
             return "" if value.value is None else f"{value.value:.1%}"
         case Change(now=now, before=before):
@@ -207,6 +264,13 @@ def _shown(value: Value) -> str:
             return value
 
 
+def _rounded(amount: Decimal) -> str:
+    """Return an amount in hundredths; what is less than one of them is not shown as 0."""
+    if amount and abs(amount) < _HUNDREDTH:
+        return "<0.01" if amount > 0 else f">{_MINUS}0.01"
+    return f"{amount:,.2f}".replace("-", _MINUS)
+
+
 def _sort_key(value: Value) -> str | int | float:
     """Return the cell's sort key; cells without a number come after all numbers."""
     match value:
@@ -214,6 +278,10 @@ def _sort_key(value: Value) -> str | int | float:
             return ""
         case Name():
             return value.text
+        case Money():
+            return f"{value.amount:f}"
+        case WithoutPrice():
+            return value.unpriced_tokens
         case Share() | Change():
             return "" if value.value is None else value.value
         case _:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
+from .costs import Cost, Costs, exact_sum
 from .figures import Amount
 from .top import top_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
 
+    from .costs import CostOfDay
     from .figures import AgentUse, Day, Figures, Month, Part, PartOfDay
+    from .top import Top
 
 TENANTS_SHOWN: Final = 25
 MODELS_SHOWN: Final = 25
 AGENT_USES_SHOWN: Final = 50
+UNPRICED_SHOWN: Final = 25
 SERIES_SHOWN: Final = 6
 
 
@@ -54,7 +59,28 @@ class Change:
         return self.now / self.before - 1 if self.before else None
 
 
-Value = str | int | Name | Share | Change | None
+@dataclass(frozen=True)
+class Money:
+    """An exact amount, which only its text rounds."""
+
+    amount: Decimal
+    currency: str
+
+    @property
+    def exact(self) -> str:
+        """Return all digits."""
+        digits = f"{self.amount:f}"
+        return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits} {self.currency}"
+
+
+@dataclass(frozen=True)
+class WithoutPrice:
+    """Tokens that are in no amount beside them."""
+
+    unpriced_tokens: int
+
+
+Value = str | int | Name | Share | Change | Money | WithoutPrice | None
 
 
 @dataclass(frozen=True)
@@ -77,29 +103,72 @@ class Table:
     descending: bool = True
 
 
+@dataclass(frozen=True)
+class CostColumns:
+    """The columns beside tokens: a cost in each currency, and what is in none of them.
+
+    Without `costs` there are none. A cell is empty where there is no amount: 0 is free.
+    """
+
+    costs: Mapping[str, Cost] | None
+    currencies: Sequence[str] = ()
+
+    @property
+    def columns(self) -> list[Column]:
+        """Return the headings."""
+        if self.costs is None:
+            return []
+        return [*(Column(f"Cost, {name}") for name in self.currencies), Column("Without price")]
+
+    def cells(self, names: Iterable[str]) -> list[Value]:
+        """Return the cells of one or several names together."""
+        if self.costs is None:
+            return []
+        cost = Cost.sum_of(self.costs.get(name, Cost()) for name in names)
+        return cells_of(cost, self.currencies)
+
+
+def cells_of(cost: Cost, currencies: Sequence[str]) -> list[Value]:
+    """Return the cells of what some tokens cost."""
+    amounts = [
+        Money(cost.amounts[name], name) if name in cost.amounts else None for name in currencies
+    ]
+    return [*amounts, WithoutPrice(cost.unpriced_tokens)]
+
+
 def days(figures: Figures) -> Table:
     """Return the month day by day."""
+    costs = figures.costs
+    beside = (
+        CostColumns(costs.days, costs.currencies) if isinstance(costs, Costs) else CostColumns(None)
+    )
 
     def row(day: Day) -> list[Value]:
         return [
             f"{day.day:%Y-%m-%d} {day.day:%a}",
-            *_amounts(day),
+            *_amounts(day, beside.cells([f"{day.day}"])),
         ]
 
     return Table(
         "Day by day",
-        [Column("Day", is_number=False), *_AMOUNT],
+        [Column("Day", is_number=False), *_amount_columns(beside)],
         [row(day) for day in figures.days],
-        [["Total", *_amounts(figures.total)]],
+        [["Total", *_amounts(figures.total, beside.cells(beside.costs or ()))]],
         sorted_by=0,
         descending=False,
     )
 
 
 def parts(
-    caption: str, title: str, items: Sequence[Part], size: int, *, in_chart: bool = True
+    caption: str,
+    title: str,
+    items: Sequence[Part],
+    beside: CostColumns,
+    size: int,
+    *,
+    in_chart: bool = True,
 ) -> Table:
-    """Return operations, models or tenants, each with its share and its change."""
+    """Return operations, models or tenants, each with its share, its cost and its change."""
     whole = sum(part.tokens for part in items)
     top = top_of(items, size)
     colours = len(top_of(items, SERIES_SHOWN).first) if in_chart else 0
@@ -108,7 +177,15 @@ def parts(
         tokens = sum(part.tokens for part in some)
         before = sum(part.tokens_before for part in some)
         calls = sum(part.event_count for part in some)
-        return [name, tokens, Share(tokens, whole), calls, before, Change(tokens, before)]
+        return [
+            name,
+            tokens,
+            *beside.cells(part.name for part in some),
+            Share(tokens, whole),
+            calls,
+            before,
+            Change(tokens, before),
+        ]
 
     foot = [row("Total", items)]
     if top.others:
@@ -118,6 +195,7 @@ def parts(
         [
             Column(title, is_number=False),
             Column("Tokens"),
+            *beside.columns,
             Column("Share"),
             Column("Calls"),
             Column("Tokens before"),
@@ -156,32 +234,132 @@ def series_by_day(
     )
 
 
+def kinds(costs: Costs) -> Table:
+    """Return the kinds of tokens, each of which has its own price."""
+    beside = CostColumns(costs.kinds, costs.currencies)
+    whole = costs.total.tokens
+    ordered = sorted(costs.kinds, key=lambda kind: (-costs.kinds[kind].tokens, kind))
+
+    def row(title: str, names: Sequence[str]) -> list[Value]:
+        tokens = sum(costs.kinds[name].tokens for name in names)
+        return [title, tokens, *beside.cells(names), Share(tokens, whole)]
+
+    return Table(
+        "Cost by kind of token",
+        [Column("Kind", is_number=False), Column("Tokens"), *beside.columns, Column("Share")],
+        [row(_KINDS.get(kind, kind), [kind]) for kind in ordered],
+        [row("Total", ordered)],
+        sorted_by=1,
+    )
+
+
+def unpriced(costs: Costs) -> Table:
+    """Return what has no price, by the names that a price would have."""
+    top = top_of(costs.unpriced, UNPRICED_SHOWN)
+    foot: list[list[Value]] = []
+    if top.others:
+        others = sum(row.tokens for row in top.others)
+        foot.append([f"{len(top.others):,} others", "", "", "", others])
+    foot.append(["Total", "", "", "", sum(row.tokens for row in costs.unpriced)])
+    return Table(
+        "Tokens without a price",
+        [
+            *(Column(title, is_number=False) for title in ("Model", "Provider", "Kind", "Tier")),
+            Column("Tokens"),
+        ],
+        [
+            [
+                Name(row.model),
+                Name(row.provider),
+                row.token_kind,
+                Name(row.service_tier),
+                row.tokens,
+            ]
+            for row in top.first
+        ],
+        foot,
+        sorted_by=4,
+    )
+
+
+def cost_by_day(
+    caption: str,
+    currency: str,
+    top: Top[str],
+    cells: Sequence[CostOfDay],
+    all_days: Sequence[Day],
+) -> Table:
+    """Return the numbers of a chart of costs: one row per day, one column per model."""
+    places = {name: place for place, name in enumerate(top.first)}
+    width = len(top.first) + bool(top.others)
+    rows: dict[date, list[Decimal]] = {day.day: [Decimal(0)] * width for day in all_days}
+    for cell in cells:
+        row_of_day, place = rows[cell.day], places.get(cell.name, width - 1)
+        row_of_day[place] = exact_sum([row_of_day[place], cell.amount])
+    titles = [_shown(name) for name in top.first]
+    if top.others:
+        titles.append(f"{len(top.others):,} others")
+    sums = [exact_sum(column) for column in zip(*rows.values(), strict=True)]
+
+    def row(title: str, amounts: Sequence[Decimal]) -> list[Value]:
+        whole = exact_sum(amounts)
+        return [title, *(Money(amount, currency) for amount in [*amounts, whole])]
+
+    return Table(
+        caption,
+        [Column("Day", is_number=False), *(Column(title) for title in titles), Column("Total")],
+        [row(f"{day:%Y-%m-%d}", amounts) for day, amounts in rows.items()],
+        [row("Total", sums)],
+        sorted_by=0,
+        descending=False,
+    )
+
+
 def months(figures: Figures) -> Table:
     """Return the months with their changes, the newest first."""
     period = figures.scope.period
+    costs = figures.costs
+    shown = list(figures.months)
+    beside = CostColumns(None)
+    if isinstance(costs, Costs):
+        of_shown = Cost.sum_of(costs.months.get(f"{month.month}", Cost()) for month in shown)
+        beside = CostColumns(costs.months, sorted(of_shown.amounts))
 
     def row(month: Month, before: Month | None) -> list[Value]:
         is_partial = month.month == period.month and not period.is_complete
         return [
             f"{month.month:%Y-%m}" + (" so far" if is_partial else ""),
-            *_amounts(month),
+            *_amounts(month, beside.cells([f"{month.month}"])),
             # Do not compare an incomplete month with a whole one.
             None if before is None or is_partial else Change(month.tokens, before.tokens),
         ]
 
-    shown = list(figures.months)
     pairs = zip(shown, [None, *shown[:-1]], strict=True)
     return Table(
         "Month against month",
-        [Column("Month", is_number=False), *_AMOUNT, Column("Change")],
+        [Column("Month", is_number=False), *_amount_columns(beside), Column("Change")],
         [row(month, before) for month, before in pairs][::-1],
         sorted_by=0,
     )
 
 
-def _amounts(amount: Amount) -> tuple[int, ...]:
+def _amount_columns(beside: CostColumns) -> list[Column]:
+    return [
+        Column("Tokens"),
+        *beside.columns,
+        Column("Input"),
+        Column("of it from cache"),
+        Column("to cache"),
+        Column("Output"),
+        Column("of it reasoning"),
+        Column("Calls"),
+    ]
+
+
+def _amounts(amount: Amount, costs: Sequence[Value]) -> tuple[Value, ...]:
     return (
         amount.tokens,
+        *costs,
         amount.input_tokens,
         amount.cache_read_tokens,
         amount.cache_write_tokens,
@@ -243,15 +421,15 @@ def _shown(name: str) -> str:
     return name or "(empty)"
 
 
-_AMOUNT: Final = (
-    Column("Tokens"),
-    Column("Input"),
-    Column("of it from cache"),
-    Column("to cache"),
-    Column("Output"),
-    Column("of it reasoning"),
-    Column("Calls"),
-)
+_KINDS: Final = {
+    "input": "Input, not cached",
+    "cache_read": "Read from cache",
+    "cache_write": "Written to cache",
+    "cache_write_long": "Written to cache, long",
+    "output": "Output",
+    "reasoning": "Reasoning",
+    "unsplit": "Neither input nor output",
+}
 _RULES: Final = {
     "agent_owner": "its owner pays",
     "unknown_agent": "nobody owned it: the caller pays",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from .costs import NoCosts
 from .tables import Column, Name, Table
 from .top import top_of
 
@@ -57,6 +58,18 @@ class _Months:
 
 
 @dataclass(frozen=True)
+class _CostDays:
+    differing_days: int
+    tokens: int
+    cost_tokens: int
+
+
+@dataclass(frozen=True)
+class _SinceCosts:
+    price_count: int
+
+
+@dataclass(frozen=True)
 class _SinceBuild:
     event_count: int
     correction_count: int
@@ -94,6 +107,7 @@ def checks(reading: Reading, figures: Figures, validation: Validation | None) ->
     return [
         _equals_raw(reading, scope),
         _months_equal_days(reading, figures),
+        *_costs_cover_days(reading, figures),
         _last_build(reading, scope),
         _last_validation(validation),
         _conflicts(reading, scope),
@@ -177,6 +191,56 @@ def _months_equal_days(reading: Reading, figures: Figures) -> Check:
         f"The month has {month.tokens:,} tokens in {_count(month.event_count, 'call')}, its days "
         f"have {days.tokens:,} in {_count(days.event_count, 'call')}.{whose} {said}",
     )
+
+
+def _costs_cover_days(reading: Reading, figures: Figures) -> list[Check]:
+    """Return the check of the costs, if there are any."""
+    scope, costs = figures.scope, figures.costs
+    if isinstance(costs, NoCosts):
+        return []
+    title = "The costs are of the same tokens"
+    daily, cost = scope.builds["daily_token_usage"], scope.builds["daily_token_cost"]
+    [compared] = reading.rows("costs_against_days", _CostDays, scope.values)
+    if compared.differing_days:
+        why = (
+            f"The tokens are of build {daily.run_number:,}, the costs of build "
+            f"{cost.run_number:,}: dbt build brings both to the same."
+            if daily.run_number != cost.run_number
+            else "Both are of the same build, so one of them was changed past it, by hand or by a "
+            "restore."
+        )
+        differ = "differs" if compared.differing_days == 1 else "differ"
+        return [
+            Check(
+                title,
+                Verdict.WRONG,
+                f"The days have {compared.tokens:,} tokens, the costs are of "
+                f"{compared.cost_tokens:,}: {_count(compared.differing_days, 'day')} {differ}. "
+                f"{why}",
+            )
+        ]
+    priced = costs.total.tokens - costs.total.unpriced_tokens
+    said = (
+        f"Each token is in the costs once: {priced:,} have a price, "
+        f"{costs.total.unpriced_tokens:,} have none."
+    )
+    # A tenant may not see how many prices there are.
+    since = (
+        reading.rows_if_allowed("prices_since_build", _SinceCosts, {"snapshot": cost.snapshot})
+        if scope.tenant is None
+        else None
+    )
+    if since and since[0].price_count:
+        return [
+            Check(
+                title,
+                Verdict.NOTE,
+                f"{said} Since the build {_count(since[0].price_count, 'row')} of prices, aliases, "
+                "rules and assignments of price lists were recorded: the next build counts them, "
+                "and daily_token_cost_now already does.",
+            )
+        ]
+    return [Check(title, Verdict.HOLDS, said)]
 
 
 def _last_build(reading: Reading, scope: Scope) -> Check:

@@ -7,4 +7,11 @@ select
     build_status.as_of at time zone build_status.billing_timezone as as_of,
     now() at time zone build_status.billing_timezone as read_at
 from build_status
-where build_status.model in ('daily_token_usage', 'monthly_token_usage', 'daily_agent_token_usage')
+where
+    build_status.model in (
+        'daily_token_usage',
+        'monthly_token_usage',
+        'daily_agent_token_usage',
+        'daily_token_cost',
+        'monthly_token_cost'
+    )

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import psycopg
 
 Line = tuple[object, ...]
-FEBRUARY, MARCH = date(2026, 2, 1), date(2026, 3, 1)
-NEWEST = date(2026, 3, 20)
 
 # Two currencies, a factor from the middle of a month on, and kinds without a price.
 RULES = [
@@ -87,6 +85,18 @@ class Ledger:
     def rows(self) -> list[Cost]:
         return [Cost(*row) for row in costs(self.raw, self.prices, Settings())]  # type: ignore[arg-type]
 
+    @cached_property
+    def newest(self) -> date:
+        return max(row.usage_date for row in self.rows)
+
+    @property
+    def this_month(self) -> date:
+        return self.newest.replace(day=1)
+
+    @property
+    def last_month(self) -> date:
+        return (self.this_month - timedelta(days=1)).replace(day=1)
+
     @property
     def billed(self) -> list[Cost]:
         return [row for row in self.rows if row.is_billed]
@@ -113,18 +123,20 @@ def of_currency(currency: object, amount: Decimal) -> Decimal | None:
 
 
 def costs_by_tenant(ledger: Ledger) -> list[Line]:
-    march = [row for row in ledger.billed if row.month == MARCH]
+    this_month = [row for row in ledger.billed if row.month == ledger.this_month]
     return [
         (tenant, currency or "no price", tokens, of_currency(currency, cost))
         for (tenant, currency), (tokens, cost) in grouped(
-            march, lambda row: (row.tenant_id, row.currency)
+            this_month, lambda row: (row.tenant_id, row.currency)
         ).items()
     ]
 
 
 def a_month(ledger: Ledger) -> list[Line]:
     mine = [
-        row for row in ledger.billed if row.tenant_id == "nordlicht-logistik" and row.month == MARCH
+        row
+        for row in ledger.billed
+        if row.tenant_id == "nordlicht-logistik" and row.month == ledger.this_month
     ]
     return [
         (model, kind, currency or "no price", tokens, of_currency(currency, cost))
@@ -180,7 +192,7 @@ def cache_savings(ledger: Ledger) -> list[Line]:
     totals: dict[tuple[str, str], tuple[int, Decimal]] = {}
     for row in savings(ledger.raw, ledger.prices, Settings()):
         day, tenant, *_, is_billed, currency, tokens, saved = row
-        if is_billed and cast("date", day) >= MARCH:
+        if is_billed and cast("date", day) >= ledger.this_month:
             key = str(tenant), str(currency or "not known")
             before = totals.get(key, (0, Decimal(0)))
             totals[key] = before[0] + cast("int", tokens), before[1] + cast("Decimal", saved)
@@ -191,7 +203,9 @@ def cache_savings(ledger: Ledger) -> list[Line]:
 
 
 def dearest(ledger: Ledger) -> list[Line]:
-    listed = [row for row in ledger.rows if row.price_list == "list" and row.month == MARCH]
+    listed = [
+        row for row in ledger.rows if row.price_list == "list" and row.month == ledger.this_month
+    ]
     lines = [
         (
             provider, model, currency or "no price", tokens, of_currency(currency, cost),
@@ -212,7 +226,7 @@ def usage_or_prices(ledger: Ledger) -> list[Line]:
 
     before, now = (
         grouped((row for row in ledger.billed if row.month == month), key)
-        for month in (FEBRUARY, MARCH)
+        for month in (ledger.last_month, ledger.this_month)
     )
     totals: dict[tuple[str, str], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 5)
     for line in {*before, *now}:
@@ -245,7 +259,7 @@ def other_prices(ledger: Ledger) -> list[Line]:
     mine = [
         row
         for row in ledger.rows
-        if row.price_list == "list" and row.model == "gpt-4o" and row.month == FEBRUARY
+        if row.price_list == "list" and row.model == "gpt-4o" and row.month == ledger.last_month
     ]
     return [
         (
@@ -261,7 +275,7 @@ def other_prices(ledger: Ledger) -> list[Line]:
 def margins(ledger: Ledger) -> list[Line]:
     usage: dict[Line, list[Cost]] = defaultdict(list)
     for row in ledger.rows:
-        if row.month == MARCH:
+        if row.month == ledger.this_month:
             usage[row[:8]].append(row)
     totals: dict[tuple[str, str], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 3)
     for rows in usage.values():
@@ -290,10 +304,12 @@ def expected_costs(ledger: Ledger) -> list[Line]:
     def key(row: Cost) -> tuple[object, ...]:
         return (row.tenant_id, row.currency)
 
-    week = [NEWEST - timedelta(days=number) for number in range(1, 8)]
-    so_far = grouped((row for row in ledger.billed if row.month == MARCH), key)
+    week = [ledger.newest - timedelta(days=number) for number in range(1, 8)]
+    so_far = grouped((row for row in ledger.billed if row.month == ledger.this_month), key)
     of_week = grouped((row for row in ledger.billed if row.usage_date in week), key)
-    nothing, days_left = (0, Decimal(0)), 11
+    nothing = 0, Decimal(0)
+    next_month = (ledger.this_month + timedelta(days=31)).replace(day=1)
+    days_left = (next_month - ledger.newest).days - 1
     return [
         (
             tenant, currency or "no price", tokens, of_currency(currency, cost),

@@ -1,9 +1,12 @@
-{% macro rated_usage(usage, kinds=none) -%}
+{% macro rated_usage(usage, kinds=none, carried=[]) -%}
     {#- One row for each row of usage, kind of its tokens and price list: an hour's tokens of a kind have one
         price. Look-ups by key and not joins of periods, so that who reads one payer's day pays for that.
         Of an instant the highest revision counts, also where it says that there is no price. -#}
     {%- set kinds = kinds or token_kinds('usage') -%}
     select
+        {%- for column in carried %}
+        usage.{{ column }},
+        {%- endfor %}
         usage.usage_hour,
         usage.usage_date,
         usage.tenant_id,
@@ -243,6 +246,14 @@
     {{ checked_total('sum(' ~ relation ~ '.tokens)', relation ~ '.tenant_id', period) }} as tokens,
         trim_scale(coalesce(sum({{ relation }}.tokens * {{ relation }}.amount), 0) * 0.000001) as cost,
         coalesce(sum({{ relation }}.tokens) filter (where {{ relation }}.amount is null), 0)::bigint
+            as unpriced_tokens
+{%- endmacro %}
+
+
+{% macro cost_of_row(relation) -%}
+    {{ relation }}.tokens,
+        trim_scale(coalesce({{ relation }}.tokens * {{ relation }}.amount, 0) * 0.000001) as cost,
+        case when {{ relation }}.amount is null then {{ relation }}.tokens else 0 end
             as unpriced_tokens
 {%- endmacro %}
 

@@ -15,7 +15,6 @@ from collections import Counter, defaultdict
 from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -35,6 +34,15 @@ from tests.support.databases import (
     fresh_database,
     started_server,
 )
+from tests.support.money import (
+    ANSWERS,
+    ASSIGNMENTS,
+    PRICES,
+    RULES,
+    Ledger,
+    costs_by_tenant,
+    next_build,
+)
 from tests.support.project import DbtProject
 from token_tracking.cli.demo import _show_totals as show_totals
 from token_tracking.cli.terminal import Terminal
@@ -42,7 +50,7 @@ from token_tracking.demo.demo import Demo
 from token_tracking.event.fields import EVENT_FIELDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from token_tracking.embedded.server import Server
 
@@ -141,6 +149,14 @@ class Built:
             return connection.execute(query).fetchall()  # type: ignore[arg-type]
 
     @cached_property
+    def ledger(self) -> Ledger:
+        return self.read_ledger()
+
+    def read_ledger(self) -> Ledger:
+        with closing(self.database.connect()) as connection:
+            return Ledger.read(connection)
+
+    @cached_property
     def calls(self) -> list[Call]:
         voids = {
             (row["tenant_id"], row["idempotency_key"])
@@ -160,12 +176,20 @@ class Built:
         return found
 
 
-def built_in(database: Database, server: Server, folder: Path, size: float = SIZE) -> Built:
+def built_in(
+    database: Database,
+    server: Server,
+    folder: Path,
+    size: float = SIZE,
+    before_build: Callable[[Database], None] | None = None,
+) -> Built:
     """Send the demo's usage to a database and build."""
     demo = Demo(server, folder, database=database.env["PGDATABASE"])
     story = replace(demo.prepare(size=size), end_date=END)
     demo.send(story, lambda done, days: None)
     demo.price(story)
+    if before_build:
+        before_build(database)
     project = DbtProject(database.env, folder / "dbt")
     project.must("seed")
     project.must("run")
@@ -176,7 +200,18 @@ def built_in(database: Database, server: Server, folder: Path, size: float = SIZ
 def built(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     folder = tmp_path_factory.mktemp("documents")
     for database in fresh_database(server):
-        yield built_in(database, server, folder)
+        yield built_in(database, server, folder, before_build=record_lists)
+
+
+def record_lists(database: Database) -> None:
+    """Record price lists that tenants pay by: in two currencies, with kinds that have no price."""
+    for what, rows in (
+        ("model_prices", PRICES),
+        ("price_list_rules", RULES),
+        ("tenant_price_lists", ASSIGNMENTS),
+    ):
+        recorded = f"select recorded from token_tracking_raw.record_{what}(%s::json)"
+        assert database.value(recorded, (json.dumps(rows),)) == len(rows)
 
 
 @pytest.fixture
@@ -374,22 +409,11 @@ def collections(rows: list[dict[str, Any]], calls: list[Call]) -> None:
     }
 
 
-def money(rows: list[dict[str, Any]], calls: list[Call]) -> None:
-    [row] = [r for r in rows if (r["tenant_id"], r["model"]) == ("atlas-bank", "gpt-4o")]
-    mine = [
-        call
-        for call in calls
-        if (call.payer, call.model, call.month.month) == ("atlas-bank", "gpt-4o", 3)
-    ]
-    usd = sum(
-        Decimal(call.input_tokens or 0) * Decimal("2.5") + Decimal(call.output_tokens or 0) * 10
-        for call in mine
-    )
-    assert row["usd"] == round(usd / 1000000, 2) > 0
-    assert {r["model"] for r in rows if r["usd"] is None} == {
-        "text-embedding-3-large",
-        "gpt-4o-mini-tuned",
-    }
+def in_money(rows: list[dict[str, Any]], calls: list[Call]) -> None:
+    tokens: Counter[str] = Counter()
+    for row in rows:
+        tokens[row["tenant_id"]] += int(row["tokens"])
+    assert tokens == summed([call for call in calls if call.month == date(2026, 3, 1)], "payer")
 
 
 def every_day(rows: list[dict[str, Any]], calls: list[Call]) -> None:
@@ -465,7 +489,7 @@ CHECKS = [
     growth,
     shared_agents,
     collections,
-    money,
+    in_money,
     every_day,
     conversations,
     after_the_invoice,
@@ -486,6 +510,87 @@ def test_the_cookbook_answers(built: Built, number: int):
     rows = built.rows(queries[number].text)
     assert rows
     CHECKS[number](rows, built.calls)
+
+
+def test_the_cookbook_says_what_it_costs(built: Built):
+    rows = built.rows(blocks(DOCS / "cookbook.md", "sql")[6].text)
+    assert [tuple(row.values()) for row in rows] == costs_by_tenant(built.ledger)
+
+
+# Money
+
+MONEY = DOCS / "money.md"
+
+
+def answer(built: Built, server: Server, number: int) -> list[tuple[Any, ...]]:
+    """Return the answer to a question about money, and check the result that the document shows."""
+    queries = blocks(MONEY, "sql")
+    results = blocks(MONEY, "text result")
+    assert len(queries) == len(results) == len(ANSWERS) + 1
+    query, result = queries[number - 1], results[number - 1]
+    assert query.runs
+    assert query.heading == result.heading
+    assert query.heading.startswith(f"{number}. ")
+    printed = subprocess.run(
+        [server.bin_dir / "psql", "-X", "-c", query.text, built.database.url],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    lines = iter([line.rstrip() for line in printed.splitlines()])
+    shown = [line for line in result.text.splitlines() if line != "..."]
+    assert len(shown) > 2
+    assert [line for line in shown if line not in lines] == []
+    return [tuple(row.values()) for row in built.rows(query.text)]
+
+
+@pytest.mark.parametrize("number", range(1, len(ANSWERS) + 1))
+def test_money_is_counted_event_by_event(built: Built, server: Server, number: int):
+    expected = ANSWERS[number - 1](built.ledger)
+    assert expected
+    assert answer(built, server, number) == expected
+
+
+def test_money_at_the_beginning_of_a_month(copy: Built):
+    """Its days are fewer than the week that a forecast needs."""
+    calls = [
+        {
+            "tenant_id": "nordlicht-logistik", "provider": "openai", "model": "gpt-4o",
+            "input_tokens": tokens, "conversation_id": "spring", "occurred_at": day,
+        }
+        for tokens, day in (
+            (9000, "2026-03-30T10:00Z"), (5000, "2026-04-01T10:00Z"), (7000, "2026-04-03T10:00Z"),
+        )
+    ]  # fmt: skip
+    recorded = "select recorded from token_tracking_raw.track_token_usage_batch(%s::json)"
+    assert copy.database.value(recorded, (json.dumps(calls),)) == len(calls)
+    copy.project.must("run")
+    for query, expected in zip(blocks(MONEY, "sql"), ANSWERS, strict=False):
+        rows = [tuple(row.values()) for row in copy.rows(query.text)]
+        assert rows == expected(copy.ledger), query.heading
+
+
+def test_the_next_build_changes_what_is_said(copy: Built, built: Built, server: Server):
+    """A corrected price, a late call and a void."""
+    assert copy.rows(blocks(MONEY, "sql")[-1].text) == []
+    voided = built.calls[0]
+    name = {"provider": "openai", "model": "gpt-4o"}
+    price = {**name, "token_kind": "input", "amount": 2, "valid_from": "2026-02-20T00:00Z"}
+    call = {**name, "tenant_id": "tiny-cafe", "occurred_at": "2026-01-09T10:00Z"}
+    with closing(copy.database.connect()) as connection:
+        for procedure, rows in (
+            ("record_model_prices", [price]),
+            ("track_token_usage_batch", [{**call, "input_tokens": 90_000}]),
+        ):
+            recorded = f"select recorded from token_tracking_raw.{procedure}(%s::json)"
+            assert connection.execute(recorded, (json.dumps(rows),)).fetchall() == [(1,)]  # type: ignore[arg-type]
+        connection.execute(
+            "select token_tracking_raw.void_token_usage(%s, %s, 'sent twice')",
+            (voided.tenant_id, voided.idempotency_key),
+        )
+    expected = next_build(built.ledger, copy.read_ledger())
+    assert {line[0] for line in expected} == {
+        date(2025, 12, 1), date(2026, 1, 1), date(2026, 2, 1), date(2026, 3, 1)
+    }  # fmt: skip
+    assert answer(copy, server, len(ANSWERS) + 1) == expected
 
 
 # The guides
@@ -904,6 +1009,8 @@ def test_a_dump_comes_to_life_elsewhere(with_roles: tuple[Built, Server], tmp_pa
             queries = [block.text for block in blocks(DOCS / "cookbook.md", "sql")]
             for query in queries[:FOR_ANALYSTS]:
                 assert connection.execute(query).fetchone() is not None
+            for query in blocks(MONEY, "sql"):
+                connection.execute(query.text)
             for query in queries[FOR_ANALYSTS:]:
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     connection.execute(query)

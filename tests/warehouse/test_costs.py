@@ -37,6 +37,14 @@ RECOUNTS = (
     "monthly_cost_equals_sum_of_daily",
     "billed_tokens_are_those_of_daily",
 )
+OF_EVENTS = """
+    select
+        usage_date, tenant_id, token_type::text, operation::text, provider, model, token_kind,
+        service_tier, price_list, is_billed, currency, sum(tokens)::bigint, sum(cost),
+        sum(unpriced_tokens)::bigint
+    from token_tracking.usage_event_costs
+    group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+"""
 Rows = list[tuple[object, ...]]
 
 
@@ -57,7 +65,7 @@ def rows(warehouse: Warehouse, mart: str = "daily_token_cost", columns: str = CO
 
 
 def check(warehouse: Warehouse) -> None:
-    """Compare the costs, those as of now, and what caches saved, with the oracle."""
+    """Compare the costs, those as of now and of events, and what caches saved, with the oracle."""
     with closing(warehouse.connect()) as connection:
         raw, prices = Raw.read(connection), Prices.read(connection)
     _, snapshot = warehouse.status()["daily_token_cost"]
@@ -66,7 +74,9 @@ def check(warehouse: Warehouse) -> None:
     assert rows(warehouse, "daily_cache_savings", SAVINGS) == savings(
         seen, prices, warehouse.settings
     )
-    assert rows(warehouse, "daily_token_cost_now") == costs(raw, prices, warehouse.settings)
+    now = costs(raw, prices, warehouse.settings)
+    assert rows(warehouse, "daily_token_cost_now") == now
+    assert sorted(warehouse.rows(OF_EVENTS), key=repr_without_scale) == now
     months = warehouse.rows(
         "select sum(tokens), sum(cost), sum(unpriced_tokens) from token_tracking.monthly_token_cost"
         " union all"

@@ -41,6 +41,7 @@ FOR_ALL = {
     "monthly_token_cost",
     "daily_cache_savings",
     "unpriced_usage",
+    "usage_event_costs",
     "unmapped_labels",
     "build_status",
     "usage_days",

@@ -154,9 +154,10 @@ MISTAKES = [
         "dates of an hour derived from its start",
         directed.midnight_comes_twice,
         REPLACE,
-        "{{ run_no }}, changed.usage_hour, changed.usage_date,",
-        "{{ run_no }}, changed.usage_hour,"
-        " (changed.usage_hour at time zone 'America/St_Johns')::date,",
+        "{{ run_no }}, changed.{{ columns | join(', changed.') }}\n",
+        "{{ run_no }}, changed.{{ columns | join(', changed.') | replace('usage_hour,"
+        " changed.usage_date', \"usage_hour,"
+        " (changed.usage_hour at time zone 'America/St_Johns')::date\") }}\n",
     ),
     Mistake.of(
         "a new event of a recounted hour is added, too",
@@ -263,18 +264,18 @@ MISTAKES = [
         "a payer's change is logged the first time only",
         directed.many_groups,
         REPLACE,
-        "(usage_hour, usage_date, tenant_id) do update\n    set run_no = excluded.run_no",
-        "(usage_hour, usage_date, tenant_id) do nothing",
+        "do update\n    set run_no = excluded.run_no",
+        "do nothing",
     ),
     Mistake.of(
         "only the first payer of an hour is logged",
         directed.added_and_recounted,
         REPLACE,
-        "select distinct {{ run_no }}, changed.usage_hour, changed.usage_date, changed.tenant_id",
-        "select {{ run_no }}, changed.usage_hour, changed.usage_date, min(changed.tenant_id)",
+        "select distinct {{ run_no }}, changed.{{ columns | join(', changed.') }}",
+        "select {{ run_no }}, {{ columns[:-1] | join(', ') }}, min(changed.tenant_id)",
         REPLACE,
         "    from changed\n",
-        "    from changed group by usage_hour, usage_date\n",
+        "    from changed group by {{ columns[:-1] | join(', ') }}\n",
     ),
     Mistake.of(
         "a changed group is read once per hour that changed",
@@ -450,7 +451,7 @@ MISTAKES = [
         "the log is taken for complete",
         directed.lost_log,
         ROLLUP,
-        "and not log_reaches(log, saved['run_no']) %}",
+        "and not log_reaches(log, read_run) %}",
         "and false %}",
     ),
     Mistake.of(

@@ -201,6 +201,8 @@ class Warehouse:
 
     def price_snapshots(self) -> dict[str, str]:
         """Return, for each mart of costs that was built, what it saw of the prices."""
+        if not self.status():
+            return {}
         return dict(
             self.rows(
                 "select model, price_snapshot::text from token_tracking.build_status"

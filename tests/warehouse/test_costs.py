@@ -173,6 +173,47 @@ def test_a_backdated_price_changes_just_its_hours(warehouse: Warehouse, project:
     }
 
 
+def test_only_what_a_row_covers_is_counted_again(warehouse: Warehouse, project: DbtProject):
+    """Each row is about one payer's first day: costs that are wrong elsewhere stay wrong."""
+    list_c = [*of_input(2, price_list="c"), *of_input(4, hours=24, price_list="c")]
+    warehouse.record("record_model_prices", *of_input(1), *list_c)
+    warehouse.record("record_model_aliases", alias("name", ("openai", "x"), 24))
+    warehouse.record("record_price_list_rules", rule("c", "list", 2, 24))
+    warehouse.record(
+        "record_tenant_price_lists", *(assignment("acme", "c", hours) for hours in (-24, 24))
+    )
+    warehouse.insert(
+        asked(f"{model}-{hours}", hours, tenant=tenant, model=model)
+        for tenant, model in (("acme", "gpt-4o"), ("acme", "name"), ("blue", "gpt-4o"))
+        for hours in (0, 23, 24, 48)
+    )
+    project.must("run")
+    check(warehouse)
+    for procedure, rows in [
+        ("record_model_prices", of_input(3, price_list="c")),
+        ("record_model_aliases", [alias("name", ("openai", "gpt-4o"))]),
+        ("record_price_list_rules", [rule("c", "list", 3)]),
+        ("record_tenant_price_lists", [assignment("acme", None)]),
+    ]:
+        with closing(warehouse.connect()) as connection:
+            connection.execute(
+                "update token_tracking.daily_token_cost set cost = cost + 1000"
+                " where currency is not null and cost < 1000"
+            )
+        warehouse.record(procedure, *rows)
+        project.must("run", "--select", "daily_token_cost")
+        assert warehouse.rows(
+            "select distinct tenant_id, usage_date::text from token_tracking.daily_token_cost"
+            " where cost > 1000 order by 1, 2"
+        ) == [
+            ("acme", "2026-03-02"),
+            ("acme", "2026-03-03"),
+            *(("blue", f"2026-03-0{day}") for day in (1, 2, 3)),
+        ], procedure
+    project.must("run", "--full-refresh")
+    check(warehouse)
+
+
 def test_a_price_of_the_future_changes_nothing_before_it(warehouse: Warehouse, project: DbtProject):
     warehouse.record("record_model_prices", *of_input(2))
     warehouse.insert([asked("1"), asked("2", 1)])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import UTC, date, datetime
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -18,15 +18,10 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from tests.support.oracle import Marts, Snapshot
+
 Row = dict[str, object]
-COLUMNS = (
-    "usage_date, tenant_id, token_type::text, operation::text, provider, model, token_kind,"
-    " service_tier, price_list, is_billed, currency, tokens, cost, unpriced_tokens"
-)
-SAVINGS = (
-    "usage_date, tenant_id, token_type::text, operation::text, provider, model, service_tier,"
-    " price_list, is_billed, currency, tokens, saved"
-)
+DIGITS = 100  # more than any cost has
 # How genai-prices names the price and the tokens of a kind.
 UNITS = {
     "input": ("input_mtok", ("input_tokens",)),
@@ -64,6 +59,14 @@ class Prices:
             rows("price_list_rules"),
             rows("tenant_price_lists"),
         )
+
+    def as_of(self, snapshot: Snapshot) -> Prices:
+        """Return the rows that the snapshot sees."""
+
+        def seen(rows: list[Row]) -> list[Row]:
+            return [row for row in rows if snapshot.sees(row["ingest_xid"])]  # type: ignore[arg-type]
+
+        return Prices(*(seen(rows) for rows in vars(self).values()))
 
 
 def in_force(rows: list[Row], hour: datetime, **key: object) -> Row | None:
@@ -154,53 +157,66 @@ def _billable(raw: Raw, prices: Prices, settings: Settings) -> Iterator[_Billabl
         )  # fmt: skip
 
 
-def costs(
-    raw: Raw, prices: Prices, settings: Settings, lists: tuple[str, ...] = ("list",)
-) -> list[tuple[object, ...]]:
+def costs(raw: Raw, prices: Prices, settings: Settings) -> list[tuple[object, ...]]:
     """Return the rows of daily_token_cost, sorted, by genai-prices' arithmetic for each event."""
     totals: dict[tuple[object, ...], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 3)
-    for event in _billable(raw, prices, settings):
-        for price_list in {*lists, event.billed}:
-            for kind, tokens in event.kinds.items():
-                if not tokens:
-                    continue
-                price = event.price(prices, price_list, kind)
-                row = totals[
-                    *event.labels, kind, event.tier, price_list, price_list == event.billed,
-                    price and price[0],
-                ]  # fmt: skip
-                row[0] += tokens
-                if price is None:
-                    row[2] += tokens
-                else:
-                    unit, counts = UNITS[kind]
-                    usage = Usage(**dict.fromkeys(counts, tokens))
-                    # It wants a price of the whole, too, of which nothing is left here.
-                    of_unit = ModelPrice(**{WHOLES[counts[0]]: Decimal(1), unit: price[1]})
-                    row[1] += of_unit.calc_price(usage)["total_price"]
-    return sorted(((*key, *numbers) for key, numbers in totals.items()), key=repr_without_scale)
+    with localcontext(prec=DIGITS):
+        for event in _billable(raw, prices, settings):
+            for price_list in {"list", event.billed}:
+                for kind, tokens in event.kinds.items():
+                    if not tokens:
+                        continue
+                    price = event.price(prices, price_list, kind)
+                    row = totals[
+                        *event.labels, kind, event.tier, price_list, price_list == event.billed,
+                        price and price[0],
+                    ]  # fmt: skip
+                    row[0] += tokens
+                    if price is None:
+                        row[2] += tokens
+                    else:
+                        unit, counts = UNITS[kind]
+                        usage = Usage(**dict.fromkeys(counts, tokens))
+                        # It wants a price of the whole, too, of which nothing is left here.
+                        of_unit = ModelPrice(**{WHOLES[counts[0]]: Decimal(1), unit: price[1]})
+                        row[1] += of_unit.calc_price(usage)["total_price"]
+    return sorted(((*key, *numbers) for key, numbers in totals.items()), key=repr)
 
 
-def savings(
-    raw: Raw, prices: Prices, settings: Settings, lists: tuple[str, ...] = ("list",)
-) -> list[tuple[object, ...]]:
+def savings(raw: Raw, prices: Prices, settings: Settings) -> list[tuple[object, ...]]:
     """Return the rows of daily_cache_savings, sorted: what cached input would have cost more."""
     totals: dict[tuple[object, ...], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 2)
-    for event in _billable(raw, prices, settings):
-        tokens = event.kinds["cache_read"]
-        for price_list in {*lists, event.billed} if tokens else ():
-            own, other = (event.price(prices, price_list, kind) for kind in ("cache_read", "input"))
-            known = own is not None and other is not None and own[0] == other[0]
-            row = totals[
-                *event.labels, event.tier, price_list, price_list == event.billed,
-                own[0] if known else None,  # type: ignore[index]
-            ]  # fmt: skip
-            row[0] += tokens
-            if known:
-                row[1] += tokens * (other[1] - own[1]) / 1_000_000  # type: ignore[index]
-    return sorted(((*key, *numbers) for key, numbers in totals.items()), key=repr_without_scale)
+    with localcontext(prec=DIGITS):
+        for event in _billable(raw, prices, settings):
+            tokens = event.kinds["cache_read"]
+            for price_list in {"list", event.billed} if tokens else ():
+                own, other = (
+                    event.price(prices, price_list, kind) for kind in ("cache_read", "input")
+                )
+                known = own is not None and other is not None and own[0] == other[0]
+                row = totals[
+                    *event.labels, event.tier, price_list, price_list == event.billed,
+                    own[0] if known else None,  # type: ignore[index]
+                ]  # fmt: skip
+                row[0] += tokens
+                if known:
+                    row[1] += tokens * (other[1] - own[1]) / 1_000_000  # type: ignore[index]
+    return sorted(((*key, *numbers) for key, numbers in totals.items()), key=repr)
 
 
-def repr_without_scale(row: tuple[object, ...]) -> str:
-    """Return what rows are sorted by: numbers of equal value and other scale are equal."""
-    return repr([value.normalize() if isinstance(value, Decimal) else value for value in row])
+def count_costs(raw: Raw, prices: Prices, settings: Settings) -> Marts:
+    """Return the rows of the rollups of costs, sorted."""
+    days = costs(raw, prices, settings)
+    months: dict[tuple[object, ...], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 3)
+    with localcontext(prec=DIGITS):
+        for day, *key, tokens, cost, unpriced in days:
+            assert isinstance(day, date)
+            row = months[day.replace(day=1), *key]
+            for place, number in enumerate((tokens, cost, unpriced)):
+                row[place] += number  # type: ignore[operator]
+    return {
+        "daily_token_cost": days,
+        "monthly_token_cost": sorted(
+            ((*key, *numbers) for key, numbers in months.items()), key=repr
+        ),
+    }

@@ -152,12 +152,14 @@ _emptied: dict[Path, Database] = {}
 _EMPTY = (
     "truncate token_tracking_raw.usage_events, token_tracking_raw.usage_event_conflicts,"
     " token_tracking_raw.usage_event_rejections, token_tracking_raw.usage_voids,"
-    " token_tracking_raw.agent_owners, token_tracking_raw.agent_owner_calls"
+    " token_tracking_raw.agent_owners, token_tracking_raw.agent_owner_calls,"
+    " token_tracking_raw.model_prices, token_tracking_raw.model_aliases,"
+    " token_tracking_raw.price_list_rules, token_tracking_raw.tenant_price_lists"
 )
 
 
 def emptied_database(server: Server) -> Database:
-    """Return the worker's database for tests that only write events: emptied, not recreated."""
+    """Return the worker's database for tests that only write raw rows: emptied, not recreated."""
     if server.data_dir not in _emptied:
         name = f"test_{os.getpid()}_emptied"
         with closing(psycopg.connect(server.url("postgres"), autocommit=True)) as connection:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from tests.support.cost_oracle import Prices, count_costs, savings
 from tests.support.oracle import Marts, Raw, Settings, Snapshot, count
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ NUMBERS = (
     "tokens, input_tokens, output_tokens, event_count, cache_read_tokens, cache_write_tokens,"
     " cache_write_long_tokens, reasoning_tokens"
 )
+COSTS = (
+    "tenant_id, token_type, operation, provider, model, token_kind, service_tier, price_list,"
+    " is_billed, currency, tokens, cost, unpriced_tokens"
+)
 COLUMNS = {
     "hourly_token_usage": "usage_hour, usage_date, tenant_id, token_type, operation, model, "
     f"{NUMBERS}",
@@ -28,11 +33,16 @@ COLUMNS = {
     "monthly_token_usage": f"usage_month, tenant_id, token_type, operation, model, {NUMBERS}",
     "daily_agent_token_usage": "usage_date, tenant_id, requester_tenant_id, agent_id, "
     "attribution_rule, tokens, event_count",
+    "daily_token_cost": f"usage_date, {COSTS}",
+    "monthly_token_cost": f"usage_month, {COSTS}",
+    "daily_cache_savings": "usage_date, tenant_id, token_type, operation, provider, model,"
+    " service_tier, price_list, is_billed, currency, tokens, saved",
     "unmapped_labels": "label_kind, label, tokens, event_count",
     "tenant_token_usage": "*",
 }
-NOW = tuple(f"{period}_token_usage" for period in ("hourly", "daily", "monthly"))
-ROLLUPS = tuple(mart for mart in COLUMNS if mart not in {"unmapped_labels", "tenant_token_usage"})
+NOW = ("hourly_token_usage", "daily_token_usage", "monthly_token_usage", "daily_token_cost")
+VIEWS = ("daily_cache_savings", "unmapped_labels", "tenant_token_usage")
+ROLLUPS = tuple(mart for mart in COLUMNS if mart not in VIEWS)
 
 
 class WrongTotalsError(AssertionError):
@@ -140,13 +150,21 @@ class Warehouse:
                 ],
             )
 
-    def record(self, procedure: str, *rows: dict[str, object]) -> None:
+    def record(
+        self,
+        procedure: str,
+        *rows: dict[str, object],
+        connection: psycopg.Connection[tuple[Any, ...]] | None = None,
+    ) -> None:
         """Record prices, aliases, rules or assignments; each must be accepted."""
-        with closing(self.connect()) as connection:
-            [(rejected, problems)] = connection.execute(
-                f"select rejected, problems from token_tracking_raw.{procedure}(%s::json)",  # type: ignore[arg-type]
-                (json.dumps(rows, default=str),),
-            ).fetchall()
+        if connection is None:
+            with closing(self.connect()) as own:
+                self.record(procedure, *rows, connection=own)
+            return
+        [(rejected, problems)] = connection.execute(
+            f"select rejected, problems from token_tracking_raw.{procedure}(%s::json)",  # type: ignore[arg-type]
+            (json.dumps(rows, default=str),),
+        ).fetchall()
         assert rejected == 0, problems
 
     def marts(self) -> Marts:
@@ -169,7 +187,9 @@ class Warehouse:
         """Compare the totals as of now with the oracle, both in one snapshot."""
         with closing(self.connect(autocommit=False)) as connection:
             connection.execute("set transaction isolation level repeatable read")
-            expected = count(Raw.read(connection), self.settings)
+            raw = Raw.read(connection)
+            expected = count(raw, self.settings)
+            expected |= count_costs(raw, Prices.read(connection), self.settings)
             for mart in NOW:
                 found = _sorted(
                     connection, f"select {COLUMNS[mart]} from token_tracking.{mart}_now"
@@ -178,6 +198,17 @@ class Warehouse:
                     wrong = sorted(set(found) ^ set(expected[mart]), key=repr)[:6]
                     message = f"{mart}_now: {wrong}"
                     raise WrongTotalsError(message)
+
+    def price_snapshots(self) -> dict[str, str]:
+        """Return, for each mart of costs that was built, what it saw of the prices."""
+        if not self.status():
+            return {}
+        return dict(
+            self.rows(
+                "select model, price_snapshot::text from token_tracking.build_status"
+                " where price_snapshot is not null"
+            )
+        )
 
     def status(self) -> dict[str, tuple[int, str]]:
         """Return run number and snapshot of each rollup that was built."""
@@ -196,11 +227,18 @@ class Warehouse:
             return connection.execute(query).fetchall()  # type: ignore[arg-type]
 
     def expected(self) -> Marts:
-        """Return the oracle's marts for the events that the saved snapshot sees."""
+        """Return the oracle's marts for the events and prices that the saved snapshots see."""
         with closing(self.connect()) as connection:
-            raw = Raw.read(connection)
+            raw, prices = Raw.read(connection), Prices.read(connection)
         _, snapshot = self.status()["int_usage__hourly"]
-        return count(raw.as_of(Snapshot.parse(snapshot)), self.settings)
+        raw = raw.as_of(Snapshot.parse(snapshot))
+        of_build = prices.as_of(Snapshot.parse(self.price_snapshots()["daily_token_cost"]))
+        return {
+            **count(raw, self.settings),
+            **count_costs(raw, of_build, self.settings),
+            # A view, at the prices of now.
+            "daily_cache_savings": savings(raw, prices, self.settings),
+        }
 
     def check_billed_events(self) -> None:
         """Compare billed_events() with the view, row for row: each payer, some spans of time."""

@@ -6,21 +6,24 @@ import os
 import random
 from collections import defaultdict
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.cost_oracle import (
-    COLUMNS,
-    SAVINGS,
-    Prices,
-    costs,
-    repr_without_scale,
-    savings,
+from tests.support.price_rows import (
+    HOUR,
+    KINDS,
+    START,
+    alias,
+    assignment,
+    at,
+    of_input,
+    price,
+    rule,
+    some_rows,
 )
-from tests.support.oracle import Raw, Snapshot
 from tests.support.validating import rows_found
 from tests.support.warehouse import Event, Warehouse
 
@@ -28,24 +31,27 @@ if TYPE_CHECKING:
     from tests.support.databases import Database
     from tests.support.project import DbtProject
 
-START = datetime(2026, 3, 1, tzinfo=UTC)
-HOUR = timedelta(hours=1)
-KINDS = ("input", "cache_read", "cache_write", "cache_write_long", "output", "reasoning", "unsplit")
 # The validation's.
 RECOUNTS = (
     "daily_token_cost_equals_raw_events",
     "monthly_cost_equals_sum_of_daily",
     "billed_tokens_are_those_of_daily",
 )
+# Single events and their sums, both as of now.
 OF_EVENTS = """
-    select
-        usage_date, tenant_id, token_type::text, operation::text, provider, model, token_kind,
-        service_tier, price_list, is_billed, currency, sum(tokens)::bigint, sum(cost),
-        sum(unpriced_tokens)::bigint
-    from token_tracking.usage_event_costs
-    group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+    with
+    summed as (
+        select
+            usage_date, tenant_id, token_type, operation, provider, model, token_kind,
+            service_tier, price_list, is_billed, currency, sum(tokens)::bigint as tokens,
+            sum(cost) as cost, sum(unpriced_tokens)::bigint as unpriced_tokens
+        from token_tracking.usage_event_costs
+        group by 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+    )
+    (select * from summed except all select * from token_tracking.daily_token_cost_now)
+    union all
+    (select * from token_tracking.daily_token_cost_now except all select * from summed)
 """
-Rows = list[tuple[object, ...]]
 
 
 @pytest.fixture
@@ -58,52 +64,14 @@ def database(prebuilt: Database) -> Database:
     return prebuilt
 
 
-def rows(warehouse: Warehouse, mart: str = "daily_token_cost", columns: str = COLUMNS) -> Rows:
-    return sorted(
-        warehouse.rows(f"select {columns} from token_tracking.{mart}"), key=repr_without_scale
-    )
-
-
 def check(warehouse: Warehouse) -> None:
-    """Compare the costs, those as of now and of events, and what caches saved, with the oracle."""
-    with closing(warehouse.connect()) as connection:
-        raw, prices = Raw.read(connection), Prices.read(connection)
-    _, snapshot = warehouse.status()["daily_token_cost"]
-    seen = raw.as_of(Snapshot.parse(snapshot))
-    assert rows(warehouse) == costs(seen, prices, warehouse.settings)
-    assert rows(warehouse, "daily_cache_savings", SAVINGS) == savings(
-        seen, prices, warehouse.settings
-    )
-    now = costs(raw, prices, warehouse.settings)
-    assert rows(warehouse, "daily_token_cost_now") == now
-    assert sorted(warehouse.rows(OF_EVENTS), key=repr_without_scale) == now
-    months = warehouse.rows(
-        "select sum(tokens), sum(cost), sum(unpriced_tokens) from token_tracking.monthly_token_cost"
-        " union all"
-        " select sum(tokens), sum(cost), sum(unpriced_tokens) from token_tracking.daily_token_cost"
-    )
-    assert months[0] == months[1]
+    """Compare the costs, those as of now and of events, with the oracle and with the validation."""
+    warehouse.check()
+    warehouse.check_now()
+    assert warehouse.rows(OF_EVENTS) == []
     with closing(warehouse.connect()) as connection:
         for name in RECOUNTS:
             assert rows_found(connection, name) == [], name
-
-
-def at(hours: int) -> str:
-    return (START + hours * HOUR).isoformat()
-
-
-def price(
-    amount: object, kind: str = "input", model: str = "gpt-4o", hours: int = 0, **more: object
-) -> dict[str, object]:
-    return {
-        "provider": "openai", "model": model, "token_kind": kind, "amount": amount,
-        "valid_from": at(hours), **more,
-    }  # fmt: skip
-
-
-def of_input(amount: object, **more: object) -> list[dict[str, object]]:
-    """Return prices of all that an event's input may be."""
-    return [price(amount, kind, **more) for kind in KINDS[:4]]  # type: ignore[arg-type]
 
 
 def cost(warehouse: Warehouse, condition: str = "true") -> tuple[Decimal, int]:
@@ -139,56 +107,10 @@ def some_event(rng: random.Random, number: int) -> Event:
     )
 
 
-def alias(
-    name: str, priced: tuple[str | None, str | None], hours: int = 0, provider: str = "openai"
-):
-    return {
-        "provider": provider, "alias": name, "valid_from": at(hours),
-        "priced_provider": priced[0], "priced_model": priced[1],
-    }  # fmt: skip
-
-
-def rule(price_list: str, base: str | None, factor: float | None, hours: int = 0):
-    return {
-        "price_list": price_list, "base_list": base, "factor": factor, "valid_from": at(hours),
-    }  # fmt: skip
-
-
 def record_something(warehouse: Warehouse, rng: random.Random) -> None:
     """Record prices, aliases, rules or assignments, of the past or the future."""
-    hours = rng.choice([-5, 0, 0, 9, 30, 50])  # few, so that they are corrected, too
-    what = rng.randrange(5)
-    amount = rng.choice([2.5, 0.08333333333333334, 0, None, 10])
-    if what < 2:
-        kinds = KINDS if rng.random() < 0.5 else (rng.choice(KINDS),)
-        more = {
-            "price_list": rng.choice(["list", "list", "c"]),
-            "context_over": rng.choice([0, 0, 272_000]),
-            "service_tier": rng.choice(["standard", "standard", "batch"]),
-            "currency": rng.choice(["USD", "USD", "EUR"]),
-        }
-        model = rng.choice(["gpt-4o", "x"])
-        warehouse.record(
-            "record_model_prices", *(price(amount, kind, model, hours, **more) for kind in kinds)
-        )
-    elif what == 2:
-        priced = rng.choice([("openai", "x"), ("openai", "gpt-4o"), (None, None)])
-        provider, name = rng.choice(
-            [("openai", "alias"), ("openai", "gpt-4o"), ("unknown", "unknown")]
-        )
-        warehouse.record("record_model_aliases", alias(name, priced, hours, provider))
-    elif what == 3:
-        base = rng.choice([("list", 1.2), ("list", 0), ("c", 0.8), (None, None)])
-        price_list = "d" if base[0] == "c" else rng.choice("cd")
-        warehouse.record("record_price_list_rules", rule(price_list, *base, hours))
-    else:
-        warehouse.record(
-            "record_tenant_price_lists",
-            {
-                "tenant_id": rng.choice("aabbo"),
-                "valid_from": at(hours), "price_list": rng.choice(["c", "d", "list", None]),
-            },
-        )  # fmt: skip
+    procedure, rows = some_rows(rng, [-5, 0, 0, 9, 30, 50], "aabbo")
+    warehouse.record(procedure, *rows)
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("COST_HISTORIES", "3"))))
@@ -210,8 +132,8 @@ def test_every_history_costs_what_each_event_costs(
     warehouse.record("record_price_list_rules", rule("c", "list", 0.7), rule("d", "c", 3))
     warehouse.record(
         "record_tenant_price_lists",
-        {"tenant_id": "a", "valid_from": at(30), "price_list": "d"},
-        {"tenant_id": "o", "valid_from": at(-5), "price_list": "c"},
+        assignment("a", "d", 30),
+        assignment("o", "c", -5),
     )
     number = 0
     for _ in range(6):
@@ -234,16 +156,10 @@ def test_every_history_costs_what_each_event_costs(
             project.must("run", "--select", "int_usage__hourly")
         project.must("run")
         check(warehouse)
-    found = rows(warehouse)
-    months = warehouse.rows(
-        "select * from token_tracking.monthly_token_cost order by 1, 2, 3, 6, 7"
-    )
+    found = warehouse.marts()
     project.must("build", "--exclude", "resource_type:unit_test")
     project.must("run", "--full-refresh")
-    assert rows(warehouse) == found
-    assert sorted(map(repr, months)) == sorted(
-        map(repr, warehouse.rows("select * from token_tracking.monthly_token_cost"))
-    )
+    assert warehouse.marts() == found
     project.must("test", "--select", "tag:full")
 
 
@@ -271,6 +187,47 @@ def test_a_backdated_price_changes_just_its_hours(warehouse: Warehouse, project:
         ("2026-03-02", "gpt-4o"): 2 + 3 * 3,
         ("2026-03-03", "gpt-4o"): 4 * 3,
     }
+
+
+def test_only_what_a_row_covers_is_counted_again(warehouse: Warehouse, project: DbtProject):
+    """Each row is about one payer's first day: costs that are wrong elsewhere stay wrong."""
+    list_c = [*of_input(2, price_list="c"), *of_input(4, hours=24, price_list="c")]
+    warehouse.record("record_model_prices", *of_input(1), *list_c)
+    warehouse.record("record_model_aliases", alias("name", ("openai", "x"), 24))
+    warehouse.record("record_price_list_rules", rule("c", "list", 2, 24))
+    warehouse.record(
+        "record_tenant_price_lists", *(assignment("acme", "c", hours) for hours in (-24, 24))
+    )
+    warehouse.insert(
+        asked(f"{model}-{hours}", hours, tenant=tenant, model=model)
+        for tenant, model in (("acme", "gpt-4o"), ("acme", "name"), ("blue", "gpt-4o"))
+        for hours in (0, 23, 24, 48)
+    )
+    project.must("run")
+    check(warehouse)
+    for procedure, rows in [
+        ("record_model_prices", of_input(3, price_list="c")),
+        ("record_model_aliases", [alias("name", ("openai", "gpt-4o"))]),
+        ("record_price_list_rules", [rule("c", "list", 3)]),
+        ("record_tenant_price_lists", [assignment("acme", None)]),
+    ]:
+        with closing(warehouse.connect()) as connection:
+            connection.execute(
+                "update token_tracking.daily_token_cost set cost = cost + 1000"
+                " where currency is not null and cost < 1000"
+            )
+        warehouse.record(procedure, *rows)
+        project.must("run", "--select", "daily_token_cost")
+        assert warehouse.rows(
+            "select distinct tenant_id, usage_date::text from token_tracking.daily_token_cost"
+            " where cost > 1000 order by 1, 2"
+        ) == [
+            ("acme", "2026-03-02"),
+            ("acme", "2026-03-03"),
+            *(("blue", f"2026-03-0{day}") for day in (1, 2, 3)),
+        ], procedure
+    project.must("run", "--full-refresh")
+    check(warehouse)
 
 
 def test_a_price_of_the_future_changes_nothing_before_it(warehouse: Warehouse, project: DbtProject):

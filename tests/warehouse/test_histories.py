@@ -17,9 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.cost_oracle import Prices, count_costs
 from tests.support.databases import fresh_database
 from tests.support.directed import until_waiting_for
 from tests.support.oracle import OPERATIONS, TOKEN_TYPES, Marts, Raw, Settings, Snapshot, count
+from tests.support.price_rows import HOUR, START, Recording, some_rows
 from tests.support.project import DbtProject, RunningBuild
 from tests.support.warehouse import A_HALF, A_THIRD, ROLLUPS, Event, Warehouse
 
@@ -47,12 +49,15 @@ INSTANTS = [
     )
     for offset in (timedelta(microseconds=-1), timedelta(0), timedelta(minutes=29))
 ]
+# The hours of the same instants, from which prices are recorded.
+HOURS = sorted({(instant - START) // HOUR for instant in INSTANTS})
 TENANTS = ["acme", "blue", "coal"]
 # Few enough to come again, and to be voided: those of the second kind only by transactions that are
 # left open.
 KEYS = [f"key-{number}" for number in range(6)]
 KEYS_OF_HELD_VOIDS = [f"late-{number}" for number in range(3)]
 AGENTS = ["scout", "clerk"]
+PRICE_TABLES = ["model_prices", "model_aliases", "price_list_rules", "tenant_price_lists"]
 ZONES = ["UTC", "Europe/Madrid", "Asia/Kathmandu", "America/St_Johns"]
 NEW_TYPE, NEW_OPERATION = "image", "rerank"
 SELECTIONS = [
@@ -62,6 +67,9 @@ SELECTIONS = [
     ["daily_token_usage", "monthly_token_usage"],
     ["int_usage__hourly", "hourly_token_usage"],
     ["daily_agent_token_usage"],
+    ["daily_token_cost"],
+    ["monthly_token_cost"],
+    ["int_usage__hourly", "monthly_token_cost"],
     ["usage_events", "int_usage__hourly", "monthly_token_usage"],
 ]
 
@@ -74,7 +82,7 @@ events = st.builds(
     tokens=st.sampled_from([0, 1, 10, 2**40]),
     token_type=st.sampled_from(["llm", "embedding", "embeddings", NEW_TYPE, "video"]),
     operation=st.sampled_from(["query", "sumarize", NEW_OPERATION, "dance"]),
-    model=st.sampled_from(["gpt-4o", None]),
+    model=st.sampled_from(["gpt-4o", "alias", None]),
     agent=st.sampled_from([*AGENTS, None]),
     input_tokens=st.sampled_from([None, 0, A_HALF]),
     output_tokens=st.sampled_from([None, A_THIRD]),
@@ -85,6 +93,12 @@ owners = st.tuples(
     st.sampled_from(AGENTS), instants, st.sampled_from([*TENANTS, "the owner", None])
 )
 voids = st.tuples(st.sampled_from(TENANTS), st.sampled_from(KEYS))
+prices = st.builds(
+    some_rows,
+    st.randoms(use_true_random=False),
+    st.just(HOURS),
+    st.just([*TENANTS, "the owner"]),
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,14 @@ class Write:
     events: list[Event]
     voids: list[tuple[str, str]]
     owners: list[tuple[str, datetime, str | None]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Prices, aliases, rules and assignments, each by a transaction of its own, or left open."""
+
+    rows: list[Recording]
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +166,7 @@ class Build:
     select: list[str] | None = None
     full_refresh: bool = False
     kill_after: float | None = None
-    writers: list[Write] | None = None
+    writers: list[Write | Record] | None = None
 
 
 writes = st.builds(
@@ -153,6 +175,7 @@ writes = st.builds(
     st.lists(voids, max_size=2),
     st.lists(owners, max_size=2),
 )
+recordings = st.builds(Record, st.lists(prices, min_size=1, max_size=3))
 changes = st.builds(
     Change,
     st.sampled_from(
@@ -170,47 +193,57 @@ changes = st.builds(
 builds = st.one_of(
     st.just(Build()),
     st.builds(Build, select=st.sampled_from(SELECTIONS)),
-    st.builds(Build, writers=st.lists(writes, min_size=1, max_size=4)),
+    st.builds(Build, writers=st.lists(writes | recordings, min_size=1, max_size=4)),
     st.builds(Build, kill_after=st.floats(0, 1)),
     st.builds(Build, at_once=st.just(2)),
     st.builds(Build, full_refresh=st.just(True), select=st.sampled_from([None, *SELECTIONS])),
 )
+rewriting = st.sampled_from(
+    [
+        "alter table {0} add column spare date generated always as (null::date) stored;"
+        " alter table {0} drop column spare",
+        "alter table {0} set unlogged; alter table {0} set logged",
+        "create temporary table kept on commit drop as select * from {0};"
+        " truncate {0}; insert into {0} select * from kept",
+        "cluster {0} using {1}_pkey",
+    ]
+)
+ALL_ROLLUPS = ["config.materialized:token_tracking_rollup"]
 rewrites = st.builds(
     Rewrite,
     st.sampled_from(["usage_events", "usage_voids", "agent_owners"]),
-    st.sampled_from(
-        [
-            "alter table {0} add column spare date generated always as (null::date) stored;"
-            " alter table {0} drop column spare",
-            "alter table {0} set unlogged; alter table {0} set logged",
-            "create temporary table kept on commit drop as select * from {0};"
-            " truncate {0}; insert into {0} select * from kept",
-            "cluster {0} using {1}_pkey",
-        ]
-    ),
-    st.sampled_from(
-        [None, [], ["int_usage__hourly"], ["config.materialized:token_tracking_rollup"]]
-    ),
+    rewriting,
+    st.sampled_from([None, [], ["int_usage__hourly"], ALL_ROLLUPS]),
+    st.booleans(),
+) | st.builds(
+    Rewrite,
+    st.sampled_from(PRICE_TABLES),
+    rewriting,
+    st.sampled_from([None, [], ["daily_token_cost"], ALL_ROLLUPS]),
     st.booleans(),
 )
 replacements = st.builds(
-    Replace, st.sampled_from(["stg_usage__events", "stg_usage__voids", "stg_usage__agent_owners"])
+    Replace,
+    st.sampled_from(["events", "voids", "agent_owners", *PRICE_TABLES]).map("stg_usage__{}".format),
 )
 steps = st.one_of(
     rewrites,
     replacements,
     writes,
     writes,
+    recordings,
     st.builds(Hold, writes),
+    st.builds(Record, st.lists(prices, min_size=1, max_size=3), held=st.just(True)),
     st.builds(Release, st.booleans()),
     changes,
     builds,
 )
 histories = st.builds(
-    lambda start, first, later: [*start, first, *later],
+    lambda start, first, priced, later: [*start, first, priced, *later],
     st.sampled_from([[Build()], [Build(at_once=2)], [Build(kill_after=0.5), Build()]]),
     # Something to count in each of them: Hypothesis plays the least one first.
     st.builds(Write, st.lists(events, min_size=1, max_size=6), st.just([]), st.just([])),
+    st.builds(Record, st.lists(prices, min_size=2, max_size=4)),
     st.lists(steps, min_size=4, max_size=8),
 )
 
@@ -224,8 +257,10 @@ class Player:
         self.settings = warehouse.settings
         self.held: list[psycopg.Connection[Any]] = []
         self.voids_held: set[tuple[str, str]] = set()
+        self.days_held = 0
         self.told: dict[str, Settings] = {}
         self.expected: dict[str, Marts] = {}
+        self.expected_costs: dict[tuple[str, str], Marts] = {}
         self.comparisons = 0
         self.usual_time = 0.6
         self.built: Settings | None = None
@@ -233,12 +268,16 @@ class Player:
     def play(self, step: object) -> None:
         """Do one step."""
         match step:
-            case Write(events, voids, owners):
-                self.warehouse.insert(events, voids, owners)
+            case Write(events):
+                self._write(step)
                 # A conflict: the same key with another payload. The first one counts.
                 self.warehouse.insert(
                     [replace(event, tokens=abs(event.tokens - 7)) for event in events[:1]]
                 )
+            case Record(held=False):
+                self._write(step)
+            case Record():
+                self._hold_prices(step)
             case Hold(write):
                 self._hold(write)
             case Release(commit):
@@ -271,6 +310,25 @@ class Player:
         before = self._written()
         self.play(Build())
         assert self._written() == before, "a build with nothing new wrote into a mart"
+
+    def _write(self, step: Write | Record) -> None:
+        if isinstance(step, Write):
+            self.warehouse.insert(step.events, step.voids, step.owners)
+        else:
+            for procedure, rows in step.rows:
+                self.warehouse.record(procedure, *rows)
+
+    def _hold_prices(self, step: Record) -> None:
+        # Separate instants, as below: none of HOURS is a few whole days from another one.
+        self.days_held += 1
+        connection = self.warehouse.connect(autocommit=False)
+        self.held.append(connection)
+        for procedure, rows in step.rows:
+            for row in rows:
+                instant = datetime.fromisoformat(str(row["valid_from"]))
+                earlier = (instant - timedelta(days=self.days_held)).isoformat()
+                held = {**row, "valid_from": earlier}
+                self.warehouse.record(procedure, held, connection=connection)
 
     def _hold(self, write: Write) -> None:
         # Separate keys and instants: a writer would wait for an open transaction with the same key.
@@ -362,7 +420,7 @@ class Player:
             self.built = None  # until its end, some views are of the older settings
         running = [self._start(*words) for _ in range(build.at_once)]
         for write in build.writers or []:
-            self.warehouse.insert(write.events, write.voids, write.owners)
+            self._write(write)
             self._check_now()
             time.sleep(0.05)
         if build.kill_after is not None:
@@ -406,13 +464,21 @@ class Player:
         status = self.warehouse.status()
         if "int_usage__hourly" in status:
             self.told.setdefault(status["int_usage__hourly"][1], self.settings)
+        of_prices = self.warehouse.price_snapshots()
         found = self.warehouse.marts()
         with closing(self.warehouse.connect()) as connection:
-            raw = Raw.read(connection)
+            raw, prices = Raw.read(connection), Prices.read(connection)
         # What a snapshot sees never changes; but rows that were written again have new numbers.
         for snapshot in {snapshot for _, snapshot in status.values()} - self.expected.keys():
             self.expected[snapshot] = count(
                 raw.as_of(Snapshot.parse(snapshot)), self.told[snapshot]
+            )
+        seen = {mart: (status[mart][1], of_prices[mart]) for mart in of_prices}
+        for of_usage, of_price in set(seen.values()) - self.expected_costs.keys():
+            self.expected_costs[of_usage, of_price] = count_costs(
+                raw.as_of(Snapshot.parse(of_usage)),
+                prices.as_of(Snapshot.parse(of_price)),
+                self.told[of_usage],
             )
         # A view is as current as the relations that it reads.
         sources = {mart: mart for mart in ROLLUPS} | {"unmapped_labels": "int_usage__hourly"}
@@ -420,7 +486,12 @@ class Player:
             sources["tenant_token_usage"] = "daily_token_usage"
         for mart, source in sources.items():
             if source in status and mart in found:
-                rows = self.expected[status[source][1]][mart]
+                expected = (
+                    self.expected_costs[seen[source]]
+                    if source in seen
+                    else self.expected[status[source][1]]
+                )
+                rows = expected[mart]
                 wrong = sorted(set(found[mart]) ^ set(rows), key=repr)[:6]
                 assert found[mart] == rows, f"{mart} as of {status[source]}: {wrong}"
                 self.comparisons += len(rows)

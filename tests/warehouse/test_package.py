@@ -177,9 +177,15 @@ def test_another_project_builds_the_marts(project: RootProject, warehouse: Wareh
     # Its incremental model added the new day, as dbt's does, and left the old one.
     assert warehouse.rows("select count(*) from token_tracking.days") == [(2,)]
     assert warehouse.rows("select model, price from token_tracking.prices") == [("gpt-4o", 3)]
-    # The checks continue from what they have proved.
-    proofs = "select count(*) > 8, bool_and(run_no = 2) from token_tracking.build_proofs"
-    assert warehouse.rows(proofs) == [(True, True)]
+    # The checks continue from what they have proved. Costs count runs of their own: their first one
+    # has the next free number.
+    proofs = (
+        "select count(*), min(run_no), max(run_no) from token_tracking.build_proofs"
+        " where {} (basis like '%\\_cost %')"
+    )
+    [(of_usage, *runs)] = warehouse.rows(proofs.format("not"))
+    assert (of_usage > 8, runs) == (True, [2, 2])
+    assert warehouse.rows(proofs.format("")) == [(2, 3, 3)]
 
 
 def test_its_metrics_give_way_to_others(project: RootProject) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import ROOT, directed
+from tests.support import ROOT, directed, directed_costs
 from tests.support.oracle import Settings
 from tests.support.project import DbtProject, Edit
 from tests.support.warehouse import Warehouse, WrongTotalsError
@@ -58,6 +58,8 @@ PREPARE = "macros/protocol/prepare_rollup.sql"
 BEGIN = "macros/protocol/begin_build.sql"
 REPLACE = "macros/protocol/replace_rows.sql"
 GROUPS = "macros/rows_of_groups.sql"
+RATED = "macros/costs/rated_usage.sql"
+PRICES = "macros/costs/price_changes.sql"
 # Rows are found only by their numbers, and not by their place in the file.
 BLIND = (CHANGES, "{{ rows }}.ctid >", "false and {{ rows }}.ctid >")
 
@@ -154,9 +156,10 @@ MISTAKES = [
         "dates of an hour derived from its start",
         directed.midnight_comes_twice,
         REPLACE,
-        "{{ run_no }}, changed.usage_hour, changed.usage_date,",
-        "{{ run_no }}, changed.usage_hour,"
-        " (changed.usage_hour at time zone 'America/St_Johns')::date,",
+        "{{ run_no }}, changed.{{ columns | join(', changed.') }}\n",
+        "{{ run_no }}, changed.{{ columns | join(', changed.') | replace('usage_hour,"
+        " changed.usage_date', \"usage_hour,"
+        " (changed.usage_hour at time zone 'America/St_Johns')::date\") }}\n",
     ),
     Mistake.of(
         "a new event of a recounted hour is added, too",
@@ -263,18 +266,18 @@ MISTAKES = [
         "a payer's change is logged the first time only",
         directed.many_groups,
         REPLACE,
-        "(usage_hour, usage_date, tenant_id) do update\n    set run_no = excluded.run_no",
-        "(usage_hour, usage_date, tenant_id) do nothing",
+        "do update\n    set run_no = excluded.run_no",
+        "do nothing",
     ),
     Mistake.of(
         "only the first payer of an hour is logged",
         directed.added_and_recounted,
         REPLACE,
-        "select distinct {{ run_no }}, changed.usage_hour, changed.usage_date, changed.tenant_id",
-        "select {{ run_no }}, changed.usage_hour, changed.usage_date, min(changed.tenant_id)",
+        "select distinct {{ run_no }}, changed.{{ columns | join(', changed.') }}",
+        "select {{ run_no }}, {{ columns[:-1] | join(', ') }}, min(changed.tenant_id)",
         REPLACE,
         "    from changed\n",
-        "    from changed group by usage_hour, usage_date\n",
+        "    from changed group by {{ columns[:-1] | join(', ') }}\n",
     ),
     Mistake.of(
         "a changed group is read once per hour that changed",
@@ -450,7 +453,7 @@ MISTAKES = [
         "the log is taken for complete",
         directed.lost_log,
         ROLLUP,
-        "and not log_reaches(log, saved['run_no']) %}",
+        "and not log_reaches(log, read_run) %}",
         "and false %}",
     ),
     Mistake.of(
@@ -532,6 +535,208 @@ MISTAKES = [
         "false",
         stops="which was never built",
     ),
+    Mistake.of(
+        "a request of the bound's size is above it",
+        directed_costs.long_requests,
+        "macros/costs/context_over.sql",
+        "> {{ bound }} then",
+        ">= {{ bound }} then",
+    ),
+    Mistake.of(
+        "of several bounds the lowest counts",
+        directed_costs.long_requests,
+        RATED,
+        "found.context_over desc",
+        "found.context_over",
+    ),
+    Mistake.of(
+        "a price that ended hides the one below",
+        directed_costs.long_requests,
+        RATED,
+        "where found.amount is not null",
+        "where true",
+        stops="is_priced_or_unpriced",
+    ),
+    Mistake.of(
+        "a new price is its own list's alone",
+        directed_costs.list_of_lists,
+        PRICES,
+        "on followers.price_list = assignments.price_list",
+        "on followers.changed_list = assignments.price_list",
+    ),
+    Mistake.of(
+        "a list is followed in one step",
+        directed_costs.list_of_lists,
+        PRICES,
+        "on rules.price_list = second_rules.base_list",
+        "on false",
+    ),
+    Mistake.of(
+        "a new factor touches nothing",
+        directed_costs.list_of_lists,
+        PRICES,
+        "select new_rules.price_list from new_rules",
+        "select new_rules.price_list from new_rules where false",
+    ),
+    Mistake.of(
+        "a new price is its own name's alone",
+        directed_costs.names_of_models,
+        PRICES,
+        "aliases.priced_provider = new_prices.provider",
+        "false",
+    ),
+    Mistake.of(
+        "only prices are looked for",
+        directed_costs.names_of_models,
+        ROLLUP,
+        "{%- for table in price_tables() %}",
+        "{%- for table in ['model_prices'] %}",
+    ),
+    Mistake.of(
+        "the first revision of a price counts",
+        directed_costs.corrected_price,
+        RATED,
+        "prices.valid_from desc, prices.revision desc",
+        "prices.valid_from desc, prices.revision",
+    ),
+    Mistake.of(
+        "the first price counts for ever",
+        directed_costs.corrected_price,
+        RATED,
+        "prices.valid_from desc, prices.revision desc",
+        "prices.valid_from, prices.revision desc",
+    ),
+    Mistake.of(
+        "the correction of a price covers no time",
+        directed_costs.corrected_price,
+        PRICES,
+        "= new_rows.context_over\n                    and later.valid_from > new_rows",
+        "= new_rows.context_over\n                    and later.valid_from >= new_rows",
+    ),
+    Mistake.of(
+        "a price ends where another kind's begins",
+        directed_costs.corrected_price,
+        PRICES,
+        "and later.token_kind = new_rows.token_kind",
+        "",
+    ),
+    Mistake.of(
+        "the first hour of a price is not its own",
+        directed_costs.corrected_price,
+        PRICES,
+        "base.usage_hour >= spans.valid_from",
+        "base.usage_hour > spans.valid_from",
+    ),
+    Mistake.of(
+        "today's price list",
+        directed_costs.assigned_list,
+        RATED,
+        "and assigned.valid_from <= usage.usage_hour",
+        "",
+    ),
+    Mistake.of(
+        "a list that everybody's usage is priced by counts twice for who pays by it",
+        directed_costs.assigned_list,
+        RATED,
+        "where coalesce(assigned.price_list, 'list') <> all ({{ lists }})",
+        "where assigned.price_list is not null",
+    ),
+    Mistake.of(
+        "a cost is a quotient",
+        directed_costs.long_amount,
+        RATED,
+        ", 0) * 0.000001)",
+        ", 0) / 1000000)",
+    ),
+    Mistake.of(
+        "watermark on a price's recorded_at",
+        directed_costs.late_price,
+        PRICES,
+        "{{ is_new(rows ~ '.ingest_xid', saved['price_snapshot']) }}",
+        "{{ rows }}.recorded_at > (select max(as_of) from token_tracking.build_state)",
+        *BLIND,
+    ),
+    Mistake.of(
+        "prices are saved as seen that were not",
+        directed_costs.price_during_build,
+        BEGIN,
+        "set transaction isolation level repeatable read;",
+        "",
+    ),
+    Mistake.of(
+        "prices are saved as the base saw them",
+        directed_costs.partial_selections,
+        ROLLUP,
+        "'price_snapshot': 'pg_current_snapshot()',",
+        "'price_snapshot': of_input.replace('{}', 'snapshot'),",
+    ),
+    Mistake.of(
+        "what was seen of prices is not saved",
+        directed_costs.partial_selections,
+        ROLLUP,
+        "'price_snapshot': 'pg_current_snapshot()',",
+        "'price_snapshot': \"'\" ~ saved['price_snapshot'] ~ \"'\" if saved is not none"
+        " else 'pg_current_snapshot()',",
+    ),
+    Mistake.of(
+        "costs take their own run for the base's",
+        directed_costs.partial_selections,
+        ROLLUP,
+        "saved['usage_run'] if own_log else",
+        "saved['run_no'] if own_log else",
+    ),
+    Mistake.of(
+        "a build of costs does not count as a run",
+        directed_costs.partial_selections,
+        ROLLUP,
+        "{% set run_no = saved['run_no'] + 1 %}",
+        "{% set run_no = saved['run_no'] %}",
+    ),
+    Mistake.of(
+        "changed costs are not logged",
+        directed_costs.partial_selections,
+        ROLLUP,
+        "        own_log,\n        run_no\n",
+        "        none,\n        run_no\n",
+    ),
+    Mistake.of(
+        "the tables of prices are not in the fingerprint",
+        directed_costs.emptied_prices,
+        PRICES,
+        "pg_relation_filenode('{{ source('token_tracking_raw', table).include(database=false) }}'",
+        "oid('{{ source('token_tracking_raw', table).include(database=false) }}'",
+    ),
+    Mistake.of(
+        "the views of prices are not in the fingerprint",
+        directed_costs.emptied_prices,
+        PRICES,
+        "md5(pg_get_viewdef(",
+        "text((",
+    ),
+    Mistake.of(
+        "the ends of the tables of prices are not looked at",
+        directed_costs.old_numbers,
+        PRICES,
+        "or {{ is_beyond_saved_end(rows, table, saved) }}",
+        "",
+    ),
+    Mistake.of(
+        "prices of another cluster are believed",
+        directed_costs.old_numbers,
+        ROLLUP,
+        "{% do refuse_foreign_transactions(price_tables()) %}",
+        "",
+        stops="a foreign row was read",
+    ),
+    Mistake.of(
+        "prices seen in the future are believed",
+        directed_costs.future_snapshot,
+        *BLIND,
+        "macros/protocol/build_state.sql",
+        "coalesce(price_snapshot, snapshot)",
+        "snapshot",
+        harmless=1,
+    ),
 ]
 
 
@@ -545,6 +750,11 @@ def play(history: History, database: Database, folder: Path, edits: Sequence[Edi
 @pytest.mark.parametrize("history", directed.HISTORIES, ids=lambda history: history.__name__)
 def test_history_ends_in_exact_totals(history: History, database: Database, tmp_path: Path) -> None:
     play(history, database, tmp_path)
+
+
+@pytest.mark.parametrize("history", directed_costs.HISTORIES, ids=lambda history: history.__name__)
+def test_history_ends_in_exact_costs(history: History, prebuilt: Database, tmp_path: Path) -> None:
+    play(history, prebuilt, tmp_path)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)

@@ -163,7 +163,7 @@ MISTAKES = {
         everything_new, NOW_SQL,
         "        union all\n        select corrected.* from corrected\n", "",
     ),
-    "nothing is taken back": (everything_new, NOW_SQL, "periods, sign='-'", "periods, sign='0 * '"),
+    "nothing is taken back": (everything_new, NOW_SQL, "grain, sign='-'", "grain, sign='0 * '"),
     "what counts otherwise is taken back as it counts now": (
         everything_new, NOW_SQL, ", as_of='(select saved.snapshot from saved)'", ""
     ),

@@ -645,8 +645,8 @@ MISTAKES = [
         "a cost is a quotient",
         directed_costs.long_amount,
         RATED,
-        ", 0) * 0.000001)",
-        ", 0) / 1000000)",
+        ".amount), 0) * 0.000001)",
+        ".amount), 0) / 1000000)",
     ),
     Mistake.of(
         "watermark on a price's recorded_at",

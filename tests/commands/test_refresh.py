@@ -248,6 +248,80 @@ def test_a_void_and_a_backdated_owner_are_noticed(resident: Running, database: D
         assert total(database, "buyer") == 0
 
 
+PRICED = {"provider": "unknown", "model": "priced", "token_kind": "unsplit"}
+SINCE = "2026-01-01T00:00Z"
+
+
+def record_prices(database: Database, procedure: str, *rows: dict[str, object]) -> None:
+    query = f"select rejected::int from token_tracking_raw.{procedure}(%s::json)"
+    dated = [{**row, "valid_from": SINCE} for row in rows]
+    assert database.value(query, (json.dumps(dated),)) == 0
+
+
+@pytest.mark.parametrize(
+    ("procedure", "row", "model", "costs"),
+    [
+        ("record_model_prices", {**PRICED, "model": "new", "amount": 3}, "new", (0, 3)),
+        (
+            "record_model_aliases",
+            {"alias": "nick", "priced_provider": "unknown", "priced_model": "priced"},
+            "nick",
+            (0, 5),
+        ),
+        (
+            "record_price_list_rules",
+            {"price_list": "twice", "base_list": "list", "factor": 2},
+            "priced",
+            (0, 10),
+        ),
+        (
+            "record_tenant_price_lists",
+            {"tenant_id": "record_tenant_price_lists", "price_list": "dear"},
+            "priced",
+            (5, 7),
+        ),
+    ],
+)
+def test_prices_are_noticed_without_new_usage(
+    resident: Running,
+    database: Database,
+    procedure: str,
+    row: dict[str, object],
+    model: str,
+    costs: tuple[int, int],
+):
+    def cost() -> object:
+        return database.value(
+            "select sum(cost)::int from token_tracking.monthly_token_cost"
+            " where tenant_id = %s and is_billed",
+            (procedure,),
+        )
+
+    record_prices(
+        database,
+        "record_model_prices",
+        {**PRICED, "amount": 5},
+        {**PRICED, "amount": 7, "price_list": "dear"},
+    )
+    payer = {"tenant_id": "record_price_list_rules", "price_list": "twice"}
+    record_prices(database, "record_tenant_price_lists", payer)
+    database.value(
+        "select token_tracking_raw.track_token_usage(%s, 1000000, p_model => %s)",
+        (procedure, model),
+    )
+    wait_until_idle(resident, database)
+    assert cost() == costs[0]
+    record_prices(database, procedure, row)
+    done = resident.next("built")
+    assert (done["events"], done["built"], done["lag_seconds"]) == (0, "rollups", None)
+    assert cost() == costs[1]
+    wait_until_idle(resident, database)
+    built = as_of(database)
+    record_prices(database, procedure, row)  # which is known
+    wait_until_idle(resident, database)
+    assert as_of(database) == built
+
+
 def test_what_others_did_to_the_warehouse_is_noticed(resident: Running, database: Database):
     record(database, "shortened", 5, "chatty")
     resident.next("built", events=1)

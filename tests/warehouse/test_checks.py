@@ -419,6 +419,23 @@ def test_a_cost_equals_the_hours_at_their_prices(checked: Checked) -> None:
     checked.sees("monthly_cost_equals_sum_of_daily", *months[:3], at_night=months[3:])
 
 
+def test_context_bounds_are_listed(checked: Checked) -> None:
+    """A bound that is in no list is told until the price has ended from its first hour on."""
+    test = "context_bounds_are_listed"
+    of_kind = {"provider": "openai", "model": "gpt-4o", "token_kind": "input", "amount": 5}
+    known, unknown = (
+        {**of_kind, "context_over": bound, "valid_from": "2026-02-01T00:00Z"}
+        for bound in (272_000, 272_001)
+    )
+    checked.warehouse.record("record_model_prices", known, unknown)
+    checked.sees(test, {"model": "gpt-4o", "context_over": 272_001, "amount": 5})
+    bounds = [272_000, 272_001]
+    statuses = checked.project.must("test", "--select", test, context_bounds=bounds).statuses
+    assert statuses[test] == "pass"
+    checked.warehouse.record("record_model_prices", {**unknown, "amount": None})
+    assert checked.project.must("test", "--select", test).statuses[test] == "pass"
+
+
 @pytest.mark.parametrize(
     ("damage", "negative"),
     [

@@ -179,7 +179,8 @@ MISTAKES = {
     "the base's snapshot is taken for the mart's": (
         everything_new, NOW_SQL,
         "mart.snapshot,\n        pg_snapshot_xmin(mart.snapshot)",
-        "input_1.snapshot,\n        pg_snapshot_xmin(input_1.snapshot)",
+        "{{ 'input_1' if inputs else 'mart' }}.snapshot,\n"
+        "        pg_snapshot_xmin({{ 'input_1' if inputs else 'mart' }}.snapshot)",
     ),
     "a payer that has nothing left keeps a row": (
         everything_new, NOW_SQL, "having sum(counted.event_count) <> 0", ""

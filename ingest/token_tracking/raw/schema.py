@@ -9,6 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, LiteralString, cast
 
 import psycopg
+from psycopg import sql
 
 from ..errors import SchemaError
 
@@ -17,24 +18,21 @@ if TYPE_CHECKING:
 
 OLDEST_POSTGRESQL = 15
 _FOLDER = resources.files("token_tracking.raw")
-_TABLES = (
-    "usage_events",
-    "usage_event_conflicts",
-    "usage_event_rejections",
-    "usage_voids",
-    "agent_owners",
-    "model_prices",
-    "model_aliases",
-    "price_list_rules",
-    "tenant_price_lists",
-)
+_STAMPED = """
+    select tables.relname
+    from pg_attribute as columns
+    inner join pg_class as tables on columns.attrelid = tables.oid
+    where
+        tables.relnamespace = 'token_tracking_raw'::regnamespace
+        and tables.relkind = 'r'
+        and columns.attname = 'ingest_xid'
+    order by tables.relname
+"""
 # Visible rows that this cluster wrote have transaction numbers below the snapshot's xmax.
-_STAMPS = tuple(
-    f"update token_tracking_raw.{table}"  # noqa: S608  # constants of this module
-    " set ingest_xid = pg_current_xact_id()::text::bigint"
-    " where ingest_xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
-    for table in _TABLES
-)
+_STAMP = """
+    update {} set ingest_xid = pg_current_xact_id()::text::bigint
+    where ingest_xid >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+"""
 # Concurrent applies wait for a lock on a table that only they may lock. Any login could take an
 # advisory lock, and so block them.
 _LOCK = "lock table token_tracking_raw.schema_versions in share row exclusive mode"
@@ -211,7 +209,12 @@ def _applied(
             "where version > %s",
             (before,),
         )
-        stamped = sum(connection.execute(trusted(stamp)).rowcount for stamp in _STAMPS)
+        stamped = sum(
+            connection.execute(
+                sql.SQL(_STAMP).format(sql.Identifier("token_tracking_raw", str(table)))
+            ).rowcount
+            for (table,) in connection.execute(_STAMPED).fetchall()
+        )
         connection.execute("set local lock_timeout to default")
         if own_role is not None:
             connection.execute("select set_config('role', %s, true)", own_role[:1])

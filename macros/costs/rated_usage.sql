@@ -23,7 +23,7 @@
         kinds.tokens,
         price.amount
     from {{ usage }} as usage
-    {{ lists_of_usage() }}
+    {{ lists_of_usage(built_price_lists()) }}
     {{ priced_name() }}
     cross join lateral (
         values
@@ -58,82 +58,95 @@
         group by {{ grain | join(', ') }}
     ),
 
-    listed as materialized (
+    listed as (
         select
             usage.*,
             lists.price_list,
             lists.is_billed
         from usage
-        {{ lists_of_usage() }}
+        {{ lists_of_usage(text_array(var('price_lists'))) }}
+    ),
+
+    kinds as materialized (
+        select
+            listed.*,
+            kinds.token_kind,
+            kinds.kind_tokens
+        from listed
+        cross join lateral (
+            values
+            {%- for kind, tokens in token_kinds('listed').items() %}
+            ('{{ kind }}', {{ tokens }}){{ "," if not loop.last }}
+            {%- endfor %}
+        ) as kinds (token_kind, kind_tokens)
+        where kinds.kind_tokens <> 0
     ),
 
     prices as materialized (
         select
-            lists.*,
-            kinds.token_kind,
+            usage.*,
             price.currency,
             price.amount
         from (
             select distinct
-                listed.usage_hour,
-                listed.provider,
-                listed.model,
-                listed.service_tier,
-                listed.context_over,
-                listed.price_list
-            from listed
-        ) as lists
-        cross join lateral (
-            select
-                lists.usage_hour,
-                lists.provider,
-                lists.model,
-                lists.service_tier,
-                lists.context_over
+                kinds.usage_hour,
+                kinds.provider,
+                kinds.model,
+                kinds.service_tier,
+                kinds.context_over,
+                kinds.price_list,
+                kinds.token_kind
+            from kinds
         ) as usage
+        cross join lateral (select usage.price_list) as lists
+        cross join lateral (select usage.token_kind) as kinds
         {{ priced_name() }}
-        cross join unnest({{ text_array(token_kinds('usage').keys() | list) }}) as kinds (token_kind)
         {{ price_of_kind() }}
     )
 
     select
-        listed.usage_hour,
-        listed.usage_date,
-        listed.tenant_id,
-        listed.token_type,
-        listed.operation,
-        listed.provider,
-        listed.model,
-        listed.service_tier,
-        listed.context_over,
+        kinds.usage_hour,
+        kinds.usage_date,
+        kinds.tenant_id,
+        kinds.token_type,
+        kinds.operation,
+        kinds.provider,
+        kinds.model,
+        kinds.service_tier,
+        kinds.context_over,
         kinds.token_kind,
-        listed.price_list,
-        listed.is_billed,
+        kinds.price_list,
+        kinds.is_billed,
         prices.currency,
-        kinds.tokens,
+        kinds.kind_tokens as tokens,
         prices.amount
-    from listed
-    cross join lateral (
-        values
-        {%- for kind, tokens in token_kinds('listed').items() %}
-        ('{{ kind }}', {{ tokens }}){{ "," if not loop.last }}
-        {%- endfor %}
-    ) as kinds (token_kind, tokens)
+    from kinds
     left join prices
         on
-            listed.usage_hour = prices.usage_hour
-            and listed.provider = prices.provider
-            and listed.model = prices.model
-            and listed.service_tier = prices.service_tier
-            and listed.context_over = prices.context_over
-            and listed.price_list = prices.price_list
+            kinds.usage_hour = prices.usage_hour
+            and kinds.provider = prices.provider
+            and kinds.model = prices.model
+            and kinds.service_tier = prices.service_tier
+            and kinds.context_over = prices.context_over
+            and kinds.price_list = prices.price_list
             and kinds.token_kind = prices.token_kind
-    where kinds.tokens <> 0
 {%- endmacro %}
 
 
-{% macro lists_of_usage() -%}
-    {%- set lists = text_array(var('price_lists')) -%}
+{% macro built_price_lists() -%}
+    {#- The text of a view shows whoever connects what it was made with: so the names of lists are not in it. -#}
+    coalesce(
+                (
+                    select state.price_lists
+                    from {{ build_table('build_state') }} as state
+                    where state.model = 'daily_token_cost'
+                ),
+                '{}'
+            )
+{%- endmacro %}
+
+
+{% macro lists_of_usage(lists) -%}
     left join lateral (
         select assigned.price_list
         from {{ ref('stg_usage__tenant_price_lists') }} as assigned

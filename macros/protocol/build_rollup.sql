@@ -58,6 +58,7 @@
             'usage_run': ahead['run_no'],
             'read_to': ends_of_raw_tables(saved, price_tables()),
             'price_snapshot': 'pg_current_snapshot()',
+            'price_lists': text_array(var('price_lists')),
         }) %}
     {% endif %}
     {% do save_state(relation, dict(state, rebuilt_as_of=state["as_of"]) if saved is none else state) %}
@@ -79,15 +80,15 @@
     {% set run_no = saved['run_no'] + 1 %}
     {% set create_changed_groups %}
         set local enable_seqscan = off;
-        {%- if own_log %}
-        -- Prices are joined with many more rows than the planner expects of groups.
-        set local enable_nestloop = off;
-        {%- endif %}
         create temporary table changed_groups on commit drop as
         {{ changed | join(' union ') }};
         analyze changed_groups
     {% endset %}
     {% do run_query(create_changed_groups) %}
+    {% if own_log %}
+        {#- Prices are joined with many more rows than the planner expects of groups. -#}
+        {% do run_query("set local enable_nestloop = off") %}
+    {% endif %}
     {% do run_query(create_fresh_rows(
         partial_query(query, rows_of_groups(marked_input(query), 'changed_groups', periods))
     )) %}

@@ -123,6 +123,31 @@
 {%- endmacro %}
 
 
+{% macro disable_index_statistics(relation) -%}
+    {#- Of what an index computes there are statistics, too, and they would confirm a guess. -#}
+    do $statistics$
+    declare
+        found record;
+    begin
+        for found in
+            select pg_class.oid::regclass as name, pg_attribute.attnum as place
+            from pg_index
+            inner join pg_class on pg_index.indexrelid = pg_class.oid
+            inner join pg_attribute
+                on
+                    pg_class.oid = pg_attribute.attrelid
+                    and pg_index.indkey[pg_attribute.attnum - 1] = 0
+            where
+                pg_index.indrelid = '{{ relation }}'::regclass
+                and pg_attribute.atttypid = 'bytea'::regtype
+        loop
+            execute format('alter index %s alter column %s set statistics 0', found.name, found.place);
+        end loop;
+    end
+    $statistics$
+{%- endmacro %}
+
+
 {% macro set_replica_identity(relation) -%}
     {#- A table in a publication must identify each deleted row: where it has no primary key, by the
         whole row. -#}

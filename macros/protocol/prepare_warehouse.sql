@@ -11,6 +11,8 @@
         {% for list in enum_types().values() %}
             {% do check_label_list(list, var(list)) %}
         {% endfor %}
+        {% do check_cost_variables() %}
+        {% do check_raw_schema() %}
         {% if not is_prepared() %}
             {#- dbt runs hooks outside of a transaction, in which the lock would be gone at once.
                 "if not exists" looks before it writes: what another build creates at the same moment
@@ -115,6 +117,7 @@
                     "Of costs, which count runs of their own: the base's run that they follow.",
                 ],
                 'price_snapshot': ['pg_snapshot', 'What the newest build of costs saw of the tables of prices.'],
+                'price_lists': ['text[]', 'Of costs: the lists that every usage is priced by.'],
                 'moved_run': [
                     'bigint',
                     'The newest run in which rows counted that lay beyond that end under numbers of old.',

@@ -139,6 +139,7 @@
             ) as counted
         {% endcall %}
         {% do create_indexes(relation) %}
+        {% do run_query(disable_index_statistics(relation)) %}
     {% else %}
         {% do run_query(create_fresh_rows(query)) %}
         {% do replace_rows(relation, "fresh_rows", "(select *, ctid as place from " ~ relation ~ ")") %}

@@ -162,7 +162,7 @@ def costs(raw: Raw, prices: Prices, settings: Settings) -> list[tuple[object, ..
     totals: dict[tuple[object, ...], list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 3)
     with localcontext(prec=DIGITS):
         for event in _billable(raw, prices, settings):
-            for price_list in {"list", event.billed}:
+            for price_list in {*settings.price_lists, event.billed}:
                 for kind, tokens in event.kinds.items():
                     if not tokens:
                         continue
@@ -189,7 +189,7 @@ def savings(raw: Raw, prices: Prices, settings: Settings) -> list[tuple[object, 
     with localcontext(prec=DIGITS):
         for event in _billable(raw, prices, settings):
             tokens = event.kinds["cache_read"]
-            for price_list in {"list", event.billed} if tokens else ():
+            for price_list in {*settings.price_lists, event.billed} if tokens else ():
                 own, other = (
                     event.price(prices, price_list, kind) for kind in ("cache_read", "input")
                 )

@@ -87,6 +87,7 @@ class Settings:
     token_types: tuple[str, ...] = TOKEN_TYPES
     operations: tuple[str, ...] = OPERATIONS
     aliases: Mapping[tuple[str, str], str] = field(default_factory=packaged_aliases)
+    price_lists: tuple[str, ...] = ("list",)
 
 
 def count(raw: Raw, settings: Settings) -> Marts:

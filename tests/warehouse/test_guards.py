@@ -153,6 +153,36 @@ def test_a_list_that_cannot_be_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("price_lists", ["list", "list"], "each once"),
+        ("price_lists", "list", 'is "list"'),
+        ("price_lists", ["list", ""], "names of price lists"),
+        ("price_lists", [1], "names of price lists"),
+        ("context_bounds", ["32000"], "whole and not negative"),
+        ("context_bounds", [32000, 32000], "each once"),
+        ("context_bounds", [-1], "whole and not negative"),
+        ("context_bounds", [True], "whole and not negative"),
+        ("context_bounds", 32000, "a list of numbers"),
+    ],
+)
+def test_a_variable_of_costs_that_cannot_be_is_refused(
+    project: DbtProject, variable: str, value: object, says: str
+) -> None:
+    refused = project.run("run", **{variable: value})
+    assert not refused.green
+    assert f"The variable '{variable}' is " in refused.said
+    assert says in refused.said
+
+
+def test_an_older_raw_schema_is_told_with_the_command_that_upgrades_it(
+    project: DbtProject, warehouse: Warehouse
+) -> None:
+    execute(warehouse, "drop table token_tracking_raw.tenant_price_lists cascade")
+    assert "run `token-tracking schema apply`" in project.run("run").said
+
+
+@pytest.mark.parametrize(
     ("migration", "labels"),
     [
         # "To remove or reorder one"
@@ -480,6 +510,23 @@ def test_a_build_reads_no_table_from_end_to_end(project: DbtProject, warehouse: 
     project.must("build", "--exclude", "label_aliases", "tag:full")
     project.must("source", "freshness")
     assert sequential_scans("raw$") == before
+    warehouse.check()
+
+    # A price that covers no usage reads none; one of a day reads that.
+    def read_of_base() -> int:
+        execute(warehouse, "select pg_stat_force_next_flush()")
+        [(read,)] = warehouse.rows(
+            "select seq_tup_read + idx_tup_fetch from pg_stat_user_tables"
+            " where schemaname = 'token_tracking' and relname = 'int_usage__hourly'"
+        )
+        return read
+
+    of_day = {"provider": "unknown", "model": "unknown", "token_kind": "unsplit", "amount": 1}
+    for valid_from, at_most in (("2030-01-01T00:00Z", 0), ("2026-03-09T20:00Z", 10_000)):
+        before = read_of_base()
+        warehouse.record("record_model_prices", {**of_day, "valid_from": valid_from})
+        project.must("run")
+        assert read_of_base() - before <= at_most
     warehouse.check()
 
 

@@ -42,18 +42,18 @@ def older_project(tmp_path: Path) -> Path:
 
 
 def test_a_warehouse_without_prices_gets_costs(
-    empty_database: Database, older_project: Path, project: DbtProject
+    database: Database, older_project: Path, project: DbtProject
 ) -> None:
     """Its totals stay as they are, and so do the views of others on them."""
-    apply_tables(empty_database, VERSION_OF_SCHEMA)
-    warehouse = Warehouse(empty_database, Settings(aliases={}))
+    apply_tables(database, VERSION_OF_SCHEMA)
+    warehouse = Warehouse(database, Settings(aliases={}))
     warehouse.insert(
         [Event(str(hours), NOON + timedelta(hours=hours), agent="bot") for hours in (0, 1, 700)],
         owners=[("bot", NOON + timedelta(hours=1), "owner")],
     )
     subprocess.run(
         [*forked_command("dbt"), "--quiet", "run"],
-        env={**os.environ, **empty_database.env, "DBT_PROFILES_DIR": str(older_project)},
+        env={**os.environ, **database.env, "DBT_PROFILES_DIR": str(older_project)},
         cwd=older_project,
         check=True,
     )

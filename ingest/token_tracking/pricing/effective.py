@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Final
 
 from .changes import in_force
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from .price import Alias, ListRule, Price, PriceKey
 
+# Three factors of 18 decimals, of at most a billion each: nothing is rounded, as in SQL.
+_EXACT: Final = Context(prec=100)
 _MOST_BASES: Final = 2  # a list of a list of a list: as in macros/costs/rated_usage.sql
 
 
@@ -56,7 +58,7 @@ def effective_prices(
             price = in_force(some, at) if key.price_list == base else None
             if price is not None and price.amount is not None:
                 shown = key._replace(price_list=price_list)
-                amount = price.amount if factor is None else price.amount * factor
+                amount = price.amount if factor is None else _EXACT.multiply(price.amount, factor)
                 one = Effective(shown, price, amount, factor)
                 sizes[shown._replace(context_over=0)].append((place, one))
     found: list[Effective] = []
@@ -101,6 +103,6 @@ def _sources(
         rule = rule_in_force(rules, sources[-1][0], at)
         if rule is None or rule.base_list is None or rule.factor is None:
             break
-        factor *= rule.factor
+        factor = _EXACT.multiply(factor, rule.factor)
         sources.append((rule.base_list, factor))
     return sources

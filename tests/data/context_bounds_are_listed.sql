@@ -1,5 +1,8 @@
 {{ config(tags=['full', 'every_build']) }}
 
+-- After the costs, which other prices do not wait for.
+-- depends_on: {{ ref('monthly_token_cost') }}
+
 with
 
 latest_prices as (
@@ -18,7 +21,7 @@ latest_prices as (
     from {{ ref('stg_usage__model_prices') }} as prices
     where
         prices.context_over <> 0
-        and prices.context_over not in ({{ var('context_bounds') | join(', ') }})
+        and prices.context_over <> all ('{ {{- var('context_bounds') | join(', ') -}} }')
     order by
         prices.price_list asc,
         prices.provider asc,

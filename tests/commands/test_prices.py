@@ -605,7 +605,9 @@ def test_names_are_proposed_and_price_nothing_until_accepted(built: tuple[Databa
     assert list(found)[:2] == ["elsewhere/my-model", "openai/gpt-4o-2024-08-06"]
     assert found["elsewhere/my-model"]["tokens"] == 9100
     assert found["openai/gpt-4o"]["tiers"] == ["flex"]
-    assert "has prices, but the last build found none" in found["openai/gpt-4o"]["says"]
+    assert (
+        "has prices, but the last build found none for input, output (tier flex, price list list)"
+    ) in found["openai/gpt-4o"]["says"]
     assert "import it first" in found["anthropic/claude-sonnet-4-5-20250929"]["says"]
     assert database.value("select count(*) from token_tracking_raw.model_aliases") == 0
 
@@ -647,6 +649,23 @@ def test_an_alias_counts_from_its_time_only(built: tuple[Database, DbtProject]):
     assert prices(database, "show", "openai/gpt-4o", "--at", "2026-08-30").code == 3
     shown = prices(database, "show", "openai/gpt-4o", "--at", "2026-09-01", "--format", "json")
     assert {row["amount"] for row in objects(shown)} == {"2", "10"}
+
+
+def test_a_name_that_has_no_price_is_told(database: Database):
+    assert prices(database, "set", "openai", "gpt-4o", "input=2", "--from", "2026-03-01").code == 0
+    for words, says in (
+        (("assign", "acme", "custommer"), "the list 'custommer' has no price yet"),
+        (("rule", "own", "--base", "lsit", "--factor", "2"), "the list 'lsit' has no price yet"),
+        (("alias", "azure", "ours", "openai", "gpt4o"), "openai/gpt4o has no price yet"),
+        (("assign", "acme", "list"), ""),
+        (("assign", "acme", "own"), ""),
+        (("alias", "azure", "ours", "openai", "gpt-4o"), ""),
+    ):
+        done = prices(database, *words, "--from", "2026-03-01")
+        assert done.code == 0
+        said = " ".join(done.err.split())
+        assert says in said
+        assert bool(says) == ("has no price yet" in said)
 
 
 # --- what can go wrong

@@ -362,7 +362,8 @@ def test_the_planner_knows_no_names_by_what_indexes_compute(rebuilt: Database):
     execute(rebuilt, "analyze")
     digests = rebuilt.rows(
         "select pg_index.indrelid::regclass::text from pg_index"
-        " where pg_get_indexdef(indexrelid) ~ 'sha256' and indrelid::regclass::text ~ '_token_cost$'"
+        " where pg_get_indexdef(indexrelid) ~ 'sha256'"
+        " and indrelid::regclass::text ~ '_token_cost$'"
     )
     assert len(digests) == 2
     assert not rebuilt.rows(

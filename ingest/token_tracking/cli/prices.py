@@ -474,7 +474,18 @@ def _record_one(
     _check(subject, [row])
     with _whole_or_nothing(terminal), _book() as book:
         done = book.record(subject, [row])
+        priced = book.prices()
+        lists = {one.price_list for one in priced} | {one.price_list for one in book.rules()}
     _say_recorded(terminal, done, valid_from)
+    names = {(one.provider, one.model) for one in priced}
+    name = (values.get("priced_provider"), values.get("priced_model"))
+    taken = values.get("price_list" if subject == "tenant_price_lists" else "base_list")
+    if name[0] is not None and name not in names:
+        terminal.warn(f"{name[0]}/{name[1]} has no price yet: such tokens count as unpriced")
+    if taken is not None and taken not in lists:
+        terminal.warn(
+            f"the list {taken!r} has no price yet: tokens that it is for count as unpriced"
+        )
 
 
 def _say_recorded(terminal: Terminal, done: Recorded, valid_from: datetime) -> None:
@@ -746,7 +757,7 @@ def _print_suggestions(terminal: Terminal, found: Sequence[Suggestion]) -> None:
 
     table = Table("provider/model")
     table.add_column("tokens", justify="right")
-    for heading in ("kinds", "tiers", "first used", "proposal"):
+    for heading in ("price lists", "kinds", "tiers", "first used", "proposal"):
         table.add_column(heading)
     for one in found:
         unpriced, proposal = one.unpriced, one.proposal
@@ -758,6 +769,7 @@ def _print_suggestions(terminal: Terminal, found: Sequence[Suggestion]) -> None:
         table.add_row(
             unpriced.name,
             f"{unpriced.tokens:,}",
+            ", ".join(unpriced.lists),
             ", ".join(unpriced.kinds),
             ", ".join(unpriced.tiers),
             str(unpriced.first_used_on),

@@ -45,6 +45,7 @@ class Unpriced:
     provider: str
     model: str
     tokens: int
+    lists: list[str]
     kinds: list[str]
     tiers: list[str]
     first_used_on: date
@@ -113,6 +114,7 @@ def read_unpriced(schema: str) -> list[Unpriced]:
         Unpriced(
             *name,
             max(one.tokens.values()),
+            sorted(one.tokens),
             sorted(one.kinds),
             sorted(one.tiers),
             min(one.days),
@@ -144,8 +146,11 @@ def _suggestion(
         "" if (provider, model) == (unpriced.provider, unpriced.model) else f"{provider}/{model} "
     )
     if (provider, model) in priced:
-        kinds, tiers = ", ".join(unpriced.kinds), ", ".join(unpriced.tiers)
-        says = f"{alias}has prices, but the last build found none for {kinds} (tier {tiers})"
+        kinds, tiers, lists = map(", ".join, (unpriced.kinds, unpriced.tiers, unpriced.lists))
+        says = (
+            f"{alias}has prices, but the last build found none for {kinds}"
+            f" (tier {tiers}, price list {lists})"
+        )
         return Suggestion(unpriced, says=says)
     own = (unpriced.provider, unpriced.model)
     spelled = next((one for one in spellings(*own) if one in priced and one != own), None)

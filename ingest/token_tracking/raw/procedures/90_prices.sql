@@ -207,6 +207,7 @@ declare
         from token_tracking_raw.price_fields(subject) as fields
         where fields.part = 'value'
     );
+    -- Answers null where another transaction has taken the revision meanwhile.
     record_one constant text := format(
         'with given as (
             select (jsonb_populate_record(null::token_tracking_raw.%1$I, $1)).*
@@ -224,9 +225,13 @@ declare
             select %5$s, coalesce((select latest.revision from latest), 0) + 1, session_user
             from given
             where not coalesce((select latest.is_same from latest), false)
+            on conflict do nothing
             returning true
         )
-        select case when exists (select from written) then ''recorded'' else ''known'' end',
+        select case
+            when (select latest.is_same from latest) then ''known''
+            when exists (select from written) then ''recorded''
+        end',
         subject, compared, keys,
         array_to_string(fields, ', '), 'given.' || array_to_string(fields, ', given.')
     );
@@ -253,9 +258,6 @@ begin
         );
         return;
     end if;
-    -- Writers of prices take turns: rows of two in opposite order would deadlock. Only the owner may
-    -- take this lock, and readers and builds go on.
-    execute format('lock table token_tracking_raw.%I in share row exclusive mode', subject);
     for sent in
         select array_elements.element, array_elements.place
         from json_array_elements(elements) with ordinality as array_elements (element, place)
@@ -289,7 +291,15 @@ begin
         cross join lateral (
             select coalesce(parsed -> fields.field, fields.fallback)
         ) as given (value);
-        execute record_one into strict outcome using parsed;
+        outcome := null;
+        -- In each round one writer finishes, so no lock is needed, which any login could hold.
+        for attempt in 1..1000 loop
+            execute record_one into outcome using parsed;
+            exit when outcome is not null;
+        end loop;
+        if outcome is null then
+            raise lock_not_available using message = format('other writers keep recording the same row of %s', subject);
+        end if;
         recorded := recorded + (outcome = 'recorded')::integer;
         known := known + (outcome = 'known')::integer;
     end loop;

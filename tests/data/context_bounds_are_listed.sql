@@ -20,8 +20,12 @@ latest_prices as (
         prices.valid_from
     from {{ ref('stg_usage__model_prices') }} as prices
     where
-        prices.context_over <> 0
-        and prices.context_over <> all ('{ {{- var('context_bounds') | join(', ') -}} }')
+        prices.context_over not in (
+            0
+            {%- for bound in var('context_bounds') %},
+            {{ bound }}
+            {%- endfor %}
+        )
     order by
         prices.price_list asc,
         prices.provider asc,
